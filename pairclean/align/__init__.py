@@ -1,0 +1,8 @@
+"""Learning a common space from noisy pairs. Every method is a class with `fit`, `embed_image` and `embed_text`."""
+
+from .alignment import Alignment, Method
+from .l2rm import L2RM
+from .linear import Canonical
+from .zero_shot import ZeroShot
+
+__all__ = ["L2RM", "Alignment", "Canonical", "Method", "ZeroShot"]

@@ -1,0 +1,132 @@
+"""What every method leaves behind: a head a modality that maps its embeddings into the common space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .arrays import Rows, chunks, unit
+from .canonical import LinearMap
+
+HIDDEN = 256
+DROPOUT = 0.1
+
+
+class Head(nn.Module):
+    """z = (x - mean) @ matrix, then unit(z * scale + residual(z)): a linear start and what is learned on top of it.
+
+    The residual's last layer starts at zero, so that a fresh head is its start exactly. Without a matrix z is x times
+    the square root of its dimension: the encoder's own space.
+    """
+
+    mean: Tensor | None
+    matrix: Tensor | None
+    scale: Tensor
+
+    def __init__(self, d: int, start: LinearMap | None = None, scale: np.ndarray | None = None, *, residual: bool):
+        super().__init__()
+        self.register_buffer("mean", None if start is None else torch.tensor(start.mean))
+        self.register_buffer("matrix", None if start is None else torch.tensor(start.matrix))
+        k = d if start is None else start.matrix.shape[1]
+        self.register_buffer("scale", torch.full((k,), k**-0.5) if scale is None else torch.tensor(scale))
+        self.residual: nn.Sequential | None = None
+        if residual:
+            last = nn.Linear(HIDDEN, k)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.residual = nn.Sequential(
+                nn.Dropout(DROPOUT), nn.Linear(k, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), last
+            )
+
+    def start(self, x: Tensor) -> Tensor:
+        """(n, d) -> (n, k) coordinates of about unit variance; constant while learning."""
+        if self.matrix is None or self.mean is None:
+            return x * x.shape[1] ** 0.5
+        return (x - self.mean) @ self.matrix
+
+    def finish(self, z: Tensor) -> Tensor:
+        y = z * self.scale
+        return nn.functional.normalize(y if self.residual is None else y + self.residual(z), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(self.start(x))
+
+
+class Method(Protocol):
+    """What the stage learns with: `fit`, and then it is an `Alignment`.
+
+    image: (N, d), text: (N, e) arrays; image_id, caption_id: (N,) int64; rows: (n,) int64, the pairs to learn from;
+    clean_probability: (N,) in [0, 1], what a judge found before, or None.
+    """
+
+    def fit(
+        self,
+        image: Rows,
+        text: Rows,
+        image_id: np.ndarray,
+        caption_id: np.ndarray,
+        *,
+        rows: np.ndarray,
+        clean_probability: np.ndarray | None = None,
+    ) -> Alignment: ...
+
+
+class Alignment:
+    """A fitted method.  Subclasses add `fit`; any of them can be loaded as this class."""
+
+    image: Head | None = None  # None: the encoder's own embeddings
+    text: Head | None = None
+
+    def __init__(self, *, device: str = "cpu"):
+        self.device = device
+
+    def embed_image(self, image: Rows) -> np.ndarray:
+        """(n, d) embeddings -> (n, k) float32 unit rows of the common space."""
+        return self._embed(self.image, image)
+
+    def embed_text(self, text: Rows) -> np.ndarray:
+        return self._embed(self.text, text)
+
+    def _embed(self, head: Head | None, x: Rows) -> np.ndarray:
+        if head is None:
+            return unit(np.asarray(x[:], np.float32))
+        head.eval()
+        parts = []
+        with torch.inference_mode():
+            for part in chunks(x.shape[0], 16384):
+                batch = torch.from_numpy(np.asarray(x[part], np.float32)).to(self.device)
+                parts.append(head(batch).cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, len(head.scale)), np.float32)
+
+    def save(self, path: Path) -> None:
+        """Safetensors: the tensors of both heads, none for the encoder's own space."""
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for name, head in (("image", self.image), ("text", self.text)):
+            if head is not None:
+                tensors |= {f"{name}.{k}": v.cpu().contiguous() for k, v in head.state_dict().items()}
+        save_file(tensors, path)
+
+    @staticmethod
+    def load(path: Path, device: str = "cpu") -> Alignment:
+        from safetensors.torch import load_file
+
+        tensors = load_file(path, device)
+        out = Alignment(device=device)
+        out.image, out.text = _head(tensors, "image"), _head(tensors, "text")
+        return out
+
+
+def _head(tensors: dict[str, Tensor], name: str) -> Head | None:
+    state = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+    if not state:
+        return None
+    start = LinearMap(state["mean"].numpy(), state["matrix"].numpy()) if "matrix" in state else None
+    head = Head(len(state["scale"]), start, residual=any(k.startswith("residual") for k in state))
+    head.load_state_dict(state)
+    return head

@@ -1,0 +1,21 @@
+"""Pictures and captions become vectors: `embed_source` writes them, `Embeddings` reads them."""
+
+from .device import resolve_devices, resolve_dtype
+from .embed import embed_shard, embed_source
+from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder, load_encoder
+from .store import Embeddings, ShardedArray, part_is_done, write_part
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_PRETRAINED",
+    "Embeddings",
+    "Encoder",
+    "ShardedArray",
+    "embed_shard",
+    "embed_source",
+    "load_encoder",
+    "part_is_done",
+    "resolve_devices",
+    "resolve_dtype",
+    "write_part",
+]

@@ -1,0 +1,53 @@
+"""What an encoder is, and how a name becomes one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+DEFAULT_MODEL = "ViT-B-32"
+DEFAULT_PRETRAINED = "datacomp_xl_s13b_b90k"
+
+
+class Encoder(Protocol):
+    """Pictures and captions in, L2-normalised float32 vectors out.
+
+    image_dim, text_dim: the lengths of the vectors.
+    comparable: whether the cosine between the two spaces means anything before an alignment is learned.
+    description: everything that changes the vectors, as JSON; it goes into the fingerprint and the manifest.
+    device: where it runs, for showing.
+    """
+
+    image_dim: int
+    text_dim: int
+    comparable: bool
+    description: dict[str, Any]
+    device: str
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """One RGB picture as the array that `encode_images` takes; called from several threads."""
+
+    def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
+        """(n, image_dim) float32, L2-normalised, for n > 0 prepared pictures."""
+
+    def encode_captions(self, captions: list[str]) -> np.ndarray:
+        """(n, text_dim) float32, L2-normalised, for n > 0 captions."""
+
+
+def load_encoder(model: str, *, pretrained: str | None = None, device: str = "auto", dtype: str = "auto") -> Encoder:
+    """The encoder called `model`: "hog-tfidf", or anything that `OpenClip` takes.
+
+    device, dtype: as `resolve_devices` (the first one is taken) and `resolve_dtype`; hog-tfidf needs neither.
+    Raises UserError if the model, its weights or the device cannot be had.
+    """
+    if model == "hog-tfidf":
+        from .hog_tfidf import HogTfidf
+
+        return HogTfidf()
+    from .device import resolve_devices
+    from .openclip import OpenClip
+
+    return OpenClip(model, pretrained, device=resolve_devices(device)[0], dtype=dtype)

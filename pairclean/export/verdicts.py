@@ -1,0 +1,66 @@
+"""The verdict of every pair of a shard, as CONTRACT'ed: one row an input pair, in input order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ..pairs import VERDICT_SCHEMA, Verdict
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages found about n pairs, aligned with their pair table.
+
+    clean_probability: (n,) float64, NaN where there is none.  similarity, aligned_similarity: (n,) float32, NaN where
+    there is none.  partner_id, partner_caption: (n,) objects, None where not rematched.  rematch_probability: (n,)
+    float32.  why_not: (n,) objects, why a noisy pair was not rematched.  unjudged: why nothing is judged, or None.
+    """
+
+    clean_probability: np.ndarray
+    similarity: np.ndarray
+    aligned_similarity: np.ndarray
+    partner_id: np.ndarray
+    partner_caption: np.ndarray
+    rematch_probability: np.ndarray
+    why_not: np.ndarray
+    unjudged: str | None
+    flag_below: float
+
+
+def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
+    """pairs: PAIR_SCHEMA, n rows -> VERDICT_SCHEMA, n rows."""
+    unread = pairs["reason"].to_numpy(zero_copy_only=False)
+    unreadable = np.array([reason is not None for reason in unread], bool)
+    judged = ~unreadable & ~np.isnan(found.clean_probability)
+    noisy = judged & (found.clean_probability < found.flag_below)
+    rematched = noisy & np.array([partner is not None for partner in found.partner_id], bool)
+    verdict = np.select(
+        [unreadable, ~judged, rematched, noisy],
+        [Verdict.UNREADABLE.value, Verdict.UNJUDGED.value, Verdict.REMATCHED.value, Verdict.NOISY.value],
+        Verdict.CLEAN.value,
+    )
+    reason = np.select([unreadable, ~judged, noisy & ~rematched], [unread, found.unjudged, found.why_not], None)
+    columns = {
+        **{name: pairs[name] for name in ("pair_id", "shard", "row", "caption_index")},
+        "verdict": verdict,
+        "is_noisy": pa.array(noisy, mask=~judged),
+        "clean_probability": _floats(found.clean_probability, judged),
+        "similarity": _floats(found.similarity, ~unreadable),
+        "aligned_similarity": _floats(found.aligned_similarity, ~unreadable),
+        "rematch_pair_id": _where(rematched, found.partner_id),
+        "rematch_caption": _where(rematched, found.partner_caption),
+        "rematch_probability": _floats(found.rematch_probability, rematched),
+        "reason": pa.array(reason.tolist(), pa.string()),
+    }
+    return pa.table(columns, schema=VERDICT_SCHEMA)
+
+
+def _floats(values: np.ndarray, there: np.ndarray) -> pa.Array:
+    return pa.array(values.astype(np.float32), mask=~there | np.isnan(values))
+
+
+def _where(there: np.ndarray, values: np.ndarray) -> pa.Array:
+    return pa.array(np.where(there, values, None).tolist(), pa.string())

@@ -1,0 +1,26 @@
+"""Judging: out-of-fold scores, and what decoys say about them."""
+
+from .crossfit import Scores, cross_scores, frozen_scores, separates_better
+from .decoys import LEVEL, Calibration, Rate, calibrate
+from .folds import assign_folds, fold_of
+from .judgement import FEWEST, FOLDS, cannot_judge, judge_scores
+from .scores import Reference, Scorer
+
+__all__ = [
+    "FEWEST",
+    "FOLDS",
+    "LEVEL",
+    "Calibration",
+    "Rate",
+    "Reference",
+    "Scorer",
+    "Scores",
+    "assign_folds",
+    "calibrate",
+    "cannot_judge",
+    "cross_scores",
+    "fold_of",
+    "frozen_scores",
+    "judge_scores",
+    "separates_better",
+]

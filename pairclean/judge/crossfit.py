@@ -1,0 +1,126 @@
+"""Scores of every pair by a model that never trained on it, and of decoys by the same models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..align.alignment import Alignment
+from ..align.arrays import Rows
+from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, paired_similarity
+
+DECOYS = 20  # a pair
+
+
+@dataclass(frozen=True)
+class Scores:
+    """score, similarity: (n,) of the pairs, float64 and float32; decoys: (m,) scores; scorers: one a fold."""
+
+    score: np.ndarray
+    similarity: np.ndarray
+    decoys: np.ndarray
+    scorers: list[Scorer]
+
+    def rank(self) -> np.ndarray:
+        """(n,) share of decoys below each pair's score, ties counted half; uniform for mismatched pairs."""
+        ordered = np.sort(self.decoys)
+        below = np.searchsorted(ordered, self.score, "left") + np.searchsorted(ordered, self.score, "right")
+        return below / (2 * len(ordered))
+
+    @property
+    def separation(self) -> float:
+        """AUROC of the observed pairs against decoys: how well the score separates, without a label."""
+        return float(self.rank().mean())
+
+
+def cross_scores(
+    models: Sequence[Alignment],
+    image: Rows,
+    text: Rows,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    rows: np.ndarray,
+    fold: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Scores:
+    """Score the pairs `rows` (n,), pair i by models[fold[i]], at the temperature that separates best.
+
+    image: (N, d), text: (N, e), image_id and caption_id: (N,); fold: (n,) int64.
+    """
+    folds = _embed_folds(models, image, text, image_id, caption_id, rows, fold)
+    rng = np.random.default_rng(seed)
+    references = [Reference.sample(f.image, f.text, f.image_id, f.caption_id, rng) for f in folds]
+    found = (_score(folds, [Scorer(r, t) for r in references], len(rows), seed) for t in TEMPERATURES)
+    return max(found, key=lambda scores: scores.separation)
+
+
+def frozen_scores(
+    models: Sequence[Alignment],
+    scorers: list[Scorer],
+    image: Rows,
+    text: Rows,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    rows: np.ndarray,
+    fold: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Scores:
+    """The same, against the references and at the temperature of an earlier run."""
+    return _score(_embed_folds(models, image, text, image_id, caption_id, rows, fold), scorers, len(rows), seed)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """The pairs of one fold in its model's space; place: their positions among the pairs to score."""
+
+    place: np.ndarray
+    image: np.ndarray
+    text: np.ndarray
+    image_id: np.ndarray
+    caption_id: np.ndarray
+
+
+def _embed_folds(
+    models: Sequence[Alignment],
+    image: Rows,
+    text: Rows,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    rows: np.ndarray,
+    fold: np.ndarray,
+) -> list[_Fold]:
+    out = []
+    for k, model in enumerate(models):
+        place = np.flatnonzero(fold == k)
+        members = rows[place]
+        x, y = model.embed_image(image[members]), model.embed_text(text[members])
+        out.append(_Fold(place, x, y, image_id[members], caption_id[members]))
+    return out
+
+
+def _score(folds: Sequence[_Fold], scorers: list[Scorer], n: int, seed: int) -> Scores:
+    rng = np.random.default_rng(seed)
+    score, similarity = np.empty(n), np.empty(n, np.float32)
+    decoys = []
+    for f, scorer in zip(folds, scorers, strict=True):
+        if not len(f.place):
+            continue
+        levels = scorer.levels(f.image, f.text)
+        similarity[f.place] = own = paired_similarity(f.image, f.text)
+        score[f.place] = scorer.combine(own, *levels, f.image_id, f.caption_id)
+        left, right = draw_decoys(f.image_id, f.caption_id, DECOYS, rng)
+        crossed = paired_similarity(f.image[left], f.text[right])
+        decoys.append(
+            scorer.combine(crossed, levels[0][left], levels[1][right], f.image_id[left], f.caption_id[right])
+        )
+    return Scores(score, similarity, np.concatenate(decoys), scorers)
+
+
+def separates_better(learned: Scores, plain: Scores) -> bool:
+    """Whether the same pairs stand out further from decoys, by more than two standard errors of the difference."""
+    gain = learned.rank() - plain.rank()
+    return bool(gain.mean() > 2 * gain.std() / np.sqrt(len(gain)))

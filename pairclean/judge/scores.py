@@ -1,0 +1,124 @@
+"""The score of a pair: its similarity less how similar its image and its caption are to everything.
+
+    score(i, j) = s_ij / t - (lse_k s_ik / t + lse_k s_kj / t) / 2 + log R
+
+over the R captions and images of a fixed reference sample, which removes hubness: with the whole data set as
+reference it is the mean of the two log-softmaxes (negCLIPLoss, Wang et al. 2024), an estimate of the pointwise mutual
+information of image and caption. The same formula scores observed pairs, decoys and candidates of a rematch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..align.arrays import chunks
+
+#: Images and captions in a reference sample; the quadratic part of scoring is pairs x this.
+REFERENCE = 2048
+TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A fixed sample of embedded pairs. image, text: (R, k) float32 unit rows; image_id, caption_id: (R,) int64."""
+
+    image: np.ndarray
+    text: np.ndarray
+    image_id: np.ndarray
+    caption_id: np.ndarray
+
+    @staticmethod
+    def sample(
+        image: np.ndarray, text: np.ndarray, image_id: np.ndarray, caption_id: np.ndarray, rng: np.random.Generator
+    ) -> Reference:
+        n = len(image)
+        rows = np.arange(n) if n <= REFERENCE else np.sort(rng.choice(n, REFERENCE, replace=False))
+        return Reference(image[rows], text[rows], image_id[rows], caption_id[rows])
+
+
+def hubness(x: np.ndarray, other: np.ndarray, temperature: float) -> np.ndarray:
+    """log mean exp of x's similarities to the reference.  x: (n, k), other: (R, k) -> (n,) float64."""
+    out = np.empty(len(x))
+    for part in chunks(len(x), 4096):
+        s = (x[part] @ other.T) / np.float32(temperature)
+        top = s.max(1)
+        out[part] = top + np.log(np.exp(s - top[:, None]).mean(1, dtype=np.float64))
+    return out
+
+
+def include(level: np.ndarray, logit: np.ndarray, missing: np.ndarray, size: int) -> np.ndarray:
+    """`hubness` as if the pair's own partner were in the reference too, where it is `missing` there."""
+    own = np.where(missing, logit - np.log(size), -np.inf)
+    return np.logaddexp(level, own)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores pairs of embedded images and captions against a reference at a temperature."""
+
+    reference: Reference
+    temperature: float
+
+    def save(self, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        tensors = {name: np.ascontiguousarray(value) for name, value in vars(self.reference).items()}
+        save_file({**tensors, "temperature": np.array([self.temperature])}, path)
+
+    @staticmethod
+    def load(path: Path) -> Scorer:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        temperature = float(tensors.pop("temperature")[0])
+        return Scorer(Reference(**tensors), temperature)
+
+    def levels(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hubness of each image among the reference captions and of each caption among the reference images."""
+        r = self.reference
+        return hubness(image, r.text, self.temperature), hubness(text, r.image, self.temperature)
+
+    def combine(
+        self,
+        similarity: np.ndarray,
+        image_level: np.ndarray,
+        text_level: np.ndarray,
+        image_id: np.ndarray,
+        caption_id: np.ndarray,
+    ) -> np.ndarray:
+        """(n,) similarities of any image with any caption, and their levels and identities -> (n,) float64 scores."""
+        logit = similarity.astype(np.float64) / self.temperature
+        r = self.reference
+        row = include(image_level, logit, ~np.isin(caption_id, r.caption_id), len(r.text))
+        column = include(text_level, logit, ~np.isin(image_id, r.image_id), len(r.image))
+        return logit - (row + column) / 2
+
+
+def paired_similarity(image: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Row-wise inner products of (n, k) and (n, k) -> (n,) float32."""
+    return np.einsum("ij,ij->i", image, text)
+
+
+def draw_decoys(
+    image_id: np.ndarray, caption_id: np.ndarray, each: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random re-pairings: (m,) rows of images and (m,) rows of captions, m close to `each` a pair.
+
+    Identity-aware: a decoy never joins an image with a caption that any copy of it carries.
+    """
+    n = len(image_id)
+    left = np.tile(np.arange(n), each)
+    right = (left + rng.integers(1, max(2, n), len(left))) % n
+    carried = set(zip(image_id.tolist(), caption_id.tolist(), strict=True))
+    repeated = len(np.unique(image_id)) < n or len(np.unique(caption_id)) < n
+    allowed = (image_id[left] != image_id[right]) & (caption_id[left] != caption_id[right])
+    if repeated:
+        allowed &= np.fromiter(
+            ((i, c) not in carried for i, c in zip(image_id[left].tolist(), caption_id[right].tolist(), strict=True)),
+            bool,
+            len(left),
+        )
+    return left[allowed], right[allowed]

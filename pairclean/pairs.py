@@ -1,0 +1,130 @@
+"""The vocabulary that every room shares: roles of columns, identities, verdicts, schemas, the one user-facing error.
+
+Nothing here reads a file or knows a model; every other room may import this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from enum import Enum
+
+import pyarrow as pa
+
+
+class UserError(Exception):
+    """Something the user can mend: one sentence that says what is wrong and what to do.
+
+    The command line prints it without a traceback and exits with status 2; every other exception is a bug.
+    """
+
+
+class Verdict(str, Enum):
+    """What was found about one input pair; every pair has exactly one."""
+
+    CLEAN = "clean"
+    REMATCHED = "rematched"  # noisy, and a better caption was found
+    NOISY = "noisy"  # and none was
+    UNJUDGED = "unjudged"  # readable, but the data cannot support a judgement
+    UNREADABLE = "unreadable"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column of the source plays which part; `None` where the source has none.
+
+    image_root: the folder that image paths are relative to, for sources that hold paths instead of bytes.
+    """
+
+    image: str | None
+    caption: str
+    id: str | None
+    image_root: str | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the source, the unit of all shard-wise work.
+
+    name: unique within the source and safe as a file name (the file's stem).
+    rows: source rows (a row with several captions is several pairs).
+    fingerprint: changes when the file changes.
+    """
+
+    name: str
+    path: str
+    rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One source row: one image and its captions, in order.
+
+    id: the row's identifier, unique in the source.  captions: never empty; None where the source has a null.
+    many: whether the source holds a list of captions (pair ids then carry the caption's index).
+    reason: why the image cannot be had, None where `image` holds its encoded bytes.
+    """
+
+    row: int
+    id: str
+    image: bytes | None
+    captions: tuple[str | None, ...]
+    many: bool = False
+    reason: str | None = None
+
+    def pair_id(self, caption_index: int) -> str:
+        return f"{self.id}:{caption_index}" if self.many else self.id
+
+
+def content_id(data: bytes) -> int:
+    """Identity by content: the first 8 bytes of BLAKE2b as a signed 64-bit integer."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+
+
+def normalise_caption(caption: str) -> str:
+    """Captions that differ in case, Unicode form or white space only are one caption."""
+    return " ".join(unicodedata.normalize("NFKC", caption).casefold().split())
+
+
+def caption_id(caption: str) -> int:
+    return content_id(normalise_caption(caption).encode("utf-8", "surrogatepass"))
+
+
+#: `embeddings/metadata/*.parquet`: one row an input pair, aligned by position with `img_emb` and `text_emb`.
+#: `reason` is non-null where the pair is unreadable; its vectors are then zero and its identities meaningless.
+PAIR_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("caption_index", pa.int32(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("caption_id", pa.int64(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+#: `verdicts/*.parquet`: one row an input pair, in input order.
+VERDICT_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("caption_index", pa.int32(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("is_noisy", pa.bool_()),
+        pa.field("clean_probability", pa.float32()),
+        pa.field("similarity", pa.float32()),
+        pa.field("aligned_similarity", pa.float32()),
+        pa.field("rematch_pair_id", pa.string()),
+        pa.field("rematch_caption", pa.string()),
+        pa.field("rematch_probability", pa.float32()),
+        pa.field("reason", pa.string()),
+    ]
+)

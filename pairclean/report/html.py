@@ -1,0 +1,233 @@
+"""report.html: one file that holds everything it needs, and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..pairs import Verdict
+from . import figures
+from .gallery import SECTIONS, Gallery
+
+_HERE = Path(__file__).parent
+_CAPTION_SHOWN = 1000  # characters; a caption can have 100 kB
+_CAPTION_TEASER = 130
+
+_DASH = "–"
+
+
+def render_html(report: dict[str, Any], gallery: Gallery, out: Path) -> None:
+    """Write the page for `report` (what `summarise` returned) and `gallery` to `out`, whole or not at all.
+
+    Every number of the report stands in the page as `<data value=... data-path=...>`: the value in full precision, the
+    path within report.json, the text rounded.  Whatever comes from the data (captions, names, reasons) is escaped, and
+    a content security policy admits no script and no style but the page's own.
+    """
+    page = _environment(report).get_template("report.html.jinja").render(**_context(report, gallery))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _environment(report: dict[str, Any]) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        finalize=_finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+    def number(path: str, form: str) -> Markup:
+        return _number(report, path, form)
+
+    environment.globals.update(number=number, figures=figures, share=_share, change=_change, form=_form)
+    environment.filters.update(shown=_shown, teaser=_teaser, recall_name=_recall_name)
+    return environment
+
+
+def _context(report: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
+    style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
+    script = Markup((_HERE / "report.js").read_text(encoding="utf-8"))
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'"
+    )
+    return {
+        "report": report,
+        "title": PurePath(str(report.get("source") or "")).name or "image-text pairs",
+        "sections": [(name, gallery.section(name)) for name in SECTIONS],
+        "tiles": len(gallery.tiles),
+        "gallery_verdicts": [v.value for v in Verdict if any(t.pick.verdict == v.value for t in gallery.tiles)],
+        "recalls": _recalls(report.get("retrieval")),
+        "style": style,
+        "script": script,
+        "policy": policy,
+    }
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _recalls(retrieval: dict[str, Any] | None) -> list[str]:
+    """The names of the recalls that were measured, in the field's order."""
+    known = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    measured = {name for side in ("zero_shot", "aligned") for name in ((retrieval or {}).get(side) or {})}
+    return [name for name in known if name in measured]
+
+
+def _recall_name(name: str) -> str:
+    way, k = name.split("_r")
+    return f"{'image → text' if way == 'i2t' else 'text → image'}, R@{k}"
+
+
+# Numbers: one place where they become text.
+
+
+def _number(report: dict[str, Any], path: str, form: str) -> Markup:
+    """The report's number at `path` ("mismatch_rate.low"), written as `form` says."""
+    value: Any = report
+    for part in path.split("."):
+        if value is None:
+            break
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    if value is None:
+        return Markup('<span class="missing">–</span>')
+    return Markup('<data value="{}" data-path="{}">{}</data>').format(repr(value), path, _form(value, form))
+
+
+def _form(value: float | None, form: str) -> str:
+    return _DASH if value is None else _FORMS[form](value)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _percent(value: float) -> str:
+    """A share as a percentage; what is not nothing and not everything does not look like it."""
+    if 0 < value < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= value < 1:
+        return ">99.9%"
+    return f"{100 * value:.1f}%"
+
+
+def _round_percent(value: float) -> str:
+    return f"{100 * value:.4g}%"
+
+
+def _probability(value: float) -> str:
+    if 0 < value < 0.001:
+        return "<0.001"
+    if 0.999 < value < 1:
+        return ">0.999"
+    return f"{value:.3f}"
+
+
+def _similarity(value: float) -> str:
+    return f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _recall(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{after - before:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _seconds(value: float) -> str:
+    """1 h 02 min, 2 min 05 s, 12.3 s."""
+    if value < 59.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(value / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+_FORMS: dict[str, Callable[[float], str]] = {
+    "count": _count,
+    "percent": _percent,
+    "round percent": _round_percent,
+    "probability": _probability,
+    "similarity": _similarity,
+    "recall": _recall,
+    "plain": _plain,
+    "seconds": _seconds,
+}
+
+
+def _share(count: float, total: float) -> str:
+    return _percent(count / total) if total else _DASH
+
+
+# Text: what the data brings may be hostile.
+
+# Characters that reorder the text around them (embeddings, overrides, isolates): a caption may not rearrange the page.
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+# What no text needs: controls other than white space, lone surrogates, interlinear annotations.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff9-\ufffb]")
+_MARKS_IN_A_ROW = 4  # more combining marks than any script stacks are there to paint over the neighbours
+
+
+def _finalize(value: Any) -> Any:
+    """Every expression of the template passes here before it is escaped, so that none can be forgotten."""
+    if value is None:
+        return _DASH
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return _visible(value)
+    return value
+
+
+def _visible(text: str) -> str:
+    """`text` with what is invisible or rearranges the page made visible, and heaps of combining marks cut down."""
+    text = _BIDI.sub(lambda match: f"‹U+{ord(match[0]):04X}›", text)
+    text = _CONTROL.sub(
+        lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\N{REPLACEMENT CHARACTER}", text
+    )
+    if text.isascii():
+        return text
+    kept: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MARKS_IN_A_ROW:
+            kept.append(character)
+    return "".join(kept)
+
+
+def _shown(caption: str) -> str:
+    """What the page holds of a caption, on one line; a long one says how much is missing."""
+    head = " ".join(_visible(caption[: 2 * _CAPTION_SHOWN]).split())
+    if len(caption) <= 2 * _CAPTION_SHOWN and len(head) <= _CAPTION_SHOWN:
+        return head
+    return f"{head[:_CAPTION_SHOWN]} … (the caption has {len(caption):,} characters)"
+
+
+def _teaser(shown: str) -> str | None:
+    """The beginning of a long caption, None where the caption is short enough to stand as it is."""
+    if len(shown) <= _CAPTION_TEASER + 20:
+        return None
+    return shown[:_CAPTION_TEASER].rsplit(" ", 1)[0] + " …"

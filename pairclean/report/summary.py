@@ -1,0 +1,121 @@
+"""The numbers of report.json: counts over the verdicts, beside the facts that a run knows about itself."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..pairs import Verdict
+
+PROBABILITY_BINS = 40
+REASONS_SHOWN = 20
+_REASONS_COUNTED = 10_000  # a reason that holds a path differs for every pair; memory must not grow with them
+_REASON_LENGTH = 300
+_NO_RATE = {"estimate": None, "low": None, "high": None, "level": None}
+
+
+def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole content of report.json, ready for `json.dump`; every number keeps its full precision.
+
+    verdicts: tables with VERDICT_SCHEMA, read one by one; memory does not grow with the number of pairs.
+    facts: what the run knows: version, source, layout, model, method, score, calibration, flag_below, device, seconds,
+    mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram.  They are passed
+    on, NaN and infinity as null.  What the verdicts themselves say wins: `rematch.emitted` is counted, not taken over.
+
+    Added to the facts: pairs, unreadable, flagged (rematched + noisy), verdicts (a count each), unreadable_reasons,
+    noisy_reasons (why there was no rematch), unjudged_reasons (counts, the commonest first, the rest under "other"),
+    and clean_probability_histogram {edges: 41 floats from 0 to 1, kept: 40 counts, flagged: 40 counts}.
+    """
+    counts = dict.fromkeys(Verdict, 0)
+    reasons = {verdict: _Reasons() for verdict in (Verdict.UNREADABLE, Verdict.NOISY, Verdict.UNJUDGED)}
+    edges = np.arange(PROBABILITY_BINS + 1) / PROBABILITY_BINS
+    kept = np.zeros(PROBABILITY_BINS, np.int64)
+    flagged = np.zeros(PROBABILITY_BINS, np.int64)
+    rematch_sum = 0.0
+
+    for table in verdicts:
+        for name, count in _value_counts(table["verdict"]):
+            counts[Verdict(name)] += count
+        for verdict, counter in reasons.items():
+            counter.add(table["reason"].filter(pc.equal(table["verdict"], verdict.value)))
+        is_noisy = pc.fill_null(table["is_noisy"], False)
+        kept += _histogram(table["clean_probability"].filter(pc.invert(is_noisy)), edges)
+        flagged += _histogram(table["clean_probability"].filter(is_noisy), edges)
+        rematch_sum += pc.sum(table["rematch_probability"].cast(pa.float64())).as_py() or 0.0
+
+    emitted = counts[Verdict.REMATCHED]
+    passed_on = _plain(dict(facts))
+    rematch = {"expected_precision": rematch_sum / emitted if emitted else None, **(passed_on.get("rematch") or {})}
+    return {
+        **passed_on,
+        "pairs": sum(counts.values()),
+        "unreadable": counts[Verdict.UNREADABLE],
+        "flagged": counts[Verdict.REMATCHED] + counts[Verdict.NOISY],
+        "verdicts": {verdict.value: count for verdict, count in counts.items()},
+        "flag_below": passed_on.get("flag_below", 0.5),
+        "mismatch_rate": {**_NO_RATE, **(passed_on.get("mismatch_rate") or {})},
+        "rematch": {**rematch, "emitted": emitted},
+        "retrieval": passed_on.get("retrieval"),
+        "seconds": passed_on.get("seconds") or {},
+        "device": passed_on.get("device"),
+        "notes": passed_on.get("notes") or [],
+        "unreadable_reasons": reasons[Verdict.UNREADABLE].most_common(),
+        "noisy_reasons": reasons[Verdict.NOISY].most_common(),
+        "unjudged_reasons": reasons[Verdict.UNJUDGED].most_common(),
+        "clean_probability_histogram": {
+            "edges": edges.tolist(),
+            "kept": kept.tolist(),
+            "flagged": flagged.tolist(),
+        },
+    }
+
+
+class _Reasons:
+    """Counts of reasons in bounded memory; what does not fit is counted as "other"."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        for reason, count in _value_counts(column):
+            name = "no reason given" if reason is None else str(reason)[:_REASON_LENGTH]
+            known = name in self.counts or len(self.counts) < _REASONS_COUNTED
+            self.counts[name if known else "other"] += count
+
+    def most_common(self) -> dict[str, int]:
+        other = self.counts.get("other", 0)
+        ranked = sorted(((n, c) for n, c in self.counts.items() if n != "other"), key=lambda item: (-item[1], item[0]))
+        shown = ranked if len(ranked) + bool(other) <= REASONS_SHOWN else ranked[: REASONS_SHOWN - 1]
+        other += sum(count for _, count in islice(ranked, len(shown), None))
+        return dict(shown) | ({"other": other} if other else {})
+
+
+def _value_counts(column: pa.ChunkedArray) -> list[tuple[Any, int]]:
+    return [(entry["values"], entry["counts"]) for entry in pc.value_counts(column).to_pylist()]
+
+
+def _histogram(column: pa.ChunkedArray, edges: np.ndarray) -> np.ndarray:
+    values = column.drop_null().to_numpy().astype(np.float64)
+    return np.histogram(values[np.isfinite(values)], bins=edges)[0].astype(np.int64)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the types that JSON has: NumPy's scalars and arrays unpacked, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or type(value) in (bool, int, str):
+        return value
+    return str(value)

@@ -1,0 +1,197 @@
+"""Which column plays which part: named by the user, marked by the format, known by its name, or the only one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ..pairs import Roles, UserError
+
+ImageKind = Literal["bytes", "struct", "path"]
+
+#: img2dataset calls the image column after its encoding.
+ENCODINGS = ("jpg", "png", "webp")
+IMAGE_NAMES = {*ENCODINGS, "jpeg", "image", "img"}
+PATH_NAMES = {
+    *("image", "image_path", "image_file", "image_name", "img", "img_path", "path"),
+    *("file", "file_name", "file_path", "filename", "filepath"),
+}
+CAPTION_NAMES = {"caption", "captions", "text", "texts", "txt", "alt_text", "alttext", "sentences"}
+ID_NAMES = ("key", "uid", "id", "__key__")
+URL_NAMES = {"url", "image_url", "img_url", "__url__"}
+#: Strings that are never a caption, though they may be the only ones there.
+OTHER_NAMES = {"status", "error_message", "exif", "md5", "sha256", "split", "source", "license", "language", "lang"}
+
+
+def image_kind(kind: pa.DataType) -> ImageKind | None:
+    """How a column of this type can hold images: encoded bytes, `struct<bytes, path>`, or paths."""
+    if is_one_of(kind, "binary", "large_binary", "binary_view"):
+        return "bytes"
+    if pa.types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        return "struct" if "bytes" in fields and image_kind(fields["bytes"]) == "bytes" else None
+    return "path" if is_text(kind) else None
+
+
+def caption_kind(kind: pa.DataType) -> Literal["text", "list"] | None:
+    """Whether a column of this type can hold a caption a row, or a list of captions."""
+    if is_text(kind):
+        return "text"
+    return "list" if is_list(kind) and is_text(kind.value_type) else None
+
+
+def id_kind(kind: pa.DataType) -> Literal["text", "integer"] | None:
+    if is_text(kind):
+        return "text"
+    return "integer" if pa.types.is_integer(kind) else None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return is_one_of(kind, "string", "large_string", "string_view")
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return is_one_of(kind, "list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+
+
+def is_one_of(kind: pa.DataType, *names: str) -> bool:
+    """Whether `pa.types.is_<name>` holds for one of the names."""
+    # Views came to pyarrow after the oldest version that is supported.
+    return any(getattr(pa.types, f"is_{name}", lambda _: False)(kind) for name in names)
+
+
+def huggingface_features(schema: pa.Schema) -> dict[str, Any]:
+    """The features that `datasets` wrote into a schema, by column; empty where it did not."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def marked_images(schema: pa.Schema) -> set[str]:
+    """The columns that the Hugging Face metadata marks as images."""
+    features = huggingface_features(schema)
+    return {name for name, value in features.items() if isinstance(value, dict) and value.get("_type") == "Image"}
+
+
+def detect_roles(
+    types: Mapping[str, pa.DataType],
+    *,
+    path: str,
+    marked: Collection[str] = (),
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | None = None,
+) -> Roles:
+    """Find the columns for the image, the caption and the identifier.
+
+    types: the source's columns in order.  path: what the messages call the source.  marked: columns known to be images.
+    image_column, caption_column, id_column: what the user named; `id_column="none"` for no identifier.
+    image_root: given where the images are files, so that columns of paths go before columns of bytes.
+
+    Raises UserError where a named column is missing or of another type, where nothing fits, and where several do.
+    """
+    columns = {name: kind for name, kind in types.items() if not name.startswith("pairclean_")}
+    detect = _Detection(columns, path)
+    if image_column is not None:
+        detect.check(image_column, "image", image_kind)
+    if caption_column is not None:
+        detect.check(caption_column, "caption", caption_kind)
+    if id_column is not None and id_column != "none":
+        detect.check(id_column, "id", id_kind)
+
+    # A column that is named for one role is not looked at for another.
+    named = {image_column, caption_column, id_column}
+    image = image_column or detect.image([name for name in columns if name not in named], marked, image_root)
+    caption = caption_column or detect.caption([name for name in columns if name not in named | {image}])
+    identifier = id_column or detect.id([name for name in columns if name not in {image, caption}]) or "none"
+
+    files = image_kind(columns[image]) in ("path", "struct")
+    if image_root is not None and not files:
+        raise UserError(f"column {image!r} of {path} holds the images themselves, not paths: leave --image-root out")
+    return Roles(image=image, caption=caption, id=None if identifier == "none" else identifier, image_root=image_root)
+
+
+class _Detection:
+    """The rules for each role, and their messages."""
+
+    def __init__(self, columns: Mapping[str, pa.DataType], path: str) -> None:
+        self.columns = columns
+        self.path = path
+
+    @property
+    def listing(self) -> str:
+        return ", ".join(self.columns) or "none"
+
+    def check(self, name: str, role: str, kind_of: Callable[[pa.DataType], str | None]) -> None:
+        if name not in self.columns:
+            raise UserError(f"{self.path} has no column {name!r}; its columns are: {self.listing}")
+        if kind_of(self.columns[name]) is None:
+            raise UserError(
+                f"column {name!r} of {self.path} is {self.columns[name]} and cannot be the {role}: "
+                f"name another with --{role}-column (its columns are: {self.listing})"
+            )
+
+    def one_of(self, candidates: Iterable[str], role: str) -> str | None:
+        candidates = list(candidates)
+        if len(candidates) > 1:
+            choices = ", ".join(repr(name) for name in candidates)
+            raise UserError(
+                f"{self.path} has several columns that could be the {role}, {choices}: choose with --{role}-column"
+            )
+        return candidates[0] if candidates else None
+
+    def image(self, candidates: Iterable[str], marked: Collection[str], image_root: str | None) -> str:
+        kinds = {name: image_kind(self.columns[name]) for name in candidates}
+        inside = [name for name, kind in kinds.items() if kind in ("bytes", "struct")]
+        paths = [name for name, kind in kinds.items() if kind == "path" and name.lower() in PATH_NAMES]
+        rules = [
+            [name for name, kind in kinds.items() if kind and name in marked],
+            [name for name in inside if name.lower() in IMAGE_NAMES],
+            inside,
+            paths,
+        ]
+        if image_root is not None:
+            rules.insert(1, paths)
+        for names in rules:
+            image = self.one_of(names, "image")
+            if image is not None:
+                return image
+        urls = [name for name, kind in kinds.items() if kind == "path" and name.lower() in URL_NAMES]
+        if urls:
+            raise only_urls(self.path, urls[0])
+        raise UserError(
+            f"{self.path} has no column that looks like an image: "
+            f"name it with --image-column (its columns are: {self.listing})"
+        )
+
+    def caption(self, candidates: Iterable[str]) -> str:
+        texts = [name for name in candidates if caption_kind(self.columns[name])]
+        known = [name for name in texts if name.lower() in CAPTION_NAMES]
+        never = {*ID_NAMES, *URL_NAMES, *PATH_NAMES, *OTHER_NAMES}
+        others = [name for name in texts if name.lower() not in never and not name.startswith("__")]
+        caption = self.one_of(known, "caption") or self.one_of(others, "caption")
+        if caption is None:
+            raise UserError(
+                f"{self.path} has no column that looks like a caption: "
+                f"name it with --caption-column (its columns are: {self.listing})"
+            )
+        return caption
+
+    def id(self, candidates: Collection[str]) -> str | None:
+        return next((name for name in ID_NAMES if name in candidates and id_kind(self.columns[name])), None)
+
+
+def only_urls(path: str, column: str) -> UserError:
+    """A table that names images but does not have them; pairclean does not download."""
+    return UserError(
+        f"{path} has no images, only their URLs (column {column!r}): download them with img2dataset "
+        "(--output_format parquet) and clean what it writes"
+    )

@@ -1,0 +1,70 @@
+"""Stage two: learn a common space from the noisy pairs themselves, one model a fold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+
+from ..align import Alignment, Canonical, L2RM, Method, ZeroShot
+from ..judge import FEWEST, FOLDS, assign_folds, cannot_judge, cross_scores, judge_scores
+from ..pairs import UserError
+from ..rematch import draw_sure
+from ..run import Execution, Run
+from .common import emptied, learning_device, open_embeddings, save_array
+
+def align(run: Run, execution: Execution) -> None:
+    """Two rounds: the first learns without trusting any pair (or nothing, where the encoder is aligned already); what
+    its out-of-fold scores say about each pair is what the second learns from, and the rematcher.
+    """
+    start, learn = _rounds(run, learning_device(execution))
+    home = emptied(run.path / "model")
+    if run.frozen_from:
+        shutil.copytree(run.frozen_from.path / "model", home, dirs_exist_ok=True)
+        return
+    emb, seed, progress = open_embeddings(run), run.config.seed, execution.progress
+    rows = np.flatnonzero(emb.readable)
+    if len(rows) < FEWEST:
+        return
+    progress.start("align", FOLDS * (2 if learn else 1) + 1)
+    fold = assign_folds(emb.image_id[rows], emb.caption_id[rows], FOLDS)
+    pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
+
+    def fit(make: Callable[[], Method], name: str, clean: np.ndarray | None) -> list[Alignment]:
+        models: list[Alignment] = []
+        for k in range(FOLDS):
+            models.append(make().fit(*pairs, rows=rows[fold != k], clean_probability=clean))
+            models[-1].save(model_path(run, name, k))
+            progress.advance()
+        return models
+
+    first = cross_scores(fit(start, "first", None), *pairs, rows, fold, seed=seed)
+    if learn and not cannot_judge(first):
+        clean = np.zeros(len(emb))
+        clean[rows] = judge_scores(first, first, seed=seed).clean_probability(first.score)
+        fit(learn, "aligned", clean)
+        held_out = draw_sure(rows, clean, np.random.default_rng(seed))
+        rematcher = learn().fit(*pairs, rows=np.setdiff1d(rows, held_out), clean_probability=clean)
+        rematcher.save(home / "rematcher.safetensors")
+        save_array(home / "held_out.npy", held_out)
+    progress.advance()
+
+
+def model_path(run: Run, name: str, fold: int) -> Path:
+    return run.path / "model" / f"{name}_{fold}.safetensors"
+
+
+def _rounds(run: Run, device: str) -> tuple[Callable[[], Method], Callable[[], Method] | None]:
+    """How the first round's models are made, and the second's (None: there is none)."""
+    config, comparable = run.config, run.comparable
+    if config.method == "zero-shot":
+        if not comparable:
+            raise UserError(f"{config.model} tells nothing without learning: choose --method l2rm or canonical")
+        return ZeroShot, None
+    if config.method == "canonical":
+        return (lambda: Canonical(device=device)), (lambda: Canonical(device=device))
+    return (
+        ZeroShot if comparable else (lambda: Canonical(device=device)),
+        lambda: L2RM(comparable=comparable, device=device, seed=config.seed),
+    )

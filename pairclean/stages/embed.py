@@ -1,0 +1,51 @@
+"""Stage one: pictures and captions become vectors, a part file a shard."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..embed import Encoder, embed_source, load_encoder, resolve_devices
+from ..files import fingerprint
+from ..pairs import UserError
+from ..run import Execution, Run
+
+
+def embed(run: Run, execution: Execution) -> None:
+    config, progress = run.config, execution.progress
+    source = run.open_source()
+    roles = asdict(source.roles)
+    devices = resolve_devices(execution.device)
+
+    def load(device: str) -> Encoder:
+        return load_encoder(config.model, pretrained=config.pretrained, device=device, dtype=config.dtype)
+
+    first = load(devices[0])
+    encoder = {"description": first.description, "comparable": first.comparable}
+    if run.manifest.setdefault("encoder", encoder) != encoder:
+        raise UserError(
+            f"{config.model} is not the encoder that {run.path} was embedded with "
+            "(other weights, precision or library): name another directory"
+        )
+    parts = {shard.name: fingerprint(shard.fingerprint, shard.rows, roles, encoder) for shard in source.shards}
+    precision = first.description.get("dtype", "float32")
+    shown = ", ".join(f"{role} {name}" for role, name in _shown(roles).items())
+    progress.say(f"{source.layout}, {len(source.shards)} shards: {shown}")
+    progress.say(f"{config.model} on {', '.join(devices)} in {precision}")
+    run.manifest |= {"layout_of_source": source.layout, "roles": roles, "device": f"{devices[0]} ({precision})"}
+    run.save()
+    progress.start("embed", sum(shard.rows for shard in source.shards))
+    embed_source(
+        source,
+        devices,
+        lambda device: first if device == devices[0] else load(device),
+        run.embeddings,
+        lambda shard: parts[shard.name],
+        workers=execution.workers,
+        advance=progress.advance,
+    )
+    run.manifest |= {"shards": [shard.name for shard in source.shards], "parts": parts}
+
+
+def _shown(roles: dict[str, Any]) -> dict[str, Any]:
+    return {role: name for role, name in {**roles, "id": roles["id"] or "<shard>:<row>"}.items() if name}

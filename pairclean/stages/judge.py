@@ -1,0 +1,209 @@
+"""Stage three: score every pair by a model that never trained on it, and calibrate the scores by decoys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..align import Alignment, ZeroShot
+from ..align.arrays import chunks, unit
+from ..embed import Embeddings
+from ..evaluate.retrieval import retrieval
+from ..files import write_json
+from ..judge import (
+    FEWEST,
+    FOLDS,
+    LEVEL,
+    Calibration,
+    Rate,
+    Scorer,
+    Scores,
+    assign_folds,
+    calibrate,
+    cannot_judge,
+    cross_scores,
+    fold_of,
+    frozen_scores,
+    judge_scores,
+    separates_better,
+)
+from ..pairs import UserError
+from ..run import Execution, Run
+from .align import model_path
+from .common import emptied, open_embeddings, save_array
+
+RETRIEVAL_PAIRS = 1000  # a fold, at the most
+HISTOGRAM_BINS = 60
+DECOYS_KEPT = 20_000
+
+LOWER_BOUND = (
+    "The mismatch rate holds for random mismatches; where mismatches resemble matches "
+    "(captions swapped between pictures of one kind) it is a lower bound."
+)
+
+
+def judge(run: Run, execution: Execution) -> None:
+    emb = open_embeddings(run)
+    rows = np.flatnonzero(emb.readable)
+    if run.config.score == "clip" and not run.comparable:
+        raise UserError(f"{run.config.model} has no similarity of its own to judge by: choose --score auto or aligned")
+    execution.progress.start("judge")
+    out = _Output(run, emb, rows)
+    if len(rows) < FEWEST:
+        out.unjudged(f"only {len(rows)} readable pairs: at least {FEWEST} are needed to judge")
+    elif run.frozen_from:
+        _judge_frozen(run, out)
+    else:
+        _judge(run, out)
+
+
+def _judge(run: Run, out: _Output) -> None:
+    emb, rows, seed = out.emb, out.rows, run.config.seed
+    fold = assign_folds(emb.image_id[rows], emb.caption_id[rows], FOLDS)
+    pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
+
+    def scored(models: Sequence[Alignment]) -> Scores:
+        return cross_scores(models, *pairs, rows, fold, seed=seed)
+
+    first_models = load_models(run, "first")
+    first = scored(first_models)
+    out.aligned_similarity[rows] = first.similarity
+    why = cannot_judge(first)
+    if why:
+        out.unjudged(why)
+        return
+    name, models, chosen = "first", first_models, first
+    second = model_path(run, "aligned", 0).exists()
+    if run.config.score == "clip":
+        name, models = "clip", [ZeroShot()] * FOLDS
+        chosen = scored(models)
+    elif run.config.score == "aligned" and not second:
+        raise UserError("this run learned nothing to judge by: choose --score auto, or align with another --method")
+    elif second:
+        learned_models = load_models(run, "aligned")
+        learned = scored(learned_models)
+        out.aligned_similarity[rows] = learned.similarity
+        if run.config.score == "aligned" or separates_better(learned, first):
+            name, models, chosen = "aligned", learned_models, learned
+        else:
+            out.notes.append(
+                "Learning from the judged pairs did not set them further apart from random re-pairings, so they are "
+                "judged by what it started from."
+            )
+    calibration = judge_scores(chosen, first, seed=seed)
+    out.write(name, chosen, calibration, calibration.rate, lambda: _retrieval(out, fold, models))
+
+
+def _judge_frozen(run: Run, out: _Output) -> None:
+    """By the models, references and calibration of another run: the fold of an image says which of them."""
+    assert run.frozen_from is not None
+    theirs = run.frozen_from.path / "judge"
+    known = json.loads((theirs / "judge.json").read_text(encoding="utf-8"))
+    if known["unjudged"]:
+        out.unjudged(f"the run that judges was not judged itself: {known['unjudged']}")
+        return
+    emb, rows = out.emb, out.rows
+    scorers = [Scorer.load(theirs / f"scorer_{k}.safetensors") for k in range(FOLDS)]
+    models = [ZeroShot()] * FOLDS if known["score"] == "clip" else load_models(run, known["score"])
+    fold = fold_of(emb.image_id[rows], FOLDS)
+    scores = frozen_scores(
+        models, scorers, emb.image, emb.text, emb.image_id, emb.caption_id, rows, fold, seed=run.config.seed
+    )
+    calibration = Calibration.from_json(known["calibration"])
+    out.aligned_similarity[rows] = scores.similarity
+    # The rate is this data's own; the scale that turns scores into probabilities is the other run's.
+    rate = calibrate(scores.score, scores.decoys, seed=run.config.seed).rate
+    out.notes.append("Probabilities are those of the run that was applied; the mismatch rate is this data's own.")
+    out.write(known["score"], scores, calibration, rate, lambda: _retrieval(out, fold, models))
+
+
+def load_models(run: Run, name: str) -> list[Alignment]:
+    return [Alignment.load(model_path(run, name, k)) for k in range(FOLDS)]
+
+
+class _Output:
+    """What the stage leaves in RUN/judge: arrays over all pairs (NaN where there is nothing), and judge.json."""
+
+    def __init__(self, run: Run, emb: Embeddings, rows: np.ndarray):
+        self.run, self.emb, self.rows = run, emb, rows
+        self.home: Path = emptied(run.path / "judge")
+        self.notes: list[str] = []
+        self.clean_probability, self.similarity, self.aligned_similarity = (np.full(len(emb), np.nan) for _ in range(3))
+        if run.comparable:
+            for part in chunks(len(rows), 65536):
+                x, y = (unit(np.asarray(e[rows[part]], np.float32)) for e in (emb.image, emb.text))
+                self.similarity[rows[part]] = np.einsum("ij,ij->i", x, y)
+
+    def unjudged(self, why: str) -> None:
+        self._write({"score": None, "unjudged": why, "notes": [f"Nothing was judged: {why}."], "retrieval": None})
+
+    def write(
+        self, score: str, scores: Scores, calibration: Calibration, rate: Rate, recalls: Callable[[], dict[str, Any]]
+    ) -> None:
+        self.clean_probability[self.rows] = calibration.clean_probability(scores.score)
+        decoys = scores.decoys[:: max(1, len(scores.decoys) // DECOYS_KEPT)]
+        save_array(self.home / "decoy_clean_probability.npy", calibration.clean_probability(decoys))
+        for k, scorer in enumerate(scores.scorers):
+            scorer.save(self.home / f"scorer_{k}.safetensors")
+        self._write(
+            {
+                "score": score,
+                "unjudged": None,
+                "notes": [*self.notes, LOWER_BOUND],
+                "separation": scores.separation,
+                "mismatch_rate": {**asdict(rate), "level": LEVEL},
+                "calibration": calibration.to_json(),
+                "score_histogram": _histogram(scores, rate.estimate),
+                "retrieval": recalls(),
+            }
+        )
+
+    def _write(self, content: dict[str, Any]) -> None:
+        save_array(self.home / "clean_probability.npy", self.clean_probability)
+        save_array(self.home / "similarity.npy", self.similarity.astype(np.float32))
+        save_array(self.home / "aligned_similarity.npy", self.aligned_similarity.astype(np.float32))
+        write_json(self.home / "judge.json", content)
+
+
+def _histogram(scores: Scores, rate: float) -> dict[str, Any]:
+    """Scores of the pairs and of decoys, the decoys scaled to the mismatched pairs they stand for."""
+    both = np.concatenate([scores.score, scores.decoys])
+    edges = np.linspace(*np.quantile(both, [0.0005, 0.9995]), HISTOGRAM_BINS + 1)
+
+    def count(x: np.ndarray) -> np.ndarray:
+        return np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0]
+
+    scale = rate * len(scores.score) / len(scores.decoys)
+    return {
+        "edges": edges.tolist(),
+        "observed": count(scores.score).tolist(),
+        "decoys": (count(scores.decoys) * scale).tolist(),
+    }
+
+
+def _retrieval(out: _Output, fold: np.ndarray, models: Sequence[Alignment]) -> dict[str, Any]:
+    """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean of the folds."""
+    emb, rows, rng = out.emb, out.rows, np.random.default_rng(out.run.config.seed)
+    spaces: dict[str, list[dict[str, float]]] = {"zero_shot": [], "aligned": []}
+    pairs = 0
+    for k, model in enumerate(models):
+        clean = rows[(fold == k) & (out.clean_probability[rows] >= 0.5)]
+        if len(clean) > RETRIEVAL_PAIRS:
+            clean = np.sort(rng.choice(clean, RETRIEVAL_PAIRS, replace=False))
+        if len(clean) < 2:
+            continue
+        pairs += len(clean)
+        candidates = [("aligned", model)] + ([("zero_shot", ZeroShot())] if out.run.comparable else [])
+        for name, space in candidates:
+            x, y = space.embed_image(emb.image[clean]), space.embed_text(emb.text[clean])
+            spaces[name].append(retrieval(x, y, image_id=emb.image_id[clean], caption_id=emb.caption_id[clean]))
+    means = {
+        name: {key: float(np.mean([r[key] for r in found])) for key in found[0] if key != "queries"} if found else None
+        for name, found in spaces.items()
+    }
+    return {"pairs": pairs, **means}

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pairclean.align.cost import LEARNING_RATE, LinearCost, cost_step, plant_matches, supervision
+
+
+@pytest.fixture(scope="module")
+def vectors(shared: Path) -> dict[str, np.ndarray]:
+    with np.load(shared / "reference" / "l2rm_vectors.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("case", ["case0", "case1", "case2"])
+def test_ten_steps_are_the_published_ones(vectors, case):
+    similarity = torch.tensor(vectors[f"{case}/S"])
+    target = torch.tensor(vectors[f"{case}/supervision"])
+    cost = LinearCost(len(similarity))
+    np.testing.assert_allclose(cost(similarity).detach(), vectors[f"{case}/cost_init"], rtol=1e-4, atol=1e-6)
+    optimiser = torch.optim.Adam(cost.parameters(), lr=LEARNING_RATE)
+    losses = [float(cost_step(cost, optimiser, similarity, target)) for _ in range(10)]
+    np.testing.assert_allclose(losses, vectors[f"{case}/cost_losses_10_steps"], rtol=1e-6)
+    after = vectors[f"{case}/cost_after_10_steps"]
+    np.testing.assert_allclose(cost(similarity).detach(), after, rtol=1e-4, atol=1e-6)
+
+
+def test_the_cost_starts_at_one_minus_the_similarity_and_is_never_negative():
+    similarity = torch.tensor([[0.2, 0.9, -0.5], [0.0, 1.0, 1.5]])
+    expected = [[0.8, 0.1, 1.5], [1.0, 0.0, 0.0]]
+    np.testing.assert_allclose(LinearCost(3)(similarity).detach(), expected, atol=1e-6)
+
+
+def test_a_step_lowers_the_cost_of_what_was_planted_and_leaves_the_similarity_alone():
+    similarity = torch.tensor([[0.2, 0.4], [0.3, 0.1]], requires_grad=True)
+    target = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    cost = LinearCost(2)
+    optimiser = torch.optim.SGD(cost.parameters(), lr=0.1)
+    assert float(cost_step(cost, optimiser, similarity, target)) == pytest.approx(0.6)
+    # d/dW_1 = S_0 = (.2, .4), d/db_1 = 1: the cost falls by .1 (.2² + .4² + 1)
+    assert float(cost_step(cost, optimiser, similarity, target)) == pytest.approx(0.6 - 0.12)
+    assert similarity.grad is None
+
+
+def test_supervision_is_one_where_a_slot_meets_its_caption():
+    target = supervision(torch.tensor([2, 0]), torch.tensor([1, 3]), rows=3, columns=4)
+    assert target.tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert target.dtype == torch.float32
+
+
+def test_planted_matches_are_where_the_supervision_says():
+    queue, image = torch.zeros(25, 2), torch.arange(1.0, 81.0).reshape(40, 2)
+    counts = set()
+    for seed in range(30):
+        planted, target = plant_matches(queue, image, generator=torch.Generator().manual_seed(seed))
+        np.testing.assert_array_equal(planted, target @ image)  # the queue itself is zero
+        assert float(target.sum(0).max()) == float(target.sum(1).max()) == 1
+        counts.add(int(target.sum()))
+    assert counts == {1, 2, 3, 4}  # up to a tenth of the batch
+    assert float(queue.abs().sum()) == 0
+
+
+def test_planting_takes_small_batches_and_repeats_with_its_seed():
+    queue, image = torch.zeros(1, 3), torch.ones(4, 3)
+    planted, target = plant_matches(queue, image, generator=torch.Generator().manual_seed(5))
+    assert planted.tolist() == [[1.0, 1.0, 1.0]]
+    assert float(target.sum()) == 1
+    again = plant_matches(queue, image, generator=torch.Generator().manual_seed(5))[1]
+    assert torch.equal(target, again)

@@ -1,0 +1,273 @@
+"""Shards become parts: what is encoded, what is not, in what order, and what happens when something fails."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pairclean.embed.embed import BatchSize, embed_shard, embed_source
+from pairclean.embed.store import Embeddings, part_is_done
+from pairclean.pairs import Row, Shard, UserError, caption_id, content_id
+
+
+def picture(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (level, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+class ListSource:
+    """Rows from a dict, one list a shard."""
+
+    def __init__(self, rows: dict[str, list[Row]]) -> None:
+        self._rows = rows
+        self.shards = [Shard(name, f"{name}.parquet", len(r), f"file {name}") for name, r in rows.items()]
+
+    def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
+        return iter(self._rows[shard.name])
+
+
+def numbered(first: int, count: int) -> list[Row]:
+    return [Row(i, f"id{i}", picture(i), (f"a {i}",)) for i in range(first, first + count)]
+
+
+class ToyEncoder:
+    """The red level as an angle, the caption's length as another; counts what it is given."""
+
+    image_dim, text_dim, comparable, device = 2, 3, False, "cpu"
+    description: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, largest: int = 10**9, error: Exception | None = None) -> None:
+        self.images: list[int] = []
+        self.captions: list[str] = []
+        self.batches: list[int] = []
+        self._largest = largest
+        self._error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image)[0, 0, :1]
+
+    def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
+        self._check(len(prepared))
+        levels = np.concatenate(prepared)
+        self.images += levels.tolist()
+        angles = levels / 200
+        return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+    def encode_captions(self, captions: list[str]) -> np.ndarray:
+        self._check(len(captions))
+        self.captions += captions
+        angles = np.array([len(c) for c in captions]) / 50
+        return np.stack([np.cos(angles), np.sin(angles), np.zeros(len(captions))], 1).astype(np.float32)
+
+    def _check(self, count: int) -> None:
+        self.batches.append(count)
+        if count > self._largest:
+            raise self._error
+
+
+def image_vector(level: int) -> np.ndarray:
+    return np.array([np.cos(level / 200), np.sin(level / 200)]).astype(np.float16)
+
+
+def embed_rows(rows: list[Row], root: Path, encoder: ToyEncoder, **options: Any) -> Embeddings:
+    source = ListSource({"s": rows})
+    embed_shard(source, source.shards[0], encoder, root, "f", workers=2, **options)
+    assert part_is_done(root, "s", "f")
+    return Embeddings.open(root, ["s"])
+
+
+def test_vectors_in_the_order_of_the_source(tmp_path: Path) -> None:
+    encoder = ToyEncoder()
+    run = embed_rows(numbered(0, 100), tmp_path, encoder)
+    assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(100)]))
+    assert run.captions(np.array([0, 99])) == ["a 0", "a 99"]
+    assert run.image_id.tolist() == [content_id(picture(i)) for i in range(100)]
+    assert run.caption_id.tolist() == [caption_id(f"a {i}") for i in range(100)]
+    assert run.readable.all()
+    assert max(encoder.batches) == BatchSize.start("cpu").value
+
+
+def test_each_distinct_thing_is_encoded_once(tmp_path: Path) -> None:
+    rows = [Row(i, str(i), picture(i % 3), ("same" if i % 2 else f"own {i % 4}",)) for i in range(200)]
+    encoder = ToyEncoder()
+    run = embed_rows(rows, tmp_path, encoder)
+    assert sorted(encoder.images) == [0, 1, 2]
+    assert sorted(encoder.captions) == ["own 0", "own 2", "same"]
+    assert np.array_equal(run.image[:], np.stack([image_vector(i % 3) for i in range(200)]))
+
+
+def test_several_captions_a_row(tmp_path: Path) -> None:
+    rows = [Row(0, "x", picture(7), ("one", None, "three"), many=True), Row(1, "y", picture(9), ("four",), many=True)]
+    run = embed_rows(rows, tmp_path, ToyEncoder())
+    table = run.pair_table("s")
+    assert table["pair_id"].to_pylist() == ["x:0", "x:1", "x:2", "y:0"]
+    assert table["row"].to_pylist() == [0, 0, 0, 1]
+    assert table["caption_index"].to_pylist() == [0, 1, 2, 0]
+    assert table["reason"].to_pylist() == [None, "no caption", None, None]
+    zero = np.zeros(2)
+    assert np.array_equal(run.image[:], np.stack([image_vector(7), zero, image_vector(7), image_vector(9)]))
+
+
+def test_reasons(tmp_path: Path) -> None:
+    rows = [
+        Row(0, "0", picture(1), ("fine",)),
+        Row(1, "1", None, ("lost",), reason="failed to download: HTTP 404"),
+        Row(2, "2", b"<html>", ("a page",)),
+        Row(3, "3", picture(2)[:-30], ("cut off",)),
+        Row(4, "4", picture(3), (None,)),
+        Row(5, "5", picture(4), (" \n\t",)),
+        Row(6, "6", b"", ("nothing",)),
+        Row(7, "7", b"<html>", ("the same page",)),
+    ]
+    encoder = ToyEncoder()
+    run = embed_rows(rows, tmp_path, encoder)
+    reasons = run.pair_table("s")["reason"].to_pylist()
+    assert reasons[:3] == [None, "failed to download: HTTP 404", "not an image (HTML)"]
+    assert "PNG" in reasons[3]
+    assert reasons[4:] == ["no caption", "empty caption", "empty file", "not an image (HTML)"]
+    assert run.readable.tolist() == [True] + [False] * 7
+    assert not run.image[1:].any()
+    assert not run.text[1:].any()
+    assert run.text[:1].any()
+    assert encoder.images == [1]  # pictures without a usable caption are not even decoded
+
+
+def test_vectors_that_are_not_finite_are_unreadable(tmp_path: Path) -> None:
+    class Overflowing(ToyEncoder):
+        def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
+            vectors = super().encode_images(prepared)
+            vectors[np.concatenate(prepared) == 5] = np.nan
+            return vectors
+
+    run = embed_rows(numbered(0, 10), tmp_path, Overflowing())
+    assert np.flatnonzero(~run.readable).tolist() == [5]
+    assert run.pair_table("s")["reason"][5].as_py() == "no finite vector"
+    assert not run.image[5:6].any()
+
+
+def test_an_empty_shard(tmp_path: Path) -> None:
+    run = embed_rows([], tmp_path, ToyEncoder())
+    assert (run.image.shape, run.text.shape) == ((0, 2), (0, 3))
+
+
+def test_progress_counts_every_row(tmp_path: Path) -> None:
+    calls: list[int] = []
+    embed_rows(numbered(0, 150), tmp_path, ToyEncoder(), advance=calls.append)
+    assert sum(calls) == 150
+    assert len(calls) >= 3
+
+
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_batches_are_halved_when_memory_runs_out(tmp_path: Path, error: Exception | None) -> None:
+    encoder, batch = ToyEncoder(largest=5, error=error), BatchSize(32)
+    run = embed_rows(numbered(0, 100), tmp_path, encoder, batch_size=batch)
+    assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(100)]))
+    assert encoder.images == list(range(100))
+    assert batch.value == 4
+    assert sum(count > 5 for count in encoder.batches) == 3  # 32, 16, 8, and never again
+
+
+def test_no_memory_for_a_single_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The memory of cpu does not suffice for a single item .* smaller --model\."):
+        embed_rows(numbered(0, 5), tmp_path, ToyEncoder(largest=0))
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_other_errors_are_not_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        embed_rows(numbered(0, 5), tmp_path, ToyEncoder(largest=0, error=RuntimeError("device-side assert")))
+
+
+def test_an_interrupt_leaves_promptly(tmp_path: Path) -> None:
+    class Slow(ToyEncoder):
+        def prepare(self, image: Image.Image) -> np.ndarray:
+            time.sleep(0.2)
+            return super().prepare(image)
+
+    class Interrupted(ListSource):
+        def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
+            yield from self._rows[shard.name]
+            raise KeyboardInterrupt
+
+    source = Interrupted({"s": numbered(0, 60)})
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        embed_shard(source, source.shards[0], Slow(), tmp_path, "f", workers=1)
+    assert time.perf_counter() - start < 2  # all sixty would take twelve seconds
+    assert not part_is_done(tmp_path, "s", "f")
+
+
+def fingerprint(shard: Shard) -> str:
+    return f"toy {shard.fingerprint}"
+
+
+def test_shards_that_are_done_are_skipped(tmp_path: Path) -> None:
+    source = ListSource({name: numbered(10 * i, 10) for i, name in enumerate("abc")})
+    rows: list[int] = []
+    encoder = ToyEncoder()
+    done: list[str] = []
+    embed_shard(source, source.shards[1], ToyEncoder(), tmp_path, fingerprint(source.shards[1]))
+    embedded = embed_source(
+        source,
+        ["cpu"],
+        lambda _: encoder,
+        tmp_path,
+        fingerprint,
+        advance=rows.append,
+        on_shard_done=lambda shard: done.append(shard.name),
+    )
+    assert [shard.name for shard in embedded] == done == ["a", "c"]
+    assert encoder.images == [*range(10), *range(20, 30)]
+    assert sum(rows) == 30
+
+    def no_encoder(_: str) -> ToyEncoder:
+        raise AssertionError("nothing is left to do")
+
+    assert embed_source(source, ["cpu", "cpu"], no_encoder, tmp_path, fingerprint) == []
+    assert np.array_equal(Embeddings.open(tmp_path, ["c"]).image[:1], [image_vector(20)])
+
+
+def test_several_devices_work_side_by_side(tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    class Waiting(ToyEncoder):
+        def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
+            if not self.images:
+                together.wait()  # breaks unless both devices are at work at once
+            return super().encode_images(prepared)
+
+    source = ListSource({f"s{i}": numbered(10 * i, 10) for i in range(6)})
+    encoders = {"cuda:0": Waiting(), "cuda:1": Waiting()}
+    embed_source(source, list(encoders), encoders.__getitem__, tmp_path, fingerprint)
+    assert sorted(encoders["cuda:0"].images + encoders["cuda:1"].images) == list(range(60))
+    run = Embeddings.open(tmp_path, [shard.name for shard in source.shards])
+    assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(60)]))
+
+
+def test_the_first_error_stops_all_devices(tmp_path: Path) -> None:
+    source = ListSource({f"s{i}": numbered(0, 3) for i in range(200)})
+
+    class Steady(ToyEncoder):
+        def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
+            time.sleep(0.02)
+            return super().encode_images(prepared)
+
+    steady = Steady()
+    broken = ToyEncoder(largest=0, error=ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        embed_source(
+            source, ["cuda:0", "cuda:1"], {"cuda:0": steady, "cuda:1": broken}.__getitem__, tmp_path, fingerprint
+        )
+    assert len(steady.images) < 100
