@@ -4,7 +4,7 @@ from .crossfit import Scores, cross_scores, frozen_scores, separates_better
 from .decoys import LEVEL, Calibration, Rate, calibrate
 from .folds import assign_folds, fold_of
 from .judgement import FEWEST, FOLDS, cannot_judge, judge_scores
-from .scores import Reference, Scorer
+from .scores import Reference, Scorer, reference_rows
 
 __all__ = [
     "FEWEST",
@@ -22,5 +22,6 @@ __all__ = [
     "fold_of",
     "frozen_scores",
     "judge_scores",
+    "reference_rows",
     "separates_better",
 ]

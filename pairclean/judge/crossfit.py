@@ -9,7 +9,7 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.arrays import Rows
-from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, paired_similarity
+from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, paired_similarity, reference_rows
 
 DECOYS = 20  # a pair
 
@@ -48,11 +48,12 @@ def cross_scores(
 ) -> Scores:
     """Score the pairs `rows` (n,), pair i by models[fold[i]], at the temperature that separates best.
 
-    image: (N, d), text: (N, e), image_id and caption_id: (N,); fold: (n,) int64.
+    image: (N, d), text: (N, e), image_id and caption_id: (N,); fold: (n,) int64. A single model, one that never trained
+    on any pair, scores them all.
     """
     folds = _embed_folds(models, image, text, image_id, caption_id, rows, fold)
-    rng = np.random.default_rng(seed)
-    references = [Reference.sample(f.image, f.text, f.image_id, f.caption_id, rng) for f in folds]
+    sample = reference_rows(rows, np.random.default_rng(seed))
+    references = [Reference.embed(model, image, text, image_id, caption_id, sample) for model in models]
     found = (_score(folds, [Scorer(r, t) for r in references], len(rows), seed) for t in TEMPERATURES)
     return max(found, key=lambda scores: scores.separation)
 
@@ -95,7 +96,7 @@ def _embed_folds(
 ) -> list[_Fold]:
     out = []
     for k, model in enumerate(models):
-        place = np.flatnonzero(fold == k)
+        place = np.flatnonzero(fold % len(models) == k)
         members = rows[place]
         x, y = model.embed_image(image[members]), model.embed_text(text[members])
         out.append(_Fold(place, x, y, image_id[members], caption_id[members]))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..align.arrays import chunks
+from ..align.alignment import Alignment
+from ..align.arrays import Rows, chunks
 
 #: Images and captions in a reference sample; the quadratic part of scoring is pairs x this.
 REFERENCE = 2048
@@ -31,12 +32,18 @@ class Reference:
     caption_id: np.ndarray
 
     @staticmethod
-    def sample(
-        image: np.ndarray, text: np.ndarray, image_id: np.ndarray, caption_id: np.ndarray, rng: np.random.Generator
+    def embed(
+        model: Alignment, image: Rows, text: Rows, image_id: np.ndarray, caption_id: np.ndarray, rows: np.ndarray
     ) -> Reference:
-        n = len(image)
-        rows = np.arange(n) if n <= REFERENCE else np.sort(rng.choice(n, REFERENCE, replace=False))
-        return Reference(image[rows], text[rows], image_id[rows], caption_id[rows])
+        """The pairs `rows` of (N, d) and (N, e) embeddings, in a model's space."""
+        return Reference(
+            model.embed_image(image[rows]), model.embed_text(text[rows]), image_id[rows], caption_id[rows]
+        )
+
+
+def reference_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """At most REFERENCE of `rows`, ascending."""
+    return np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
 
 
 def hubness(x: np.ndarray, other: np.ndarray, temperature: float) -> np.ndarray:

@@ -12,11 +12,15 @@ from .plan import Graph, round_plan, transport
 
 #: Pairs at least this likely to be clean stay out of the pool: their captions are taken.
 SURE = 0.98
-#: Share of the suspects taken to have no partner in the data, before the data say otherwise.
+#: Weight of having no partner in the data. It only sets the scale of the plan's mass, which is calibrated: how many
+#: suspects have none is estimated.
 ORPHANS = 0.3
 #: Share of the likely clean pairs that are held out of the rematcher's training and broken, and the most of them.
 HELD_OUT, MOST_HELD_OUT = 0.2, 4000
-FEWEST = 30  # broken pairs that came home or not; fewer calibrate nothing
+#: Pairs broken in all, over at least FEWEST_TRIALS and at most MOST_TRIALS trials.
+BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 5, 40
+#: Pairs that can be broken, and proposals seen in all trials; fewer calibrate nothing.
+FEWEST_SURE, FEWEST_SEEN = 40, 100
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Proposals:
     mass: np.ndarray
 
 
-def propose(pool: Pool, scorer: Scorer, *, orphans: float) -> Proposals:
+def propose(pool: Pool, scorer: Scorer) -> Proposals:
     """One transport over the pool, rounded one-to-one; pairs that the plan leaves together have no proposal."""
     m = len(pool.clean)
     image_level, text_level = scorer.levels(pool.image, pool.text)
@@ -63,10 +67,10 @@ def propose(pool: Pool, scorer: Scorer, *, orphans: float) -> Proposals:
     graph = Graph(
         np.concatenate([own, image]),
         np.concatenate([own, caption]),
-        np.concatenate([odds, score + np.log((1 - orphans) / suspects)]),
+        np.concatenate([odds, score + np.log((1 - ORPHANS) / suspects)]),
         m,
     )
-    plan = transport(graph, orphans)
+    plan = transport(graph, ORPHANS)
     partner = round_plan(graph, plan)
     # Copies of one caption share its mass between them: what counts is the text.
     _, text = np.unique(pool.caption_id, return_inverse=True)
@@ -114,16 +118,17 @@ def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
     return max((float(t) for t in np.geomspace(0.005, 0.3, 42)), key=fit)
 
 
-def draw_sure(rows: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pairs to break, from `rows`, drawn in proportion to their probability of being clean (N,).
+def draw_sure(clean: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Rows of pairs to break, ascending, each likely clean pair taken with probability `share` times its own.
 
-    Matched pairs are drawn as they come, hard ones among them, and not the surest only; ascending rows.
+    clean: (N,) probability of being clean, NaN where not judged.  Matched pairs are drawn as they come, hard ones among
+    them, and not the surest only.
     """
-    likely = rows[clean[rows] >= 0.5]
-    size = min(MOST_HELD_OUT, int(HELD_OUT * len(likely)))
-    if size == 0:
-        return likely[:0]
-    return np.sort(rng.choice(likely, size, replace=False, p=clean[likely] / clean[likely].sum()))
+    likely = np.flatnonzero(clean >= 0.5)
+    drawn = likely[rng.random(len(likely)) < share * clean[likely]]
+    if len(drawn) > MOST_HELD_OUT:
+        drawn = np.sort(rng.choice(drawn, MOST_HELD_OUT, replace=False))
+    return drawn
 
 
 def calibrate_rematching(
@@ -134,39 +139,74 @@ def calibrate_rematching(
     suspects: the pool as it will be rematched.  sure: pairs that the rematcher never trained on, drawn in proportion to
     their probability of being clean, so that they are as hard as matched pairs are.  decoy_clean: (d,) clean
     probabilities of random re-pairings, what a broken pair looks like to the judge.
-    Half of `sure` find their captions in the pool. A quarter do not, and carry the captions of the last quarter, whose
-    images are left out: these show what is proposed where there is no partner. How many such orphans the suspects hold
-    is the mixture of the two groups' plan masses that explains the suspects'.
+    Half of the broken find their captions in the pool. A quarter do not, and carry the captions of the last quarter,
+    whose images are left out: these show what is proposed where there is no partner. How many such orphans the suspects
+    hold is the mixture of the two groups' plan masses that explains the suspects'. All of it several times, anew.
     None where too few pairs can be broken.
     """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(sure.clean))
-    quarter = len(order) // 4
-    if quarter < FEWEST // 2:
+    if len(sure.clean) < FEWEST_SURE:
         return None
+    rng = np.random.default_rng(seed)
+    size = min(len(sure.clean) // 2, max(len(suspects.clean) // 2, FEWEST_SURE // 2))
+    count = int(np.clip(BROKEN // size, FEWEST_TRIALS, MOST_TRIALS))
+    trials = [_break(suspects, sure, size, scorer, decoy_clean, flag_below, rng) for _ in range(count)]
+    trial = _Trial(*(np.concatenate(parts) for parts in zip(*(vars(t).values() for t in trials), strict=True)))
+    proposed = trial.mass > 0
+    if proposed.sum() < FEWEST_SEEN or not 0 < trial.right[proposed].sum() < proposed.sum():
+        return None
+    orphans = _orphan_share(trial.mass[trial.home], trial.mass[~trial.home], trial.suspects)
+    # There are twice as many at home as orphans among the broken.
+    weight = np.where(trial.home, (1 - orphans) / 2, orphans)
+    intercept, slope = _logistic(_logit(trial.mass[proposed]), trial.right[proposed], weight[proposed])
+    return Calibration(intercept, slope, orphans, count * (size // 4) * 3)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """mass, right, home: (b,) of the broken pairs that are flagged; suspects: (s,) masses of the flagged suspects."""
+
+    mass: np.ndarray
+    right: np.ndarray
+    home: np.ndarray
+    suspects: np.ndarray
+
+
+def _break(
+    suspects: Pool,
+    sure: Pool,
+    size: int,
+    scorer: Scorer,
+    decoy_clean: np.ndarray,
+    flag_below: float,
+    rng: np.random.Generator,
+) -> _Trial:
+    order = rng.permutation(len(sure.clean))
+    quarter = size // 4
+    whole = order[4 * quarter :]
+    whole = whole[sure.clean[whole] < SURE]  # not broken this time: in the pool as any pair like them
     home, orphan, gone = order[: 2 * quarter], order[2 * quarter : 3 * quarter], order[3 * quarter : 4 * quarter]
-    images = np.concatenate([home, orphan])
-    captions = np.concatenate([np.roll(home, 1), gone])
+    images, captions = np.concatenate([home, orphan]), np.concatenate([np.roll(home, 1), gone])
     broken = Pool(
         sure.image[images],
         sure.text[captions],
         sure.image_id[images],
         sure.caption_id[captions],
-        rng.choice(decoy_clean, len(images)),
+        rng.choice(np.asarray(decoy_clean), len(images)),
     )
-    joined = Pool(*(np.concatenate(pair) for pair in zip(_fields(broken), _fields(suspects), strict=True)))
-    proposals = propose(joined, scorer, orphans=ORPHANS)
-    partner, mass, flagged = (x[: len(images)] for x in (proposals.partner, proposals.mass, joined.clean < flag_below))
-    right = (partner >= 0) & (joined.caption_id[partner] == sure.caption_id[images])
-    at_home = np.arange(len(images)) < len(home)
-    theirs = proposals.mass[len(images) :][suspects.clean < flag_below]
-    orphans = _orphan_share(mass[at_home & flagged], mass[~at_home & flagged], theirs)
-    weight = np.where(at_home, 1 - orphans, 2 * orphans)  # there are half as many orphans as came home
-    seen = flagged & (partner >= 0)
-    if seen.sum() < FEWEST or right[seen].sum() < 5:
-        return None
-    intercept, slope = _logistic(_logit(mass[seen]), right[seen], weight[seen])
-    return Calibration(intercept, slope, orphans, len(images))
+    pools = (broken, sure.take(whole), suspects)
+    joined = Pool(*(np.concatenate(parts) for parts in zip(*map(_fields, pools), strict=True)))
+    proposals = propose(joined, scorer)
+    flagged = joined.clean < flag_below
+    ours = np.arange(len(joined.clean)) < len(images)
+    right = joined.caption_id[proposals.partner[ours]] == sure.caption_id[images]
+    right &= proposals.partner[ours] >= 0
+    seen = flagged[ours]
+    return _Trial(
+        proposals.mass[ours][seen],
+        right[seen],
+        (np.arange(len(images)) < len(home))[seen],
+        proposals.mass[~ours & flagged],
+    )
 
 
 def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ..align import Alignment, Canonical, L2RM, Method, ZeroShot
 from ..judge import FEWEST, FOLDS, assign_folds, cannot_judge, cross_scores, judge_scores
 from ..pairs import UserError
-from ..rematch import draw_sure
+from ..rematch import HELD_OUT, draw_sure
 from ..run import Execution, Run
 from .common import emptied, learning_device, open_embeddings, save_array
 
@@ -27,7 +27,7 @@ def align(run: Run, execution: Execution) -> None:
     rows = np.flatnonzero(emb.readable)
     if len(rows) < FEWEST:
         return
-    progress.start("align", FOLDS * (2 if learn else 1) + 1)
+    progress.start("align", FOLDS * ((start is not None) + (learn is not None)) + 1)
     fold = assign_folds(emb.image_id[rows], emb.caption_id[rows], FOLDS)
     pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
 
@@ -39,12 +39,17 @@ def align(run: Run, execution: Execution) -> None:
             progress.advance()
         return models
 
-    first = cross_scores(fit(start, "first", None), *pairs, rows, fold, seed=seed)
+    if start is None:
+        models: list[Alignment] = [ZeroShot()]
+        models[0].save(model_path(run, "first", 0))
+    else:
+        models = fit(start, "first", None)
+    first = cross_scores(models, *pairs, rows, fold, seed=seed)
     if learn and not cannot_judge(first):
         clean = np.zeros(len(emb))
         clean[rows] = judge_scores(first, first, seed=seed).clean_probability(first.score)
         fit(learn, "aligned", clean)
-        held_out = draw_sure(rows, clean, np.random.default_rng(seed))
+        held_out = draw_sure(clean, HELD_OUT, np.random.default_rng(seed))
         rematcher = learn().fit(*pairs, rows=np.setdiff1d(rows, held_out), clean_probability=clean)
         rematcher.save(home / "rematcher.safetensors")
         save_array(home / "held_out.npy", held_out)
@@ -55,16 +60,17 @@ def model_path(run: Run, name: str, fold: int) -> Path:
     return run.path / "model" / f"{name}_{fold}.safetensors"
 
 
-def _rounds(run: Run, device: str) -> tuple[Callable[[], Method], Callable[[], Method] | None]:
-    """How the first round's models are made, and the second's (None: there is none)."""
+def _rounds(run: Run, device: str) -> tuple[Callable[[], Method] | None, Callable[[], Method] | None]:
+    """How the models of the two rounds are made; None for the encoder as it is, and for no second round."""
     config, comparable = run.config, run.comparable
+
+    def canonical() -> Method:
+        return Canonical(device=device)
+
     if config.method == "zero-shot":
         if not comparable:
             raise UserError(f"{config.model} tells nothing without learning: choose --method l2rm or canonical")
-        return ZeroShot, None
+        return None, None
     if config.method == "canonical":
-        return (lambda: Canonical(device=device)), (lambda: Canonical(device=device))
-    return (
-        ZeroShot if comparable else (lambda: Canonical(device=device)),
-        lambda: L2RM(comparable=comparable, device=device, seed=config.seed),
-    )
+        return canonical, canonical
+    return (None if comparable else canonical), lambda: L2RM(comparable=comparable, device=device, seed=config.seed)

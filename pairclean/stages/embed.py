@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,8 @@ def embed(run: Run, execution: Execution) -> None:
         return load_encoder(config.model, pretrained=config.pretrained, device=device, dtype=config.dtype)
 
     first = load(devices[0])
-    encoder = {"description": first.description, "comparable": first.comparable}
+    # Through JSON, as the manifest will give it back: a tuple is not a list.
+    encoder = json.loads(json.dumps({"description": first.description, "comparable": first.comparable}))
     if run.manifest.setdefault("encoder", encoder) != encoder:
         raise UserError(
             f"{config.model} is not the encoder that {run.path} was embedded with "

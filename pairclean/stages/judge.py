@@ -77,14 +77,14 @@ def _judge(run: Run, out: _Output) -> None:
     if why:
         out.unjudged(why)
         return
-    name, models, chosen = "first", first_models, first
+    name, models, chosen = ("clip" if _is_encoder(first_models) else "first"), first_models, first
     second = model_path(run, "aligned", 0).exists()
-    if run.config.score == "clip":
-        name, models = "clip", [ZeroShot()] * FOLDS
+    if run.config.score == "clip" and name != "clip":
+        name, models = "clip", [ZeroShot()]
         chosen = scored(models)
     elif run.config.score == "aligned" and not second:
         raise UserError("this run learned nothing to judge by: choose --score auto, or align with another --method")
-    elif second:
+    elif second and run.config.score != "clip":
         learned_models = load_models(run, "aligned")
         learned = scored(learned_models)
         out.aligned_similarity[rows] = learned.similarity
@@ -99,6 +99,10 @@ def _judge(run: Run, out: _Output) -> None:
     out.write(name, chosen, calibration, calibration.rate, lambda: _retrieval(out, fold, models))
 
 
+def _is_encoder(models: Sequence[Alignment]) -> bool:
+    return all(model.image is None for model in models)
+
+
 def _judge_frozen(run: Run, out: _Output) -> None:
     """By the models, references and calibration of another run: the fold of an image says which of them."""
     assert run.frozen_from is not None
@@ -108,8 +112,8 @@ def _judge_frozen(run: Run, out: _Output) -> None:
         out.unjudged(f"the run that judges was not judged itself: {known['unjudged']}")
         return
     emb, rows = out.emb, out.rows
-    scorers = [Scorer.load(theirs / f"scorer_{k}.safetensors") for k in range(FOLDS)]
-    models = [ZeroShot()] * FOLDS if known["score"] == "clip" else load_models(run, known["score"])
+    scorers = [Scorer.load(path) for path in sorted(theirs.glob("scorer_*.safetensors"))]
+    models = [ZeroShot()] if known["score"] == "clip" else load_models(run, known["score"])
     fold = fold_of(emb.image_id[rows], FOLDS)
     scores = frozen_scores(
         models, scorers, emb.image, emb.text, emb.image_id, emb.caption_id, rows, fold, seed=run.config.seed
@@ -123,7 +127,8 @@ def _judge_frozen(run: Run, out: _Output) -> None:
 
 
 def load_models(run: Run, name: str) -> list[Alignment]:
-    return [Alignment.load(model_path(run, name, k)) for k in range(FOLDS)]
+    """The models of one round, in the order of their folds."""
+    return [Alignment.load(path) for path in sorted((run.path / "model").glob(f"{name}_*.safetensors"))]
 
 
 class _Output:
@@ -192,7 +197,7 @@ def _retrieval(out: _Output, fold: np.ndarray, models: Sequence[Alignment]) -> d
     spaces: dict[str, list[dict[str, float]]] = {"zero_shot": [], "aligned": []}
     pairs = 0
     for k, model in enumerate(models):
-        clean = rows[(fold == k) & (out.clean_probability[rows] >= 0.5)]
+        clean = rows[(fold % len(models) == k) & (out.clean_probability[rows] >= 0.5)]
         if len(clean) > RETRIEVAL_PAIRS:
             clean = np.sort(rng.choice(clean, RETRIEVAL_PAIRS, replace=False))
         if len(clean) < 2:

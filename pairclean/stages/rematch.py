@@ -10,8 +10,7 @@ import numpy as np
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
 from ..files import write_json
-from ..judge import Reference, Scorer
-from ..judge.scores import REFERENCE
+from ..judge import Reference, Scorer, reference_rows
 from ..rematch import SURE, Pool, calibrate_rematching, draw_sure, emit, fit_temperature, propose
 from ..run import Execution, Run
 from .common import emptied, load_array, open_embeddings, save_array
@@ -39,19 +38,20 @@ def rematch(run: Run, execution: Execution) -> None:
     rows = np.flatnonzero(clean < SURE)  # NaN, not judged, is never below
     if judged["unjudged"] is None and len(rows):
         model, held_out = _rematcher(run, emb, clean, judged["score"])
-        rng = np.random.default_rng(config.seed)
         sure = _pool(emb, model, held_out, clean)
-        scorer = _scorer(emb, model, sure, np.flatnonzero(~np.isnan(clean)), rng)
+        sample = reference_rows(np.flatnonzero(~np.isnan(clean)), np.random.default_rng(config.seed))
+        reference = Reference.embed(model, emb.image, emb.text, emb.image_id, emb.caption_id, sample)
+        scorer = Scorer(reference, fit_temperature(sure.image, sure.text))
         suspects = _pool(emb, model, np.setdiff1d(rows, held_out), clean)
         decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
         calibration = calibrate_rematching(
             suspects, sure, scorer, decoys, flag_below=config.flag_below, seed=config.seed
         )
-        noisy = clean < config.flag_below
+        noisy = clean < config.flag_below  # False for NaN
         if calibration is None:
             reason[noisy] = reasons.index(UNCALIBRATED)
         else:
-            proposals = propose(_pool(emb, model, rows, clean), scorer, orphans=calibration.orphans)
+            proposals = propose(_pool(emb, model, rows, clean), scorer)
             has = proposals.partner >= 0
             to = rows[proposals.partner]
             free = noisy[to]  # a caption whose own pair is not flagged is not given away
@@ -76,15 +76,12 @@ def rematch(run: Run, execution: Execution) -> None:
 
 
 def _rematcher(run: Run, emb: Embeddings, clean: np.ndarray, score: str) -> tuple[Alignment, np.ndarray]:
-    """The model to rematch by, and pairs that it never trained on, to calibrate it with."""
+    """The model to rematch by, and pairs to calibrate it with: such as it never trained on."""
     learned = run.path / "model" / "rematcher.safetensors"
-    if score == "clip" or not learned.exists():
-        model: Alignment = ZeroShot()
-    else:
-        model = Alignment.load(learned)
-        if run.frozen_from is None:
-            return model, np.asarray(load_array(run.path / "model" / "held_out.npy"))
-    return model, draw_sure(np.flatnonzero(clean >= 0.5), clean, np.random.default_rng(run.config.seed))
+    model = Alignment.load(learned) if score != "clip" and learned.exists() else ZeroShot()
+    if isinstance(model, ZeroShot) or run.frozen_from:
+        return model, draw_sure(clean, 1.0, np.random.default_rng(run.config.seed))
+    return model, np.asarray(load_array(run.path / "model" / "held_out.npy"))
 
 
 def _pool(emb: Embeddings, model: Alignment, rows: np.ndarray, clean: np.ndarray) -> Pool:
@@ -95,12 +92,3 @@ def _pool(emb: Embeddings, model: Alignment, rows: np.ndarray, clean: np.ndarray
         emb.caption_id[rows],
         clean[rows],
     )
-
-
-def _scorer(
-    emb: Embeddings, model: Alignment, sure: Pool, rows: np.ndarray, rng: np.random.Generator
-) -> Scorer:
-    sample = np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
-    image, text = model.embed_image(emb.image[sample]), model.embed_text(emb.text[sample])
-    reference = Reference(image, text, emb.image_id[sample], emb.caption_id[sample])
-    return Scorer(reference, fit_temperature(sure.image, sure.text))
