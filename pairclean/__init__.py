@@ -1,5 +1,7 @@
 """Find the mismatched pairs in image-text data, and the caption that does belong to each picture.
 
+From Python:
+
     import pairclean
 
     run = pairclean.clean("shards/", "run/", model="hog-tfidf")

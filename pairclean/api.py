@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from .config import STAGES, Config
-from .run import Execution, Run
+from .config import Config
+from .options import STAGES
+from .pairs import UserError
+from .run import Execution, Run, limited
 
 
 def clean(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> Run:
@@ -20,13 +24,122 @@ def clean(source: str | Path, run: str | Path, *, execution: Execution | None = 
     return made
 
 
-def apply(trained: str | Path, source: str | Path, run: str | Path, *, execution: Execution | None = None) -> Run:
-    """Judge other data with the saved model and calibration of the run `trained`; nothing is learned anew."""
+def embed(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> list[str]:
+    """Only the first stage, or what is new of it; then what had been done after it.  options: those of that stage.
+
+    Returns the stages that were done.
+    """
+    made = Run.create(run, source, Config.make(**options), compare=("embed",))
+    return made.redo("embed", execution or Execution())
+
+
+def apply(
+    trained: str | Path,
+    source: str | Path,
+    run: str | Path,
+    *,
+    execution: Execution | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | None = None,
+    limit: int | None = None,
+) -> Run:
+    """Judge other data with the saved model and calibration of the run `trained`; nothing is learned anew.
+
+    The columns are called as in `trained`, unless they are named here.
+    """
     origin = Run.open(trained)
-    made = Run.create(run, source, origin.config.model_copy(update={"limit": None}), frozen_from=origin)
+    columns = {"image_column": image_column, "caption_column": caption_column, "id_column": id_column}
+    options = {
+        **origin.config.model_dump(),
+        **{name: column for name, column in columns.items() if column is not None},
+        "image_root": image_root,
+        "limit": limit,
+    }
+    if "encoder" in origin.manifest:  # in the same precision, also where "auto" would be another one
+        options["dtype"] = origin.manifest["encoder"]["description"].get("dtype", options["dtype"])
+    made = Run.create(run, source, Config.make(**options), frozen_from=origin)
     made.advance(list(STAGES), execution or Execution())
     return made
 
 
 def open_run(path: str | Path) -> Run:
     return Run.open(path)
+
+
+def preview(
+    source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any
+) -> dict[str, Any]:
+    """What `clean` would read and make, as JSON; nothing is written and no model is loaded.
+
+    Raises UserError as `clean` would for the source, the device, the options and the run directory.
+    """
+    from .embed import resolve_devices
+    from .sources import open_source
+
+    config = Config.make(**options)
+    Run.create(run, source, config)
+    roles = {name: getattr(config, name) for name in ("image_column", "caption_column", "id_column", "image_root")}
+    opened = open_source(source, **roles)
+    bytes_of_source = sum(os.path.getsize(shard.path) for shard in opened.shards)
+    rows_of_source = sum(shard.rows for shard in opened.shards)
+    shards = limited(opened.shards, config.limit)
+    rows = pairs = 0
+    first: str | None = None
+    for shard in shards:
+        rows += shard.rows
+        for row in opened.rows(shard, images=False):
+            pairs += len(row.captions)
+            first = first or next((caption for caption in row.captions if caption), None)
+            if not row.many and first:
+                pairs += shard.rows - row.row - 1
+                break
+    dims = _dims(config.model)
+    return {
+        "source": opened.path,
+        "layout": opened.layout,
+        "columns": opened.columns,
+        "roles": vars(opened.roles),
+        "shards": len(shards),
+        "rows": rows,
+        "pairs": pairs,
+        "first_caption": first,
+        "model": config.model,
+        "pretrained": config.pretrained,
+        "devices": resolve_devices((execution or Execution()).device),
+        "embedding_bytes": None if dims is None else 2 * pairs * sum(dims),
+        "cleaned_bytes_at_most": round(bytes_of_source * rows / rows_of_source),
+        "free_bytes": shutil.disk_usage(_nearest(Path(run))).free,
+    }
+
+
+def _nearest(path: Path) -> Path:
+    """The folder that is there already, on whose disk `path` will be."""
+    path = Path(os.path.abspath(path))
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _dims(model: str) -> tuple[int, int] | None:
+    """Lengths of the vectors of image and text; None where only loading the model would tell."""
+    import json
+
+    if model == "hog-tfidf":
+        from .embed.hog_tfidf import HogTfidf
+
+        return HogTfidf.image_dim, HogTfidf.text_dim
+    if model.startswith("hf-hub:"):
+        return None
+    if model.startswith("local-dir:"):
+        path = Path(model.removeprefix("local-dir:")) / "open_clip_config.json"
+        try:
+            dim = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path.parent} is no model folder: it has no readable {path.name}") from None
+        return dim, dim
+    import open_clip
+
+    known = open_clip.get_model_config(model.replace("/", "-"))
+    if known is None:
+        raise UserError(f"open_clip knows no model {model!r}: --model also takes hf-hub:, local-dir: and hog-tfidf")
+    return known["embed_dim"], known["embed_dim"]

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from .options import EXECUTION, HELP, STAGES, flag
 from .pairs import UserError
 
-#: The stages in order, each with the options that change its result.
-STAGES: dict[str, tuple[str, ...]] = {
-    "embed": (
-        "image_column",
-        "caption_column",
-        "id_column",
-        "image_root",
-        "limit",
-        "model",
-        "pretrained",
-        "dtype",
-    ),
-    "align": ("method", "seed"),
-    "judge": ("score",),
-    "rematch": ("flag_below", "min_precision"),
-    "export": (),
-    "report": (),
-}
+__all__ = ["STAGES", "Config", "read_recipe"]
+
+_FOLDER = "local-dir:"
+#: Without a folder's name these still say that a checkpoint file is meant, not a tag.
+_CHECKPOINTS = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz"}
 
 
 class Config(BaseModel):
@@ -35,21 +24,42 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    image_column: str | None = Field(None, description="Column with the image, its bytes or its path.")
-    caption_column: str | None = Field(None, description="Column with the caption, or a list of captions.")
-    id_column: str | None = Field(None, description="Column that names the pair; 'none' numbers the rows instead.")
-    image_root: str | None = Field(None, description="Folder that image paths are relative to.")
-    limit: int | None = Field(None, ge=1, description="Read at most this many rows of the source.")
-    model: str = Field("ViT-B-32", description="open_clip model, hf-hub:ORG/NAME, local-dir:PATH, or hog-tfidf.")
-    pretrained: str | None = Field(None, description="Pretrained tag of the model, or a checkpoint file.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the encoder.")
-    method: Literal["l2rm", "canonical", "zero-shot"] = Field("l2rm", description="How the alignment is learned.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
-    score: Literal["auto", "aligned", "clip"] = Field(
-        "auto", description="Judge by the learned alignment, by the encoder's own similarity, or by what separates best."
-    )
-    flag_below: float = Field(0.5, ge=0, le=1, description="Flag pairs whose clean probability is below this.")
-    min_precision: float = Field(0.9, ge=0, le=1, description="Rematch as many pairs as this precision allows.")
+    image_column: str | None = Field(None, description=HELP["image_column"])
+    caption_column: str | None = Field(None, description=HELP["caption_column"])
+    id_column: str | None = Field(None, description=HELP["id_column"])
+    image_root: str | None = Field(None, description=HELP["image_root"])
+    limit: int | None = Field(None, ge=1, description=HELP["limit"])
+    model: str = Field("ViT-B-32", description=HELP["model"])
+    pretrained: str | None = Field(None, description=HELP["pretrained"])
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description=HELP["dtype"])
+    method: Literal["l2rm", "canonical", "zero-shot"] = Field("l2rm", description=HELP["method"])
+    seed: int = Field(0, ge=0, description=HELP["seed"])
+    score: Literal["auto", "aligned", "clip"] = Field("auto", description=HELP["score"])
+    flag_below: float = Field(0.5, ge=0, le=1, description=HELP["flag_below"])
+    min_precision: float = Field(0.9, ge=0, le=1, description=HELP["min_precision"])
+
+    @field_validator("image_root", "model", "pretrained")
+    @classmethod
+    def _absolute_path(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A run can be gone on with from another directory."""
+        if value is None or "://" in value:
+            return value
+        if info.field_name == "model":
+            folder = value.removeprefix(_FOLDER)
+            return value if folder == value else _FOLDER + _absolute(folder)
+        is_checkpoint = os.sep in value or Path(value).suffix in _CHECKPOINTS
+        return value if info.field_name == "pretrained" and not is_checkpoint else _absolute(value)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Config:
+        """What could never be judged is refused before anything is read."""
+        if self.model == "hog-tfidf" and self.method == "zero-shot":
+            raise ValueError("hog-tfidf tells nothing without learning: choose --method l2rm or canonical")
+        if self.model == "hog-tfidf" and self.score == "clip":
+            raise ValueError("hog-tfidf has no similarity of its own to judge by: choose --score auto or aligned")
+        if self.method == "zero-shot" and self.score == "aligned":
+            raise ValueError("--method zero-shot learns nothing to judge by: choose --score auto or clip")
+        return self
 
     @classmethod
     def make(cls, **options: Any) -> Config:
@@ -58,15 +68,29 @@ class Config(BaseModel):
             return cls(**{k: v for k, v in options.items() if v is not None})
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:
+                raise UserError(message) from None
+            name = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                raise UserError(f"there is no option {name}; there are {', '.join(cls.model_fields)}") from None
+            raise UserError(f"{flag(name)} {first['input']}: {message[:1].lower()}{message[1:]}") from None
 
     def of(self, stage: str) -> dict[str, Any]:
         """The options that change this stage's result."""
         return {name: getattr(self, name) for name in STAGES[stage]}
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Options from a TOML file, or from a run's manifest.json."""
+    """Options from a TOML file, or from a run's manifest.json.
+
+    They are those of `Config` and, in TOML, `device` and `workers`, spelled with underscores or hyphens.
+    Raises UserError if the file cannot be read or has other options.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -78,10 +102,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        options = json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no recipe: {error}") from None
-    unknown = set(options) - set(Config.model_fields)
+        found = json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
+        options = {str(name).replace("-", "_"): value for name, value in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split()) if isinstance(error, ValueError) else "it has no config"
+        raise UserError(f"{path} is no recipe ({why}): give a TOML file of options or a run's manifest.json") from None
+    known = [*Config.model_fields, *EXECUTION]
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        raise UserError(f"{path} has unknown options {sorted(unknown)}; known are {', '.join(Config.model_fields)}")
+        raise UserError(f"{path} has the unknown option {unknown[0]}; known are {', '.join(known)}")
     return options

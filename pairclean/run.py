@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .config import STAGES, Config
+from .config import Config
 from .files import fingerprint, write_json
+from .options import STAGES, flag
 from .pairs import Shard, UserError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from .sources import Source
 
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 LAYOUT = 1  # of the run directory; a change makes older ones unreadable
 
 
@@ -42,6 +45,10 @@ class Execution:
     workers: int | None = None
     progress: Progress = field(default_factory=Progress)
 
+    def __post_init__(self) -> None:
+        if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
+            raise UserError(f"--workers {self.workers}: it should be a number from 1 on")
+
 
 class Run:
     """A run directory.  Made by `Run.create`, found again by `Run.open`."""
@@ -52,36 +59,48 @@ class Run:
     # --- finding ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: str | Path, source: str | Path, config: Config, *, frozen_from: Run | None = None) -> Run:
-        """A new run, or the one that is there if it was asked for the same.
+    def create(
+        cls,
+        path: str | Path,
+        source: str | Path,
+        config: Config,
+        *,
+        compare: Sequence[str] = tuple(STAGES),
+        frozen_from: Run | None = None,
+    ) -> Run:
+        """A new run, or the one that is there if it was asked for the same. Nothing is written before the first stage
+        has opened the source and the encoder.
 
+        compare: the stages whose options have to be the same.  frozen_from: the run whose model judges this one.
         Raises UserError if `path` holds something else, or a run of other options: results are never mixed.
         """
-        path, origin = Path(path), os.path.abspath(source)
+        path, origin = Path(path), os.path.abspath(Path(source).expanduser())
         if path.is_file():
             raise UserError(f"{path} is a file: name a directory for the run")
-        if (path / "manifest.json").exists():
-            run = cls.open(path)
-            run._must_match(origin, config)
-            return run
-        if path.exists() and any(p.name != "run.lock" for p in path.iterdir()):
-            raise UserError(f"{path} is not empty and holds no run: name a new directory")
-        if _inside(path, origin):
+        frozen = None if frozen_from is None else frozen_from._as_judge()
+        try:
+            if (path / "manifest.json").exists():
+                run = cls.open(path)
+                run._must_match(origin, config, compare, frozen)
+                return run
+            foreign = path.exists() and any(p.name != "run.lock" for p in path.iterdir())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        if os.path.realpath(path) == os.path.realpath(origin):
             raise UserError(f"{path} is the source itself: name another directory for the run")
+        if foreign:
+            raise UserError(f"{path} is not empty and holds no run: name a new directory")
         manifest = {
             "pairclean": __version__,
             "layout": LAYOUT,
             "source": origin,
             "config": config.model_dump(),
-            "frozen_from": None if frozen_from is None else os.path.abspath(frozen_from.path),
+            "frozen_from": frozen,
             "stages": {},
         }
-        run = cls(path, manifest)
-        try:
-            run.save()
-        except OSError as error:
-            raise UserError(f"cannot write to {path}: {error.strerror}") from None
-        return run
+        if frozen_from is not None:  # whose vectors its model was learned on, so these have to be the same encoder's
+            manifest["encoder"] = frozen_from.manifest["encoder"]
+        return cls(path, manifest)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -96,32 +115,35 @@ class Run:
             raise UserError(f"{path} was made by pairclean {manifest.get('pairclean')}, which this one cannot continue")
         return cls(path, manifest)
 
-    def _must_match(self, origin: str, config: Config) -> None:
+    def _as_judge(self) -> dict[str, str]:
+        """What another run notes down when this one's model and calibration are to judge it."""
+        if not self.is_done("judge"):
+            raise UserError(f"{self.path} has judged nothing yet: run `pairclean clean` on it to its end first")
+        return {"path": os.path.abspath(self.path), "judge": self.manifest["stages"]["judge"]["fingerprint"]}
+
+    def _must_match(self, origin: str, config: Config, stages: Sequence[str], frozen: dict[str, str] | None) -> None:
         if origin != self.manifest["source"]:
             raise UserError(
                 f"{self.path} is a run over {self.manifest['source']}, not over {origin}: name another directory"
             )
-        for stage in STAGES:
+        for stage in stages:
             for name, value in config.of(stage).items():
-                if value != getattr(self.config, name):
-                    later = stage in ("judge", "rematch")
-                    command = f"`pairclean {stage} {self.path} --{name.replace('_', '-')} {value}`"
-                    instead = f"; to change only that, {command}" if later else ""
+                there = getattr(self.config, name)
+                if value != there:
+                    change = f"`pairclean {stage} {self.path} {flag(name)} {value}`"
+                    instead = f", or change only that with {change}" if stage != "embed" else ""
                     raise UserError(
-                        f"{self.path} is a run with {name} = {getattr(self.config, name)}, not {value}: "
+                        f"{self.path} is a run with {_spoken(name, there)}, not with {_spoken(name, value)}: "
                         f"name another directory{instead}"
                     )
+        if frozen != self.manifest["frozen_from"]:
+            raise UserError(f"{self.path} is a run that was judged by another model: name another directory")
 
     # --- what it is ----------------------------------------------------------------------------------------------
 
     @property
     def config(self) -> Config:
         return Config.make(**self.manifest["config"])
-
-    def change(self, **options: Any) -> None:
-        """Other options for stages that will be run again."""
-        given = {k: v for k, v in options.items() if v is not None}
-        self.manifest["config"] = Config.make(**{**self.manifest["config"], **given}).model_dump()
 
     def open_source(self) -> Source:
         """The source with `limit` applied to its shards."""
@@ -147,7 +169,12 @@ class Run:
     def frozen_from(self) -> Run | None:
         """The run whose model and calibration judge this one, if it does not learn its own."""
         origin = self.manifest["frozen_from"]
-        return None if origin is None else Run.open(origin)
+        if origin is None:
+            return None
+        run = Run.open(origin["path"])
+        if run._as_judge() != origin:
+            raise UserError(f"{run.path} has been judged anew since it was applied to {self.path}: apply it again")
+        return run
 
     @property
     def shards(self) -> list[str]:
@@ -186,55 +213,115 @@ class Run:
 
     def is_done(self, stage: str) -> bool:
         record = self.manifest["stages"].get(stage)
-        return record is not None and record["fingerprint"] == self._expected(stage)
+        return record is not None and record["fingerprint"] is not None and record["fingerprint"] == self._due(stage)
 
-    def _expected(self, stage: str) -> str | None:
+    def _due(self, stage: str) -> str | None:
         """The fingerprint of a stage's result: its options, and everything before it. None if that is not done."""
-        order = list(STAGES)
-        before = order[: order.index(stage)]
-        if before:
-            record = self.manifest["stages"].get(before[-1])
-            if record is None or record["fingerprint"] != self._expected(before[-1]):
-                return None
-            return fingerprint(stage, record["fingerprint"], self.config.of(stage))
-        return fingerprint(stage, self.manifest.get("parts"), self.config.of(stage))
+        before = list(STAGES)[: list(STAGES).index(stage)]
+        if not before:
+            return fingerprint(stage, self.manifest.get("parts"), self.config.of(stage))
+        if not self.is_done(before[-1]):
+            return None
+        return fingerprint(stage, self.manifest["stages"][before[-1]]["fingerprint"], self.config.of(stage))
 
-    def advance(self, stages: Sequence[str], execution: Execution, *, again: bool = False) -> None:
-        """Do these stages in order, leaving out those that are done, unless `again`.
+    def advance(self, stages: Sequence[str], execution: Execution) -> list[str]:
+        """Do these stages in order, leaving out those that are done.  Returns the ones that were not.
 
         Raises UserError if a stage before them is missing, or another process works on this run.
         """
+        with self.locked():
+            self._check_before(stages[0])
+            return [stage for stage in stages if self._do(stage, execution)]
+
+    def redo(self, stage: str, execution: Execution, **options: Any) -> list[str]:
+        """Do one stage with these options (None: as before) and bring up to date what had been done after it.
+
+        Returns the stages that were done: none where nothing has changed.
+        Raises UserError, with everything left as it was, if an option is wrong or a stage before is missing.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        with self.locked():
+            self._check_before(stage)
+            config = Config.make(**{**self.manifest["config"], **given})
+            if self.manifest["frozen_from"] and stage in ("align", "judge") and config != self.config:
+                raise UserError(f"{self.path} is judged by the model of another run: apply that one anew instead")
+            order = list(STAGES)
+            last = max([order.index(stage), *(order.index(name) for name in self.manifest["stages"])])
+            if config != self.config:
+                self.manifest["config"] = config.model_dump()
+                self._set_stale(stage)
+            return [name for name in order[order.index(stage) : last + 1] if self._do(name, execution)]
+
+    def _check_before(self, stage: str) -> None:
+        for needed in list(STAGES)[: list(STAGES).index(stage)]:
+            if not self.is_done(needed):
+                source = f"{self.manifest['source']} " if needed == "embed" else ""
+                command = f"pairclean {needed} {source}{self.path}"
+                raise UserError(f"{self.path} has not been through `{needed}`, which comes first: run `{command}`")
+
+    def _do(self, stage: str, execution: Execution) -> bool:
+        """Do a stage if it is due; whether it was."""
         from . import stages as do
 
-        with self.locked():
-            first = list(STAGES).index(stages[0])
-            for needed in list(STAGES)[:first]:
-                if not self.is_done(needed):
-                    raise UserError(f"{self.path} has not been through `{needed}`: run `pairclean {needed}` first")
-            for stage in stages:
-                if stage != "embed" and self.is_done(stage) and not again:
-                    continue
-                begun = time.perf_counter()
-                was_done = self.is_done(stage)
-                getattr(do, stage)(self, execution)
-                if stage == "embed" and was_done and self.is_done(stage):
-                    continue  # it looked, and nothing was new
-                seconds = time.perf_counter() - begun
-                self.manifest["stages"][stage] = {"fingerprint": self._expected(stage), "seconds": round(seconds, 3)}
-                self.save()
-                execution.progress.finish(stage, seconds)
+        if stage != "embed" and self.is_done(stage):
+            return False
+        before = self.manifest["stages"].get(stage)
+        if before is not None:
+            self._set_stale(stage)
+        begun = time.perf_counter()
+        try:
+            getattr(do, stage)(self, execution)
+        except OSError as error:
+            if error.errno not in _OUT_OF_SPACE:
+                raise
+            raise UserError(f"cannot write to {self.path}: {error.strerror}; make room, then go on") from error
+        seconds = time.perf_counter() - begun
+        done = {"fingerprint": self._due(stage), "seconds": round(seconds, 3)}
+        new = before is None or before["fingerprint"] != done["fingerprint"]
+        # `embed` always looks; where nothing is new, what it took when it was is what is worth knowing.
+        self.manifest["stages"][stage] = done if new else before
+        self.save()
+        if new:
+            execution.progress.finish(stage, seconds)
+        return new
+
+    def _set_stale(self, stage: str) -> None:
+        """From here on the stage's files are no longer what its record says, however this process ends."""
+        if stage in self.manifest["stages"]:
+            self.manifest["stages"][stage] = {**self.manifest["stages"][stage], "fingerprint": None}
+            self.save()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time; the lock goes with the process that held it, however that ended."""
         import fcntl
 
-        with (self.path / "run.lock").open("a") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "run.lock").open("a")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}; name another directory") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another process is working on {self.path}: wait for it, or stop it") from None
-            yield
+            try:
+                self._reread()
+                yield
+            finally:
+                if not (self.path / "manifest.json").exists():  # the run never came to be
+                    (self.path / "run.lock").unlink(missing_ok=True)
+                    with suppress(OSError):
+                        self.path.rmdir()
+
+    def _reread(self) -> None:
+        """The process that held the lock before may have gone on with this run, or made it."""
+        if (self.path / "manifest.json").exists():
+            now = Run.open(self.path).manifest
+            if any(now[key] != self.manifest[key] for key in ("source", "config", "frozen_from")):
+                raise UserError(f"another process has changed {self.path} meanwhile: run the command again")
+            self.manifest = now
 
 
 def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
@@ -250,5 +337,5 @@ def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
     return kept
 
 
-def _inside(path: Path, origin: str) -> bool:
-    return os.path.realpath(path) == os.path.realpath(origin)
+def _spoken(option: str, value: Any) -> str:
+    return f"no {flag(option)}" if value is None else f"{flag(option)} {value}"

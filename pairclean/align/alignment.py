@@ -13,13 +13,13 @@ from .arrays import Rows, chunks, unit
 from .canonical import LinearMap
 
 HIDDEN = 256
-DROPOUT = 0.1
 
 
 class Head(nn.Module):
     """z = (x - mean) @ matrix, then unit(z * scale + residual(z)): a linear start and what is learned on top of it.
 
-    The residual's last layer starts at zero, so that a fresh head is its start exactly. Without a matrix z is x times
+    The residual's last layer starts at zero, so that a fresh head is its start exactly; its first is drawn from `seed`
+    and not from torch's global state, so that folds can be fitted side by side. Without a matrix z is x times
     the square root of its dimension: the encoder's own space.
     """
 
@@ -27,20 +27,23 @@ class Head(nn.Module):
     matrix: Tensor | None
     scale: Tensor
 
-    def __init__(self, d: int, start: LinearMap | None = None, scale: np.ndarray | None = None, *, residual: bool):
+    def __init__(
+        self, d: int, start: LinearMap | None = None, scale: np.ndarray | None = None, *, seed: int | None = None
+    ):
+        """seed: of the residual; None makes a head without one."""
         super().__init__()
         self.register_buffer("mean", None if start is None else torch.tensor(start.mean))
         self.register_buffer("matrix", None if start is None else torch.tensor(start.matrix))
         k = d if start is None else start.matrix.shape[1]
         self.register_buffer("scale", torch.full((k,), k**-0.5) if scale is None else torch.tensor(scale))
         self.residual: nn.Sequential | None = None
-        if residual:
-            last = nn.Linear(HIDDEN, k)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.residual = nn.Sequential(
-                nn.Dropout(DROPOUT), nn.Linear(k, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), last
-            )
+        if seed is not None:
+            first, last = nn.utils.skip_init(nn.Linear, k, HIDDEN), nn.utils.skip_init(nn.Linear, HIDDEN, k)
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.uniform_(first.weight, -(k**-0.5), k**-0.5, generator=generator)
+            for zero in (first.bias, last.weight, last.bias):
+                nn.init.zeros_(zero)
+            self.residual = nn.Sequential(first, nn.GELU(), last)
 
     def start(self, x: Tensor) -> Tensor:
         """(n, d) -> (n, k) coordinates of about unit variance; constant while learning."""
@@ -106,7 +109,7 @@ class Alignment:
         """Safetensors: the tensors of both heads, none for the encoder's own space."""
         from safetensors.torch import save_file
 
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, head in (("image", self.image), ("text", self.text)):
             if head is not None:
                 tensors |= {f"{name}.{k}": v.cpu().contiguous() for k, v in head.state_dict().items()}
@@ -127,6 +130,6 @@ def _head(tensors: dict[str, Tensor], name: str) -> Head | None:
     if not state:
         return None
     start = LinearMap(state["mean"].numpy(), state["matrix"].numpy()) if "matrix" in state else None
-    head = Head(len(state["scale"]), start, residual=any(k.startswith("residual") for k in state))
+    head = Head(len(state["scale"]), start, seed=0 if any(k.startswith("residual") for k in state) else None)
     head.load_state_dict(state)
     return head

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from .arrays import Rows, chunks
 
@@ -55,45 +56,52 @@ def canonical_maps(
     x_mean, y_mean, xx, yy, xy = _moments(image, text, rows, weight)
     k = min(dimensions, *xy.shape, max(1, len(rows) - 1))
     x_root, y_root = _ridge_root(xx, ridge, rng), _ridge_root(yy, ridge, rng)
-    whitened = np.linalg.solve(y_root, np.linalg.solve(x_root, xy).T).T
+    whitened = solve_triangular(y_root, solve_triangular(x_root, xy, lower=True).T, lower=True).T
     u, correlation, v = _leading_singular(whitened, k, rng)
     return (
-        LinearMap(x_mean.astype(np.float32), np.linalg.solve(x_root.T, u).astype(np.float32)),
-        LinearMap(y_mean.astype(np.float32), np.linalg.solve(y_root.T, v).astype(np.float32)),
-        np.minimum(correlation, 1.0).astype(np.float32),
+        LinearMap(x_mean, solve_triangular(x_root, u, lower=True, trans="T")),
+        LinearMap(y_mean, solve_triangular(y_root, v, lower=True, trans="T")),
+        np.minimum(correlation, np.float32(1)),
     )
 
 
 def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Weighted means, covariances and cross-covariance, accumulated in float64 over float32 products."""
+    """Weighted means, covariances and cross-covariance, float32, accumulated in float64 over float32 products."""
     d, e = image.shape[1], text.shape[1]
-    total = np.zeros((d + e, d + e))
-    first, mass = np.zeros(d + e), 0.0
+    x_mean, y_mean, mass = np.zeros(d), np.zeros(e), 0.0
+    xx, yy, xy = np.zeros((d, d)), np.zeros((e, e)), np.zeros((d, e))
     for part in chunks(len(rows), 8192):
-        z = np.hstack([image[rows[part]], text[rows[part]]]).astype(np.float32)
+        x, y = np.asarray(image[rows[part]], np.float32), np.asarray(text[rows[part]], np.float32)
         w = weight[part].astype(np.float32)
-        total += (z * w[:, None]).T @ z
-        first += w @ z
+        x_mean += w @ x
+        y_mean += w @ y
         mass += float(w.sum())
-    mean = first / mass
-    covariance = total / mass - np.outer(mean, mean)
-    return mean[:d], mean[d:], covariance[:d, :d], covariance[d:, d:], covariance[:d, d:]
+        xw = x * w[:, None]
+        xx += xw.T @ x
+        xy += xw.T @ y
+        yy += (y * w[:, None]).T @ y
+    x_mean, y_mean = x_mean / mass, y_mean / mass
+    xx, yy, xy = (
+        s / mass - np.outer(a, b) for s, a, b in ((xx, x_mean, x_mean), (yy, y_mean, y_mean), (xy, x_mean, y_mean))
+    )
+    moments = (x_mean, y_mean, xx, yy, xy)
+    return tuple(m.astype(np.float32) for m in moments)
 
 
 def _ridge_root(covariance: np.ndarray, ridge: float, rng: np.random.Generator) -> np.ndarray:
     """The Cholesky factor of covariance + ridge * (largest eigenvalue) * identity."""
-    direction = rng.standard_normal(len(covariance))
+    direction = rng.standard_normal(len(covariance)).astype(np.float32)
     for _ in range(30):  # power iteration: two digits are plenty for a ridge
         direction = covariance @ (direction / np.linalg.norm(direction))
-    largest = max(float(np.linalg.norm(direction)), 1e-12)
-    return np.linalg.cholesky(covariance + ridge * largest * np.eye(len(covariance)))
+    largest = np.float32(max(float(np.linalg.norm(direction)), 1e-12))
+    return np.linalg.cholesky(covariance + np.float32(ridge) * largest * np.eye(len(covariance), dtype=np.float32))
 
 
 def _leading_singular(
     matrix: np.ndarray, k: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leading k singular triplets by subspace iteration with oversampling (Halko et al. 2011)."""
-    basis = rng.standard_normal((matrix.shape[1], min(k + 16, *matrix.shape)))
+    basis = rng.standard_normal((matrix.shape[1], min(k + 16, *matrix.shape))).astype(np.float32)
     for _ in range(8):
         basis, _ = np.linalg.qr(matrix @ basis)
         basis, _ = np.linalg.qr(matrix.T @ basis)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..pairs import UserError
 from .alignment import Alignment, Head
 from .arrays import Rows, chunks
 from .canonical import canonical_maps
@@ -30,7 +31,12 @@ REMATCH_WEIGHT = 0.5
 
 
 class L2RM(Alignment):
-    """comparable: whether the encoder's two spaces are one already; learning then starts at the identity."""
+    """Linear start, residual heads, and the paper's loop on top of it.
+
+    comparable: whether the encoder's two spaces are one already; learning then starts at the identity."""
+
+    image: Head
+    text: Head
 
     def __init__(self, *, comparable: bool, device: str = "cpu", seed: int = 0):
         super().__init__(device=device)
@@ -51,27 +57,33 @@ class L2RM(Alignment):
         clean_probability: (N,) in [0, 1], what a judge found before; it then stands for the warm-up and for the
         method's own split, which see each pair's loss under a model that trained on it.
         """
-        torch.manual_seed(self.seed)
         weight = np.ones(len(rows)) if clean_probability is None else clean_probability[rows]
-        pairs = self._begin(image, text, image_id, caption_id, rows, weight)
-        if clean_probability is None:
-            for epoch in range(WARM_UP_EPOCHS):
-                self._warm_up(pairs, epoch)
-        for epoch in range(EPOCHS):
+        warm_up = WARM_UP_EPOCHS if clean_probability is None else 0
+        pairs = self._begin(image, text, image_id, caption_id, rows, weight, warm_up + EPOCHS)
+        for epoch in range(warm_up):
+            self._warm_up(pairs, epoch)
+        for epoch in range(warm_up, warm_up + EPOCHS):
             clean = self._split(pairs) if clean_probability is None else torch.from_numpy(weight).float()
             self._rematch(pairs, clean.to(self.device), epoch)
         return self
 
     def _begin(
-        self, image: Rows, text: Rows, image_id: np.ndarray, caption_id: np.ndarray, rows: np.ndarray, weight: np.ndarray
+        self,
+        image: Rows,
+        text: Rows,
+        image_id: np.ndarray,
+        caption_id: np.ndarray,
+        rows: np.ndarray,
+        weight: np.ndarray,
+        epochs: int,
     ) -> _Pairs:
         if self.comparable:
-            self.image = Head(image.shape[1], residual=True)
-            self.text = Head(text.shape[1], residual=True)
+            self.image = Head(image.shape[1], seed=self.seed)
+            self.text = Head(text.shape[1], seed=self.seed + 1)
         else:
             to_image, to_text, correlation = canonical_maps(image, text, rows, weight)
-            self.image = Head(image.shape[1], to_image, correlation, residual=True)
-            self.text = Head(text.shape[1], to_text, correlation, residual=True)
+            self.image = Head(image.shape[1], to_image, correlation, seed=self.seed)
+            self.text = Head(text.shape[1], to_text, correlation, seed=self.seed + 1)
         self.image.to(self.device), self.text.to(self.device)
         self.log_scale = nn.Parameter(torch.tensor(-np.log(TEMPERATURE), dtype=torch.float32, device=self.device))
         learned = [p for h in (self.image, self.text) for p in h.parameters()]
@@ -80,7 +92,7 @@ class L2RM(Alignment):
             [{"params": learned, "weight_decay": WEIGHT_DECAY}, {"params": [self.log_scale], "weight_decay": 0.0}]
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, LEARNING_RATE, total_steps=(WARM_UP_EPOCHS + EPOCHS) * steps, pct_start=0.1
+            self.optimiser, LEARNING_RATE, total_steps=epochs * steps, pct_start=0.1
         )
         return _Pairs(image, text, image_id, caption_id, rows, self)
 
@@ -102,6 +114,7 @@ class L2RM(Alignment):
     def _rematch(self, pairs: _Pairs, clean: Tensor, epoch: int) -> None:
         """Steps 5 and 6: contrast on clean pairs, transported soft targets on noisy ones."""
         noisy = torch.nonzero(clean < 0.5).squeeze(1).cpu()
+        noisy = noisy[torch.randperm(len(noisy), generator=torch.Generator().manual_seed(self.seed + epoch))]
         noisy_batches = list(chunks(len(noisy), NOISY_BATCH))
         self.image.train(), self.text.train()
         for step, batch in enumerate(pairs.batches(epoch)):
@@ -118,11 +131,13 @@ class L2RM(Alignment):
         forbidden = pairs.same(suspects)
         with torch.no_grad():
             cost = standardise(1 - similarity, forbidden)
-            plan = partial_plan(cost, min(0.5, 0.5 * present), reg=REGULARISATION, forbidden=forbidden, tol=1e-3)
+            try:
+                plan = partial_plan(cost, min(0.5, 0.5 * present), reg=REGULARISATION, forbidden=forbidden, tol=1e-2)
+            except UserError:  # most of the batch are copies of each other: nothing to rematch
+                return similarity.new_zeros(())
             by_row, by_column, rows, columns = targets_from_plan(plan, mass_threshold=0.1)
-        return symmetric_kl(
-            similarity, by_row, by_column, 1 / self.log_scale.exp().item(), row_mask=rows, column_mask=columns
-        )
+        temperature = 1 / self.log_scale.exp().item()
+        return symmetric_kl(similarity, by_row, by_column, temperature, row_mask=rows, column_mask=columns)
 
     def _step(self, loss: Tensor) -> None:
         self.optimiser.zero_grad()
@@ -138,8 +153,9 @@ class _Pairs:
     def __init__(
         self, image: Rows, text: Rows, image_id: np.ndarray, caption_id: np.ndarray, rows: np.ndarray, owner: L2RM
     ):
-        self.data, self.rows, self.owner = (image, text), rows, owner
+        self.rows, self.owner = rows, owner
         self.image_id, self.caption_id = torch.from_numpy(image_id[rows]), torch.from_numpy(caption_id[rows])
+        self.image, self.text = _Coordinates(owner.image, image, rows), _Coordinates(owner.text, text, rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,12 +166,28 @@ class _Pairs:
 
     def similarity(self, batch: Tensor) -> Tensor:
         """(B, B) cosines of the batch's images (rows) and captions."""
-        rows = self.rows[batch.numpy()]
-        image, text = (
-            head(torch.from_numpy(np.asarray(x[rows], np.float32)).to(self.owner.device))
-            for x, head in zip(self.data, (self.owner.image, self.owner.text), strict=True)
-        )
-        return image @ text.T
+        return self.owner.image.finish(self.image[batch]) @ self.owner.text.finish(self.text[batch]).T
 
     def same(self, batch: Tensor) -> Tensor:
         return same_identity(self.image_id[batch], self.caption_id[batch]).to(self.owner.device)
+
+
+class _Coordinates:
+    """Where each pair starts in the common space, (n, k). It does not change while learning: a linear start, which is
+    small, is computed once and held; the encoder's own space is read from disk a batch at a time.
+    """
+
+    def __init__(self, head: Head, x: Rows, rows: np.ndarray):
+        self.head, self.x, self.rows = head, x, rows
+        self.held: Tensor | None = None
+        if head.matrix is not None:
+            self.held = torch.cat([self._start(rows[part]) for part in chunks(len(rows), 16384)])
+
+    def __getitem__(self, batch: Tensor) -> Tensor:
+        if self.held is not None:
+            return self.held[batch.to(self.held.device)]
+        return self._start(self.rows[batch.numpy()])
+
+    def _start(self, rows: np.ndarray) -> Tensor:
+        with torch.no_grad():
+            return self.head.start(torch.from_numpy(np.asarray(self.x[rows], np.float32)).to(self.head.scale.device))

@@ -28,6 +28,6 @@ class Canonical(Alignment):
         """
         weight = np.ones(len(rows)) if clean_probability is None else clean_probability[rows]
         to_image, to_text, correlation = canonical_maps(image, text, rows, weight)
-        self.image = Head(image.shape[1], to_image, correlation, residual=False).to(self.device)
-        self.text = Head(text.shape[1], to_text, correlation, residual=False).to(self.device)
+        self.image = Head(image.shape[1], to_image, correlation).to(self.device)
+        self.text = Head(text.shape[1], to_text, correlation).to(self.device)
         return self

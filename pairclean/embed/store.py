@@ -8,17 +8,16 @@ ROOT/metadata/metadata_SHARD.parquet  PAIR_SCHEMA, aligned by position; written 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files import written_whole
 from ..pairs import PAIR_SCHEMA
 
 _KEY = b"pairclean"
@@ -60,23 +59,11 @@ def write_part(
         raise ValueError(f"{len(table)} pairs, {len(image)} image and {len(text)} text vectors are not aligned")
     # A part of another fingerprint stops being one before its vectors change.
     metadata_path(root, shard_name).unlink(missing_ok=True)
-    _write(image_path(root, shard_name), lambda file: np.save(file, image.astype(np.float16)))
-    _write(text_path(root, shard_name), lambda file: np.save(file, text.astype(np.float16)))
-    _write(metadata_path(root, shard_name), lambda file: pq.write_table(table, file))
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """To a temporary name, through to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for path, vectors in ((image_path(root, shard_name), image), (text_path(root, shard_name), text)):
+        with written_whole(path) as file:
+            np.save(file, vectors.astype(np.float16))
+    with written_whole(metadata_path(root, shard_name)) as file:
+        pq.write_table(table, file)
 
 
 def _map(path: Path) -> np.ndarray:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files import written_whole
 from ..pairs import Shard, UserError, Verdict
 from ..sources import Source
 from ..sources.parquet import read_schema, record_batches
@@ -42,7 +42,7 @@ def export_shard(source: Source, shard: Shard, verdicts: pa.Table, out: Path) ->
     stay lists without the dropped ones, rows that have none left go, and the `pairclean_` columns are lists beside
     them. A shard that nothing is left of becomes a file without rows.
 
-    verdicts: `VERDICT_SCHEMA`, this shard's pairs in input order.  out: a folder that exists.
+    verdicts: `VERDICT_SCHEMA`, this shard's pairs in input order.  out: a folder, made if need be.
     Returns the number of pairs written.
     Raises UserError where the shard cannot be read, is no longer the one that was judged, or `out` cannot be written.
     """
@@ -51,7 +51,7 @@ def export_shard(source: Source, shard: Shard, verdicts: pa.Table, out: Path) ->
     schema = _output_schema(read_schema(shard.path), source.roles.caption)
     written = 0
     with (
-        _replacing(out / f"{shard.name}.parquet") as file,
+        _written_whole(out / f"{shard.name}.parquet") as file,
         # Images do not compress into a dictionary; small write batches keep pages, and what reads them, small.
         pq.ParquetWriter(
             file, schema, compression="zstd", use_dictionary=_texts_of(schema), write_batch_size=64
@@ -219,18 +219,10 @@ def _metadata(schema: pa.Schema, caption: str, many: bool) -> dict[bytes, bytes]
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the path's place when it is complete and on disk, and leaves nothing otherwise."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def _written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """`files.written_whole`, with a sentence for a full disk and the like."""
     try:
-        with open(temporary, "wb") as file:
+        with written_whole(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -42,7 +42,10 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         [Verdict.UNREADABLE.value, Verdict.UNJUDGED.value, Verdict.REMATCHED.value, Verdict.NOISY.value],
         Verdict.CLEAN.value,
     )
-    reason = np.select([unreadable, ~judged, noisy & ~rematched], [unread, found.unjudged, found.why_not], None)
+    reason = np.full(len(pairs), found.unjudged, object)
+    reason[judged] = None
+    reason[noisy & ~rematched] = found.why_not[noisy & ~rematched]
+    reason[unreadable] = unread[unreadable]
     columns = {
         **{name: pairs[name] for name in ("pair_id", "shard", "row", "caption_index")},
         "verdict": verdict,
@@ -53,7 +56,7 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         "rematch_pair_id": _where(rematched, found.partner_id),
         "rematch_caption": _where(rematched, found.partner_caption),
         "rematch_probability": _floats(found.rematch_probability, rematched),
-        "reason": pa.array(reason.tolist(), pa.string()),
+        "reason": pa.array(reason, pa.string()),
     }
     return pa.table(columns, schema=VERDICT_SCHEMA)
 
@@ -63,4 +66,4 @@ def _floats(values: np.ndarray, there: np.ndarray) -> pa.Array:
 
 
 def _where(there: np.ndarray, values: np.ndarray) -> pa.Array:
-    return pa.array(np.where(there, values, None).tolist(), pa.string())
+    return pa.array(values, pa.string(), mask=~there)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.arrays import Rows
-from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, paired_similarity, reference_rows
+from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, pair_similarity, reference_rows
 
 DECOYS = 20  # a pair
 
@@ -110,14 +110,13 @@ def _score(folds: Sequence[_Fold], scorers: list[Scorer], n: int, seed: int) -> 
     for f, scorer in zip(folds, scorers, strict=True):
         if not len(f.place):
             continue
+        every = np.arange(len(f.place))
         levels = scorer.levels(f.image, f.text)
-        similarity[f.place] = own = paired_similarity(f.image, f.text)
+        similarity[f.place] = own = pair_similarity(f.image, f.text, every, every)
         score[f.place] = scorer.combine(own, *levels, f.image_id, f.caption_id)
         left, right = draw_decoys(f.image_id, f.caption_id, DECOYS, rng)
-        crossed = paired_similarity(f.image[left], f.text[right])
-        decoys.append(
-            scorer.combine(crossed, levels[0][left], levels[1][right], f.image_id[left], f.caption_id[right])
-        )
+        crossed = pair_similarity(f.image, f.text, left, right)
+        decoys.append(scorer.combine(crossed, levels[0][left], levels[1][right], f.image_id[left], f.caption_id[right]))
     return Scores(score, similarity, np.concatenate(decoys), scorers)
 
 

@@ -6,9 +6,9 @@ pairs then have the density
 
     g(p) = r + (1 - r) h(p),        h(p) = sum_k w_k a_k (1 - p)^(a_k - 1)
 
-with r the mismatch rate and h, the matched pairs' density, a mixture of decreasing densities whose weights are fitted by
-maximum likelihood (the beta-uniform mixture of Pounds and Morris 2003, with the one beta replaced by a mixture). It
-needs no bandwidth, and the posterior r / g(p) is strictly monotone in the score by construction.
+with r the mismatch rate and h, the matched pairs' density, a mixture of decreasing densities whose weights are fitted
+by maximum likelihood (the beta-uniform mixture of Pounds and Morris 2003, with the one beta replaced by a mixture).
+It needs no bandwidth, and the posterior r / g(p) is strictly monotone in the score by construction.
 
 Where mismatches resemble matches they score higher than decoys, and the rate is a lower bound.
 """

@@ -31,5 +31,7 @@ def cannot_judge(scores: Scores) -> str | None:
     if not np.isfinite(scores.score).all() or np.ptp(scores.decoys) <= 0:
         return "every pair scores the same: the encoder tells nothing apart"
     if margin < SEPARATION:
-        return "the pairs score no higher than random re-pairings: the encoder does not tell matches from mismatches here"
+        return (
+            "the pairs score no higher than random re-pairings: the encoder does not tell matches from mismatches here"
+        )
     return None

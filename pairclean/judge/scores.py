@@ -36,9 +36,7 @@ class Reference:
         model: Alignment, image: Rows, text: Rows, image_id: np.ndarray, caption_id: np.ndarray, rows: np.ndarray
     ) -> Reference:
         """The pairs `rows` of (N, d) and (N, e) embeddings, in a model's space."""
-        return Reference(
-            model.embed_image(image[rows]), model.embed_text(text[rows]), image_id[rows], caption_id[rows]
-        )
+        return Reference(model.embed_image(image[rows]), model.embed_text(text[rows]), image_id[rows], caption_id[rows])
 
 
 def reference_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -104,9 +102,12 @@ class Scorer:
         return logit - (row + column) / 2
 
 
-def paired_similarity(image: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Row-wise inner products of (n, k) and (n, k) -> (n,) float32."""
-    return np.einsum("ij,ij->i", image, text)
+def pair_similarity(image: np.ndarray, text: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Inner products of image[left] with text[right], (m,) float32, without holding m vectors at once."""
+    out = np.empty(len(left), np.float32)
+    for part in chunks(len(left), 65536):
+        out[part] = np.einsum("ij,ij->i", image[left[part]], text[right[part]])
+    return out
 
 
 def draw_decoys(

@@ -1,6 +1,17 @@
 """Rematching: which caption of the data set belongs to each noisy image, and how sure that is."""
 
-from .rematch import HELD_OUT, SURE, Calibration, Pool, Proposals, calibrate_rematching, draw_sure, emit, fit_temperature, propose
+from .rematch import (
+    HELD_OUT,
+    SURE,
+    Calibration,
+    Pool,
+    Proposals,
+    calibrate_rematching,
+    draw_sure,
+    emit,
+    fit_temperature,
+    propose,
+)
 
 __all__ = [
     "HELD_OUT",

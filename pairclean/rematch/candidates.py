@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..judge.scores import Scorer
@@ -36,7 +38,7 @@ def _search(base: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
     import faiss
 
     base, query = np.ascontiguousarray(base, np.float32), np.ascontiguousarray(query, np.float32)
-    index = faiss.IndexFlatIP(base.shape[1])
+    index: Any = faiss.IndexFlatIP(base.shape[1])
     if len(base) > EXACT:
         lists = int(4 * len(base) ** 0.5)
         index = faiss.IndexIVFFlat(index, base.shape[1], lists, faiss.METRIC_INNER_PRODUCT)

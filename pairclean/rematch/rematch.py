@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..judge.scores import Scorer, paired_similarity
+from ..judge.scores import Scorer, pair_similarity
 from .candidates import candidate_edges
 from .plan import Graph, round_plan, transport
 
@@ -55,7 +55,7 @@ def propose(pool: Pool, scorer: Scorer) -> Proposals:
     moved = ~_carried(pool, image, caption)  # copies of what an image carries already are no rematch
     image, caption = image[moved], caption[moved]
     score = scorer.combine(
-        paired_similarity(pool.image[image], pool.text[caption]),
+        pair_similarity(pool.image, pool.text, image, caption),
         image_level[image],
         text_level[caption],
         pool.image_id[image],
@@ -84,7 +84,7 @@ def propose(pool: Pool, scorer: Scorer) -> Proposals:
 
 def _carried(pool: Pool, image: np.ndarray, caption: np.ndarray) -> np.ndarray:
     """(e,) bool: whether the edge's image, or a copy of it, carries the edge's caption text already."""
-    images, image_of = np.unique(pool.image_id, return_inverse=True)
+    _, image_of = np.unique(pool.image_id, return_inverse=True)
     texts, text_of = np.unique(pool.caption_id, return_inverse=True)
     carried = np.unique(image_of * len(texts) + text_of)
     return np.isin(image_of[image] * len(texts) + text_of[caption], carried)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..files import written_whole
 from ..pairs import Verdict
 from . import figures
 from .gallery import SECTIONS, Gallery
@@ -33,12 +33,8 @@ def render_html(report: dict[str, Any], gallery: Gallery, out: Path) -> None:
     a content security policy admits no script and no style but the page's own.
     """
     page = _environment(report).get_template("report.html.jinja").render(**_context(report, gallery))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(out) as file:
+        file.write(page.encode("utf-8"))
 
 
 def _environment(report: dict[str, Any]) -> Environment:

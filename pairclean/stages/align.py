@@ -7,18 +7,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..align import Alignment, Canonical, L2RM, Method, ZeroShot
+from ..align import L2RM, Alignment, Canonical, Method, ZeroShot
 from ..judge import FEWEST, FOLDS, assign_folds, cannot_judge, cross_scores, judge_scores
 from ..pairs import UserError
 from ..rematch import HELD_OUT, draw_sure
 from ..run import Execution, Run
-from .common import emptied, learning_device, open_embeddings, save_array
+from .common import emptied, learning_device, open_embeddings, save_array, side_by_side
+
 
 def align(run: Run, execution: Execution) -> None:
     """Two rounds: the first learns without trusting any pair (or nothing, where the encoder is aligned already); what
     its out-of-fold scores say about each pair is what the second learns from, and the rematcher.
     """
-    start, learn = _rounds(run, learning_device(execution))
+    device = learning_device(execution)
+    start, learn = _rounds(run, device)
     home = emptied(run.path / "model")
     if run.frozen_from:
         shutil.copytree(run.frozen_from.path / "model", home, dirs_exist_ok=True)
@@ -27,37 +29,35 @@ def align(run: Run, execution: Execution) -> None:
     rows = np.flatnonzero(emb.readable)
     if len(rows) < FEWEST:
         return
-    progress.start("align", FOLDS * ((start is not None) + (learn is not None)) + 1)
+    progress.start("align", FOLDS * (start is not None) + (FOLDS + 1) * (learn is not None))
     fold = assign_folds(emb.image_id[rows], emb.caption_id[rows], FOLDS)
     pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
 
-    def fit(make: Callable[[], Method], name: str, clean: np.ndarray | None) -> list[Alignment]:
-        models: list[Alignment] = []
-        for k in range(FOLDS):
-            models.append(make().fit(*pairs, rows=rows[fold != k], clean_probability=clean))
-            models[-1].save(model_path(run, name, k))
+    def fit(
+        make: Callable[[], Method], names: list[str], learn_from: list[np.ndarray], clean: np.ndarray | None
+    ) -> list[Alignment]:
+        def one(i: int) -> Alignment:
+            model = make().fit(*pairs, rows=learn_from[i], clean_probability=clean)
+            model.save(home / f"{names[i]}.safetensors")
             progress.advance()
-        return models
+            return model
 
+        return side_by_side(one, len(names), device)
+
+    others = [rows[fold != k] for k in range(FOLDS)]
     if start is None:
         models: list[Alignment] = [ZeroShot()]
-        models[0].save(model_path(run, "first", 0))
+        models[0].save(home / "first_0.safetensors")
     else:
-        models = fit(start, "first", None)
+        models = fit(start, [f"first_{k}" for k in range(FOLDS)], others, None)
     first = cross_scores(models, *pairs, rows, fold, seed=seed)
     if learn and not cannot_judge(first):
         clean = np.zeros(len(emb))
         clean[rows] = judge_scores(first, first, seed=seed).clean_probability(first.score)
-        fit(learn, "aligned", clean)
         held_out = draw_sure(clean, HELD_OUT, np.random.default_rng(seed))
-        rematcher = learn().fit(*pairs, rows=np.setdiff1d(rows, held_out), clean_probability=clean)
-        rematcher.save(home / "rematcher.safetensors")
         save_array(home / "held_out.npy", held_out)
-    progress.advance()
-
-
-def model_path(run: Run, name: str, fold: int) -> Path:
-    return run.path / "model" / f"{name}_{fold}.safetensors"
+        rest = np.setdiff1d(rows, held_out)
+        fit(learn, [f"aligned_{k}" for k in range(FOLDS)] + ["rematcher"], [*others, rest], clean)
 
 
 def _rounds(run: Run, device: str) -> tuple[Callable[[], Method] | None, Callable[[], Method] | None]:

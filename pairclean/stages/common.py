@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ..embed import Embeddings, resolve_devices
+from ..embed.embed import available_cores
 from ..files import written_whole
 from ..run import Execution, Run
+
+T = TypeVar("T")
 
 
 def open_embeddings(run: Run) -> Embeddings:
@@ -18,6 +24,28 @@ def open_embeddings(run: Run) -> Embeddings:
 
 def learning_device(execution: Execution) -> str:
     return resolve_devices(execution.device)[0]
+
+
+def side_by_side(work: Callable[[int], T], count: int, device: str) -> list[T]:
+    """work(0) to work(count - 1): on a CPU one a core, each on a single thread.
+
+    Small models gain little from more threads, and threads that wait for each other lose far more than that where
+    something else wants the cores: a fit took eight times as long beside one other busy process.
+    """
+    if device != "cpu":
+        return [work(k) for k in range(count)]
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    def single() -> None:
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(min(count, available_cores()), initializer=single)
+    try:
+        with threadpool_limits(1):
+            return list(pool.map(work, range(count)))
+    finally:  # not `with`: an interrupt shall not wait for models nobody wants any more
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def emptied(folder: Path) -> Path:

@@ -34,7 +34,6 @@ from ..judge import (
 )
 from ..pairs import UserError
 from ..run import Execution, Run
-from .align import model_path
 from .common import emptied, open_embeddings, save_array
 
 RETRIEVAL_PAIRS = 1000  # a fold, at the most
@@ -78,7 +77,7 @@ def _judge(run: Run, out: _Output) -> None:
         out.unjudged(why)
         return
     name, models, chosen = ("clip" if _is_encoder(first_models) else "first"), first_models, first
-    second = model_path(run, "aligned", 0).exists()
+    second = (run.path / "model" / "aligned_0.safetensors").exists()
     if run.config.score == "clip" and name != "clip":
         name, models = "clip", [ZeroShot()]
         chosen = scored(models)
@@ -142,7 +141,7 @@ class _Output:
         if run.comparable:
             for part in chunks(len(rows), 65536):
                 x, y = (unit(np.asarray(e[rows[part]], np.float32)) for e in (emb.image, emb.text))
-                self.similarity[rows[part]] = np.einsum("ij,ij->i", x, y)
+                self.similarity[rows[part]] = (x * y).sum(1)
 
     def unjudged(self, why: str) -> None:
         self._write({"score": None, "unjudged": why, "notes": [f"Nothing was judged: {why}."], "retrieval": None})
@@ -178,7 +177,8 @@ class _Output:
 def _histogram(scores: Scores, rate: float) -> dict[str, Any]:
     """Scores of the pairs and of decoys, the decoys scaled to the mismatched pairs they stand for."""
     both = np.concatenate([scores.score, scores.decoys])
-    edges = np.linspace(*np.quantile(both, [0.0005, 0.9995]), HISTOGRAM_BINS + 1)
+    low, high = np.quantile(both, [0.0005, 0.9995])
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
 
     def count(x: np.ndarray) -> np.ndarray:
         return np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pairclean import files
 from pairclean.embed import store
 from pairclean.embed.store import Embeddings, ShardedArray, part_is_done, write_part
 from pairclean.pairs import PAIR_SCHEMA
@@ -83,7 +84,7 @@ def test_a_kill_while_overwriting_leaves_no_part(
     filled: tuple[Path, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch, files_before_the_kill: int
 ) -> None:
     root, image, text = filled
-    replace, left = store.os.replace, [files_before_the_kill]
+    replace, left = files.os.replace, [files_before_the_kill]
 
     def replace_until_killed(source: Path, target: Path) -> None:
         left[0] -= 1
@@ -91,7 +92,7 @@ def test_a_kill_while_overwriting_leaves_no_part(
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(store.os, "replace", replace_until_killed)
+    monkeypatch.setattr(files.os, "replace", replace_until_killed)
     with pytest.raises(KeyboardInterrupt):
         write_part(root, "a", "f2", pairs("a", 5), -image[:5], -text[:5])
     assert not part_is_done(root, "a", "f1")

@@ -1,0 +1,91 @@
+"""What this machine has for pairclean to work with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .text import size
+
+_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pyarrow", "pandas", "numpy", "scikit-learn", "pillow", "rich")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Everything that `doctor` shows, as JSON; what is missing is said, never raised."""
+    return {"versions": _versions(), "devices": _devices(), "machine": _machine(), "default model": _default_model()}
+
+
+def _versions() -> dict[str, str]:
+    import pairclean
+
+    faiss = "faiss-gpu" if _version("faiss-gpu") else "faiss-cpu"
+    packages = {name: _version(name) or "not installed" for name in (*_PACKAGES, faiss)}
+    return {"pairclean": pairclean.__version__, "python": platform.python_version(), **packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> dict[str, str]:
+    from pairclean.embed import resolve_devices, resolve_dtype
+
+    try:
+        import torch
+    except Exception as error:  # a broken driver or wheel is what this command is there to show
+        return {"torch": f"cannot be imported: {error}"}
+    devices = {}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        about = torch.cuda.get_device_properties(index)
+        devices[f"cuda:{index}"] = f"{about.name}, {size(about.total_memory)}"
+    if not devices:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        devices["cuda"] = f"none found (torch is {built})"
+    devices["mps"] = "yes" if torch.backends.mps.is_available() else "no"
+    chosen = resolve_devices("auto")[0]
+    precision = str(resolve_dtype("auto", chosen)).removeprefix("torch.")
+    return {**devices, "faiss GPUs": _faiss_gpus(), "auto takes": f"{chosen} in {precision}"}
+
+
+def _faiss_gpus() -> str:
+    try:
+        import faiss
+
+        return str(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else "0 (built for the CPU)"
+    except Exception as error:  # as above
+        return f"faiss cannot be imported: {error}"
+
+
+def _machine() -> dict[str, str]:
+    from pairclean.embed.device import cpu_flags
+    from pairclean.embed.embed import available_cores
+
+    fast = sorted(flag for flag in cpu_flags() if flag.startswith("amx") or flag in ("avx2", "avx512f", "avx512_bf16"))
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(available_cores()),
+        "CPU flags": ", ".join(fast) or "none of AMX, AVX-512 BF16",
+        "free disk here": size(shutil.disk_usage(os.getcwd()).free),
+    }
+
+
+def _default_model() -> dict[str, str]:
+    from pairclean.embed import DEFAULT_MODEL, DEFAULT_PRETRAINED
+
+    name = f"{DEFAULT_MODEL} {DEFAULT_PRETRAINED}"
+    try:
+        import open_clip
+        from huggingface_hub import try_to_load_from_cache
+
+        repository = open_clip.get_pretrained_cfg(DEFAULT_MODEL, DEFAULT_PRETRAINED)["hf_hub"].rstrip("/")
+        files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+        here = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+    except Exception as error:  # as above
+        return {name: f"cannot be looked for: {error}"}
+    return {name: "in the local cache" if here else "not in the local cache: it is downloaded when first used"}

@@ -1,0 +1,202 @@
+"""The command line: what it prints, where, and with which status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pairclean_cli import options
+from pairclean_cli.main import app
+from pairclean_cli.text import duration, percent, safe, size
+from typer.testing import CliRunner, Result
+
+from pairclean import __version__
+from pairclean.config import Config
+from pairclean.evaluate.scenes import draw_scenes, write_shards
+from pairclean.options import EXECUTION, HELP, STAGES
+
+HOG = ("--model", "hog-tfidf", "--method", "canonical")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    write_shards(draw_scenes(300, 0), folder, shard_size=150)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert invoke("clean", shards, run, *HOG, "--quiet").output == ""
+    return run
+
+
+def invoke(*arguments: object, columns: int = 80) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns)})
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout == f"pairclean {__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from pairclean_cli.main import app\n"
+        "try: app(['clean', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pyarrow', 'pandas', 'numpy', 'pydantic', 'open_clip', 'faiss'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--min-precision" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
+    assert set(HELP) == {*Config.model_fields, *EXECUTION}
+    assert {name for names in STAGES.values() for name in names} == set(Config.model_fields)
+    for stage, names in {"clean": tuple(Config.model_fields), **STAGES}.items():
+        offered = set(re.findall(r"--[a-z-]+", invoke(stage, "--help", columns=200).stdout))
+        expected = {"--" + name.replace("_", "-") for name in names} | {"--device", "--json", "--quiet"}
+        assert offered - {"--help", "--workers", "--config", "--dry-run"} == expected, stage
+
+
+@pytest.mark.parametrize(("option", "choices"), [("dtype", "Dtype"), ("method", "Method"), ("score", "Score")])
+def test_choices_are_those_of_the_configuration(option: str, choices: str) -> None:
+    assert [choice.value for choice in getattr(options, choices)] == list(
+        get_args(Config.model_fields[option].annotation)
+    )
+
+
+def test_clean_prints_a_summary_of_the_report(finished: Path, shards: Path) -> None:
+    result = invoke("clean", shards, finished, *HOG)
+    report = json.loads((finished / "report.json").read_text())
+    assert "300 pairs" in result.stdout
+    for verdict, count in report["verdicts"].items():
+        if count:
+            assert re.search(rf"{verdict} +{count} +{100 * count / 300:.1f}%", result.stdout), verdict
+    assert str(finished / "cleaned") in result.stdout.replace("\n", "")
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    assert "img2dataset, 2 shards" in result.stderr
+    assert "hog-tfidf on cpu" in result.stderr
+
+
+def test_json_is_the_report_and_nothing_else(finished: Path, shards: Path) -> None:
+    result = invoke("clean", shards, finished, *HOG, "--json")
+    assert json.loads(result.stdout) == json.loads((finished / "report.json").read_text())
+    assert json.loads(invoke("report", finished, "--json").stdout) == json.loads(result.stdout)
+
+
+def test_quiet_is_quiet(finished: Path, shards: Path) -> None:
+    assert invoke("clean", shards, finished, *HOG, "--quiet").output == ""
+    assert json.loads(invoke("judge", finished, "--json", "--quiet").output) == {"run": str(finished), "done": []}
+
+
+def test_a_stage_that_is_up_to_date_says_so(finished: Path) -> None:
+    for stage in ("align", "judge", "rematch", "export"):
+        result = invoke(stage, finished, columns=300)
+        assert result.stdout == f"{stage} is up to date: {finished}\n"
+
+
+def test_stages_one_by_one_are_clean(finished: Path, shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert f"embed is done: {run}" in invoke("embed", shards, run, "--model", "hog-tfidf", columns=300).stdout
+    assert json.loads(invoke("align", run, "--method", "canonical", "--json").stdout)["done"] == ["align"]
+    for stage in ("judge", "rematch", "export", "report"):
+        invoke(stage, run)
+    for name in ("00000.parquet", "00001.parquet"):
+        assert (run / "verdicts" / name).read_bytes() == (finished / "verdicts" / name).read_bytes()
+    changed = invoke("rematch", run, "--flag-below", 0.9, columns=300)
+    assert changed.stdout == f"rematch is done, and after it export, report: {run}\n"
+    assert json.loads((run / "report.json").read_text())["flag_below"] == 0.9
+
+
+def test_a_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:
+    arguments = ("clean", shards, tmp_path / "run", "--model", "hog-tfidf", "--limit", 200, "--dry-run")
+    found: dict[str, Any] = json.loads(invoke(*arguments, "--json").stdout)
+    assert list(tmp_path.iterdir()) == []
+    expected = {"layout": "img2dataset", "shards": 2, "rows": 200, "pairs": 200, "devices": ["cpu"]}
+    assert {name: found[name] for name in expected} == expected
+    assert found["roles"] == {"image": "jpg", "caption": "caption", "id": "key", "image_root": None}
+    assert found["embedding_bytes"] == 200 * 2 * (1152 + 2048)
+    shown = invoke(*arguments).stdout
+    assert "2 shards, 200 rows, 200 pairs" in shown
+    assert found["first_caption"][:30] in shown
+
+
+def test_flags_go_before_the_recipe(finished: Path, shards: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('model = "hog-tfidf"\nlimit = 50\nworkers = 1\n')
+    dry = ("clean", shards, tmp_path / "run", "--dry-run", "--json", "--config")
+    assert json.loads(invoke(*dry, recipe).stdout)["rows"] == 50
+    assert json.loads(invoke(*dry, recipe, "--limit", 20).stdout)["rows"] == 20
+    assert json.loads(invoke(*dry, finished / "manifest.json").stdout)["model"] == "hog-tfidf"
+
+
+def test_apply_names_the_columns_of_its_own_source(finished: Path, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = invoke("apply", finished, shards, out, "--id-column", "none", "--limit", 100, "--json")
+    assert json.loads(result.stdout)["pairs"] == 100
+    assert json.loads((out / "manifest.json").read_text())["roles"]["id"] is None
+
+
+def test_doctor() -> None:
+    found = json.loads(invoke("doctor", "--json").stdout)
+    assert found["versions"]["pairclean"] == __version__
+    assert {"torch", "pyarrow", "open_clip_torch"} <= set(found["versions"])
+    assert {"faiss GPUs", "auto takes", "mps"} <= set(found["devices"])
+    assert int(found["machine"]["cores"]) >= 1
+    assert "free disk here" in invoke("doctor").stdout
+
+
+def test_an_interrupt_says_how_to_go_on(shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from pairclean_cli.main import main; main()"]
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [*command, "clean", str(shards), str(run), "--model", "hog-tfidf"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not (run / "manifest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted: run the same command again to go on"
+    assert "Traceback" not in said
+    assert json.loads((run / "manifest.json").read_text())["config"]["model"] == "hog-tfidf"
+
+
+def test_a_reader_that_has_had_enough_is_no_error(finished: Path) -> None:
+    command = f'{sys.executable} -c "from pairclean_cli.main import main; main()" report {finished} --json'
+    done = subprocess.run(["sh", "-c", f"{command} | head -c 1"], capture_output=True, text=True, check=True)
+    assert done.stdout == "{"
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_terminal_would_obey_is_spelled_out() -> None:
+    assert safe("a\x1b[2J\n\u202eb[red]") == "a\\x1b[2J\\n\\u202eb[red]"
+    assert safe("日本語 é") == "日本語 é"
+
+
+def test_numbers_as_people_say_them() -> None:
+    assert [size(n) for n in (0, 999, 1500, 26_000_000, 75.6e9, None)] == [
+        *("0 B", "999 B", "1.5 kB", "26 MB", "76 GB", "unknown")
+    ]
+    assert [duration(s) for s in (0.34, 59.9, 59.97, 3599, 7260)] == [
+        *("0.3 s", "59.9 s", "1 min 00 s", "59 min 59 s", "2 h 01 min")
+    ]
+    assert [percent(0.3456), percent(None), percent(0.95, 0)] == ["34.6%", "–", "95%"]

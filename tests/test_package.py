@@ -1,0 +1,217 @@
+"""What holds for the package as a whole: its shape, its weight, and that what the README shows is true."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pairclean
+from pairclean.config import Config, read_recipe
+from pairclean.evaluate.plant import plant_shards
+from pairclean.evaluate.scenes import draw_scenes, write_shards
+from pairclean.options import EXECUTION
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "pairclean"
+CORRIDOR = ("sources", "embed", "align", "judge", "rematch", "export", "report")
+FOR_ALL = {"pairs", "files"}
+
+
+def imports(file: Path, package: Path = PACKAGE) -> set[str]:
+    """What a file of the package imports of the package, as names below `pairclean` ("judge.scores")."""
+    inside = ["pairclean", *file.relative_to(package).parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = inside[: len(inside) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("pairclean.") for name in found if name.startswith("pairclean.")}
+
+
+def rooms_imported_by(room: str, package: Path = PACKAGE) -> set[str]:
+    names = {name for file in (package / room).rglob("*.py") for name in imports(file, package)}
+    return {name.split(".")[0] for name in names} - {room}
+
+
+@pytest.mark.parametrize("room", CORRIDOR)
+def test_a_room_imports_only_rooms_to_its_left(room: str) -> None:
+    assert rooms_imported_by(room) <= FOR_ALL | set(CORRIDOR[: CORRIDOR.index(room)])
+
+
+@pytest.mark.parametrize("room", ["align", "judge", "rematch"])
+def test_what_learns_and_judges_knows_arrays_and_no_files(room: str) -> None:
+    assert not rooms_imported_by(room) & {"sources", "embed"}
+
+
+def test_evaluation_is_beside_the_corridor() -> None:
+    assert rooms_imported_by("evaluate") <= FOR_ALL
+
+
+def test_the_vocabulary_and_the_files_import_nothing_of_the_package() -> None:
+    assert imports(PACKAGE / "pairs.py") == set()
+    assert imports(PACKAGE / "files.py") == set()
+
+
+def test_the_import_rule_sees_every_way_to_import(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    lines = [
+        "from .. import run",
+        "from ..sources.base import x",
+        "import pairclean.embed.store",
+        "from .scores import y",
+    ]
+    (tmp_path / "judge" / "room.py").write_text("\n".join([*lines, "def f():\n    from pairclean import api"]))
+    assert imports(tmp_path / "judge" / "room.py", tmp_path) == {
+        *("run", "sources.base.x", "embed.store", "judge.scores.y", "api"),
+    }
+    assert rooms_imported_by("judge", tmp_path) == {"run", "sources", "embed", "api"}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import json, sys, pairclean; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert "pairclean" in loaded
+    assert not loaded & {
+        "torch",
+        "pandas",
+        "pyarrow",
+        "faiss",
+        "numpy",
+        "open_clip",
+        "matplotlib",
+        "sklearn",
+        "datasets",
+    }
+
+
+def test_every_public_name_can_be_had() -> None:
+    for name in pairclean.__all__:
+        assert getattr(pairclean, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pairclean.nothing
+
+
+def test_there_is_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert pairclean.__version__ == project["version"] == importlib.metadata.version("pairclean")
+    assert re.search(rf"^## \[{re.escape(pairclean.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_holds_the_defaults() -> None:
+    options = read_recipe(ROOT / "examples" / "recipe.toml")
+    assert Config.make(**options) == Config()
+    assert set(options) == {name for name, value in Config().model_dump().items() if value is not None}
+
+
+def test_the_recipe_shows_every_option() -> None:
+    text = (ROOT / "examples" / "recipe.toml").read_text(encoding="utf-8")
+    everything = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
+    assert set(everything) == {*Config.model_fields, *EXECUTION}
+    Config.make(**{name: everything[name] for name in Config.model_fields})  # raises where an example is no valid value
+
+
+# --- what the README and the examples show ----------------------------------------------------------------------------
+
+
+def docstring_example() -> str:
+    lines = (pairclean.__doc__ or "").splitlines()
+    return textwrap.dedent("\n".join(line for line in lines if not line or line.startswith("    "))).strip()
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """300 drawn pairs, three in ten of them with another's caption, in two shards."""
+    write_shards(draw_scenes(300, seed=0), tmp_path / "drawn", shard_size=150)
+    plant_shards(tmp_path / "drawn", tmp_path / "shards", rate=0.3, seed=0)
+    return tmp_path / "shards"
+
+
+def test_the_readme_shows_the_example_of_the_package() -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert docstring_example() in [block.strip() for block in blocks]
+    assert len([line for line in docstring_example().splitlines() if line]) <= 5
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shards.parent)
+    found: dict[str, Any] = {}
+    exec(docstring_example(), found)
+    frame = found["frame"]
+    assert frame["pair_id"].tolist() == [f"{shard:05d}{row:04d}" for shard in range(2) for row in range(150)]
+    assert frame["verdict"].value_counts().to_dict() == {k: v for k, v in found["run"].report["verdicts"].items() if v}
+    rate = found["run"].report["mismatch_rate"]
+    assert rate["low"] <= rate["estimate"] <= rate["high"]
+
+
+@pytest.mark.slow
+def test_the_example_script_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    script = (ROOT / "examples" / "clean_from_python.py").read_text(encoding="utf-8")
+    assert "draw_scenes(2000, seed=0)" in script
+    (tmp_path / "script.py").write_text(script.replace("draw_scenes(2000, seed=0)", "draw_scenes(300, seed=0)"))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # called again, it goes on with what is there
+        runpy.run_path("script.py")
+    first, second = re.findall(r"^mismatched: .*$", capsys.readouterr().out, re.MULTILINE)
+    assert first == second
+
+
+# --- the wheel --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_is_not_python_too(tmp_path: Path) -> None:
+    if importlib.util.find_spec("build") is None:
+        pytest.skip("needs the `build` package")
+    if int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
+        pytest.skip("needs setuptools 77 or newer, as pyproject.toml does")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), "."]
+    copy = _copy_of_the_sources(tmp_path / "copy")  # setuptools leaves build/ and *.egg-info beside what it builds
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py")}
+    modules |= {f"pairclean_cli/{file.name}" for file in (ROOT / "cli").glob("*.py")}
+    data = {"py.typed", "report/report.html.jinja", "report/report.css", "report/report.js"}
+    assert modules | {f"pairclean/{name}" for name in data} <= names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pairclean", "pairclean_cli"}
+
+
+def _copy_of_the_sources(to: Path) -> Path:
+    to.mkdir()
+    for folder in ("pairclean", "cli"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, to / file)
+    return to
