@@ -11,7 +11,7 @@ from ..align.alignment import Alignment
 from ..align.arrays import Rows
 from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, pair_similarity, reference_rows
 
-DECOYS = 20  # a pair
+DECOYS, MOST_DECOYS = 20, 2_000_000  # a pair, and in all
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def _embed_folds(
 
 def _score(folds: Sequence[_Fold], scorers: list[Scorer], n: int, seed: int) -> Scores:
     rng = np.random.default_rng(seed)
+    each = int(np.clip(MOST_DECOYS // max(1, n), 1, DECOYS))
     score, similarity = np.empty(n), np.empty(n, np.float32)
     decoys = []
     for f, scorer in zip(folds, scorers, strict=True):
@@ -114,7 +115,7 @@ def _score(folds: Sequence[_Fold], scorers: list[Scorer], n: int, seed: int) -> 
         levels = scorer.levels(f.image, f.text)
         similarity[f.place] = own = pair_similarity(f.image, f.text, every, every)
         score[f.place] = scorer.combine(own, *levels, f.image_id, f.caption_id)
-        left, right = draw_decoys(f.image_id, f.caption_id, DECOYS, rng)
+        left, right = draw_decoys(f.image_id, f.caption_id, each, rng)
         crossed = pair_similarity(f.image, f.text, left, right)
         decoys.append(scorer.combine(crossed, levels[0][left], levels[1][right], f.image_id[left], f.caption_id[right]))
     return Scores(score, similarity, np.concatenate(decoys), scorers)

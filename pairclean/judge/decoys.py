@@ -29,7 +29,7 @@ BOOTSTRAPS = 200
 LEVEL = 0.95
 #: Share of `clean_probability` that is a plain logistic of the score: it keeps the order of pairs whose posteriors
 #: would round to the same float32 near 0 and 1.
-TIE_BREAK = 1e-3
+TIE_BREAK = 5e-3
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ class Rate:
 class Calibration:
     """What was fitted: enough to judge any score, also of pairs that were not there when it was fitted.
 
+    prior: P(mismatched) before the score is seen: the rate, but half a pair away from 0 and 1.
     sharpness: (k,) the a_k; weight: (k,) the w_k, summing to 1.  centre, width: of the observed scores, for TIE_BREAK.
     """
 
     scale: DecoyScale
     rate: Rate
+    prior: float
     sharpness: np.ndarray
     weight: np.ndarray
     centre: float
@@ -89,14 +91,15 @@ class Calibration:
 
     def clean_probability(self, score: np.ndarray) -> np.ndarray:
         """P(matched | score), strictly increasing.  (n,) float64 -> (n,) float64."""
-        matched = (1 - self.rate.estimate) * self.likelihood_ratio(score)
-        posterior = matched / (matched + self.rate.estimate + 1e-12)
+        matched = (1 - self.prior) * self.likelihood_ratio(score)
+        posterior = matched / (matched + self.prior)
         return (1 - TIE_BREAK) * posterior + TIE_BREAK * _sigmoid((score - self.centre) / self.width)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "kind": "decoy",
             "mismatch_rate": asdict(self.rate),
+            "prior": self.prior,
             "centre": self.centre,
             "width": self.width,
             "sharpness": self.sharpness.tolist(),
@@ -110,6 +113,7 @@ class Calibration:
         return Calibration(
             DecoyScale(np.array(knots["score"]), np.array(knots["logit"])),
             Rate(**data["mismatch_rate"]),
+            data["prior"],
             np.array(data["sharpness"]),
             np.array(data["weight"]),
             data["centre"],
@@ -129,24 +133,24 @@ def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = N
     sharpness = np.geomspace(A_MIN, max(len(decoys) / 10, 10 * A_MIN), 24)
     # Mass of each component in each bin; the first column is the uniform, the mismatched.
     log_q = _log_complement(edges)
-    component = np.column_stack([np.exp(log_q * a) for a in (1.0, *sharpness)])
-    mass = np.diff(component[::-1], axis=0)[::-1] * -1
-    mass = np.abs(mass) + 1e-300
-    rng = np.random.default_rng(seed)
-    weight = _mixture(counts[None], mass, np.full((1, mass.shape[1]), 1 / mass.shape[1]))
+    mass = np.column_stack([-np.diff(np.exp(log_q * a)) for a in (1.0, *sharpness)]) + 1e-300
     even = np.full((1, mass.shape[1]), 1 / mass.shape[1])
     if rate is None:
         weight = _mixture(counts[None], mass, even)
+        rng = np.random.default_rng(seed)
         again = rng.multinomial(len(observed), counts / counts.sum(), size=BOOTSTRAPS).astype(float)
         rates = _mixture(again, mass, np.repeat(0.9 * weight + 0.1 * even, BOOTSTRAPS, axis=0))[:, 0]
         low, high = np.quantile(rates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         estimate = float(weight[0, 0])
-        rate = Rate(estimate, min(float(low), estimate), max(float(high), estimate))
+        half = 0.5 / len(observed)  # less than half a pair is none
+        low, high = min(float(low), estimate), max(float(high), estimate)
+        rate = Rate(estimate, low if low > half else 0.0, high if high < 1 - half else 1.0)
     else:
         weight = _mixture(counts[None], mass, even, fixed=rate.estimate)
     matched = weight[0, 1:] / max(float(weight[0, 1:].sum()), 1e-12)
     width = float(observed.std()) or 1.0
-    return Calibration(scale, rate, sharpness, matched, float(np.median(observed)), width)
+    prior = float(np.clip(rate.estimate, 0.5 / len(observed), 1 - 0.5 / len(observed)))
+    return Calibration(scale, rate, prior, sharpness, matched, float(np.median(observed)), width)
 
 
 def _mixture(counts: np.ndarray, mass: np.ndarray, start: np.ndarray, fixed: float | None = None) -> np.ndarray:

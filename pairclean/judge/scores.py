@@ -115,18 +115,18 @@ def draw_decoys(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random re-pairings: (m,) rows of images and (m,) rows of captions, m close to `each` a pair.
 
-    Identity-aware: a decoy never joins an image with a caption that any copy of it carries.
+    Identity-aware: a decoy never joins an image with a caption that it, or a copy of it, carries.
     """
     n = len(image_id)
     left = np.tile(np.arange(n), each)
     right = (left + rng.integers(1, max(2, n), len(left))) % n
-    carried = set(zip(image_id.tolist(), caption_id.tolist(), strict=True))
-    repeated = len(np.unique(image_id)) < n or len(np.unique(caption_id)) < n
-    allowed = (image_id[left] != image_id[right]) & (caption_id[left] != caption_id[right])
-    if repeated:
-        allowed &= np.fromiter(
-            ((i, c) not in carried for i, c in zip(image_id[left].tolist(), caption_id[right].tolist(), strict=True)),
-            bool,
-            len(left),
-        )
+    allowed = ~carries(image_id, caption_id, left, right)
     return left[allowed], right[allowed]
+
+
+def carries(image_id: np.ndarray, caption_id: np.ndarray, image: np.ndarray, caption: np.ndarray) -> np.ndarray:
+    """(m,) bool: whether the image of row image[i], or a copy of it, carries the text of row caption[i] somewhere."""
+    _, image_of = np.unique(image_id, return_inverse=True)
+    texts, text_of = np.unique(caption_id, return_inverse=True)
+    carried = np.unique(image_of * len(texts) + text_of)
+    return np.isin(image_of[image] * len(texts) + text_of[caption], carried)

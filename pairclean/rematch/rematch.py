@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..judge.scores import Scorer, pair_similarity
+from ..judge.scores import Scorer, carries, pair_similarity
 from .candidates import candidate_edges
 from .plan import Graph, round_plan, transport
 
@@ -52,7 +52,9 @@ def propose(pool: Pool, scorer: Scorer) -> Proposals:
     m = len(pool.clean)
     image_level, text_level = scorer.levels(pool.image, pool.text)
     image, caption = candidate_edges(pool.image, pool.text, scorer, image_level, text_level)
-    moved = ~_carried(pool, image, caption)  # copies of what an image carries already are no rematch
+    moved = ~carries(
+        pool.image_id, pool.caption_id, image, caption
+    )  # copies of what an image carries already are no rematch
     image, caption = image[moved], caption[moved]
     score = scorer.combine(
         pair_similarity(pool.image, pool.text, image, caption),
@@ -80,14 +82,6 @@ def propose(pool: Pool, scorer: Scorer) -> Proposals:
     moved_away = (partner >= 0) & (partner != own)
     at = np.searchsorted(edge, own * texts + text[np.where(moved_away, partner, own)])
     return Proposals(np.where(moved_away, partner, -1), np.where(moved_away, by_text[at], 0.0))
-
-
-def _carried(pool: Pool, image: np.ndarray, caption: np.ndarray) -> np.ndarray:
-    """(e,) bool: whether the edge's image, or a copy of it, carries the edge's caption text already."""
-    _, image_of = np.unique(pool.image_id, return_inverse=True)
-    texts, text_of = np.unique(pool.caption_id, return_inverse=True)
-    carried = np.unique(image_of * len(texts) + text_of)
-    return np.isin(image_of[image] * len(texts) + text_of[caption], carried)
 
 
 @dataclass(frozen=True)
