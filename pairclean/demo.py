@@ -23,7 +23,7 @@ class DemoResult:
 
 
 def demo(
-    folder: str | Path, *, pairs: int = 3000, rate: float = 0.4, seed: int = 0, execution: Execution | None = None
+    folder: str | Path, *, pairs: int = 4000, rate: float = 0.4, seed: int = 0, execution: Execution | None = None
 ) -> DemoResult:
     """Draw `pairs` pictures with captions, move the captions of a share `rate` of them, and clean the result.
 

@@ -119,9 +119,11 @@ class Alignment:
     def load(path: Path, device: str = "cpu") -> Alignment:
         from safetensors.torch import load_file
 
-        tensors = load_file(path, device)
+        tensors = load_file(path)
         out = Alignment(device=device)
-        out.image, out.text = _head(tensors, "image"), _head(tensors, "text")
+        for name in ("image", "text"):
+            head = _head(tensors, name)
+            setattr(out, name, None if head is None else head.to(device))
         return out
 
 

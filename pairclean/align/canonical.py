@@ -16,6 +16,8 @@ from .arrays import Rows, chunks
 #: Ridge in units of the largest eigenvalue of each covariance.
 RIDGE = 1e-2
 DIMENSIONS = 128
+#: Least variance that counts; in less there is nothing but rounding (all pictures alike), of vectors of unit length.
+LEAST_VARIANCE = 1e-4
 #: More pairs than this do not sharpen a covariance of a few thousand dimensions; a sample of them is used.
 MAX_PAIRS = 200_000
 
@@ -80,6 +82,7 @@ def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> t
         xx += xw.T @ x
         xy += xw.T @ y
         yy += (y * w[:, None]).T @ y
+    mass = mass or 1.0  # no pairs: nothing varies
     x_mean, y_mean = x_mean / mass, y_mean / mass
     xx, yy, xy = (
         s / mass - np.outer(a, b) for s, a, b in ((xx, x_mean, x_mean), (yy, y_mean, y_mean), (xy, x_mean, y_mean))
@@ -92,8 +95,8 @@ def _ridge_root(covariance: np.ndarray, ridge: float, rng: np.random.Generator) 
     """The Cholesky factor of covariance + ridge * (largest eigenvalue) * identity."""
     direction = rng.standard_normal(len(covariance)).astype(np.float32)
     for _ in range(30):  # power iteration: two digits are plenty for a ridge
-        direction = covariance @ (direction / np.linalg.norm(direction))
-    largest = np.float32(max(float(np.linalg.norm(direction)), 1e-12))
+        direction = covariance @ (direction / max(float(np.linalg.norm(direction)), 1e-30))
+    largest = np.float32(max(float(np.linalg.norm(direction)), LEAST_VARIANCE))
     return np.linalg.cholesky(covariance + np.float32(ridge) * largest * np.eye(len(covariance), dtype=np.float32))
 
 

@@ -92,7 +92,7 @@ class L2RM(Alignment):
             [{"params": learned, "weight_decay": WEIGHT_DECAY}, {"params": [self.log_scale], "weight_decay": 0.0}]
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, LEARNING_RATE, total_steps=epochs * steps, pct_start=0.1
+            self.optimiser, LEARNING_RATE, total_steps=epochs * steps, pct_start=0.15
         )
         return _Pairs(image, text, image_id, caption_id, rows, self)
 

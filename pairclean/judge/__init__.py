@@ -3,7 +3,7 @@
 from .crossfit import Scores, cross_scores, frozen_scores, separates_better
 from .decoys import LEVEL, Calibration, Rate, calibrate
 from .folds import assign_folds, fold_of
-from .judgement import FEWEST, FOLDS, cannot_judge, judge_scores
+from .judgement import FEWEST, FOLDS, all_alike, cannot_judge, judge_scores
 from .scores import Reference, Scorer, reference_rows
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Reference",
     "Scorer",
     "Scores",
+    "all_alike",
     "assign_folds",
     "calibrate",
     "cannot_judge",

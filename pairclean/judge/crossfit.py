@@ -25,6 +25,8 @@ class Scores:
 
     def rank(self) -> np.ndarray:
         """(n,) share of decoys below each pair's score, ties counted half; uniform for mismatched pairs."""
+        if not len(self.decoys):
+            return np.full(len(self.score), 0.5)
         ordered = np.sort(self.decoys)
         below = np.searchsorted(ordered, self.score, "left") + np.searchsorted(ordered, self.score, "right")
         return below / (2 * len(ordered))

@@ -53,7 +53,8 @@ class DecoyScale:
 
     def __call__(self, score: np.ndarray) -> np.ndarray:
         out = np.interp(score, self.score, self.logit)
-        for end, inner, beyond in ((0, 4, score < self.score[0]), (-1, -5, score > self.score[-1])):
+        step = min(4, len(self.score) - 1)
+        for end, inner, beyond in ((0, step, score < self.score[0]), (-1, -1 - step, score > self.score[-1])):
             slope = (self.logit[end] - self.logit[inner]) / (self.score[end] - self.score[inner])
             out = np.where(beyond, self.logit[end] + slope * (score - self.score[end]), out)
         return out

@@ -26,7 +26,7 @@ def embed(run: Run, execution: Execution) -> None:
     encoder = json.loads(json.dumps({"description": first.description, "comparable": first.comparable}))
     if run.manifest.setdefault("encoder", encoder) != encoder:
         raise UserError(
-            f"{config.model} is not the encoder that {run.path} was embedded with "
+            f"{config.model} is not the encoder that was used before "
             "(other weights, precision or library): name another directory"
         )
     parts = {shard.name: fingerprint(shard.fingerprint, shard.rows, roles, encoder) for shard in source.shards}

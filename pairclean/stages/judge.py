@@ -23,6 +23,7 @@ from ..judge import (
     Rate,
     Scorer,
     Scores,
+    all_alike,
     assign_folds,
     calibrate,
     cannot_judge,
@@ -81,8 +82,6 @@ def _judge(run: Run, out: _Output) -> None:
     if run.config.score == "clip" and name != "clip":
         name, models = "clip", [ZeroShot()]
         chosen = scored(models)
-    elif run.config.score == "aligned" and not second:
-        raise UserError("this run learned nothing to judge by: choose --score auto, or align with another --method")
     elif second and run.config.score != "clip":
         learned_models = load_models(run, "aligned")
         learned = scored(learned_models)
@@ -117,6 +116,10 @@ def _judge_frozen(run: Run, out: _Output) -> None:
     scores = frozen_scores(
         models, scorers, emb.image, emb.text, emb.image_id, emb.caption_id, rows, fold, seed=run.config.seed
     )
+    why = all_alike(scores)
+    if why:
+        out.unjudged(why)
+        return
     calibration = Calibration.from_json(known["calibration"])
     out.aligned_similarity[rows] = scores.similarity
     # The rate is this data's own; the scale that turns scores into probabilities is the other run's.
@@ -162,7 +165,7 @@ class _Output:
                 "separation": scores.separation,
                 "mismatch_rate": {**asdict(rate), "level": LEVEL},
                 "calibration": calibration.to_json(),
-                "score_histogram": _histogram(scores, rate.estimate),
+                "score_histogram": _histogram(scores, calibration, rate.estimate),
                 "retrieval": recalls(),
             }
         )
@@ -174,20 +177,22 @@ class _Output:
         write_json(self.home / "judge.json", content)
 
 
-def _histogram(scores: Scores, rate: float) -> dict[str, Any]:
-    """Scores of the pairs and of decoys, the decoys scaled to the mismatched pairs they stand for."""
-    both = np.concatenate([scores.score, scores.decoys])
-    low, high = np.quantile(both, [0.0005, 0.9995])
+def _histogram(scores: Scores, calibration: Calibration, rate: float) -> dict[str, Any]:
+    """Scores of the pairs and of decoys, the decoys scaled to the mismatched pairs they stand for.
+
+    On the decoys' scale, log odds of scoring above a decoy: the raw score crowds all matches together at its upper end.
+    """
+    pairs, decoys = -calibration.scale(scores.score), -calibration.scale(scores.decoys)
+    low, high = np.quantile(np.concatenate([pairs, decoys]), [0.0005, 0.9995])
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
 
     def count(x: np.ndarray) -> np.ndarray:
         return np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0]
 
-    scale = rate * len(scores.score) / len(scores.decoys)
     return {
         "edges": edges.tolist(),
-        "observed": count(scores.score).tolist(),
-        "decoys": (count(scores.decoys) * scale).tolist(),
+        "observed": count(pairs).tolist(),
+        "decoys": (count(decoys) * (rate * len(pairs) / len(decoys))).tolist(),
     }
 
 

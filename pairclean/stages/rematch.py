@@ -41,7 +41,8 @@ def rematch(run: Run, execution: Execution) -> None:
         sure = _pool(emb, model, held_out, clean)
         sample = reference_rows(np.flatnonzero(~np.isnan(clean)), np.random.default_rng(config.seed))
         reference = Reference.embed(model, emb.image, emb.text, emb.image_id, emb.caption_id, sample)
-        scorer = Scorer(reference, fit_temperature(sure.image, sure.text))
+        # Without a pair to fit by, any temperature does: nothing is calibrated then, and nothing rematched.
+        scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0)
         suspects = _pool(emb, model, np.setdiff1d(rows, held_out), clean)
         decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
         calibration = calibrate_rematching(

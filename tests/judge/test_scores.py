@@ -1,0 +1,166 @@
+"""The score of a pair against the formula written out, and the drawing of decoys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pairclean.align import Alignment
+from pairclean.judge import scores as module
+from pairclean.judge.scores import (
+    Reference,
+    Scorer,
+    draw_decoys,
+    hubness,
+    pair_similarity,
+    reference_rows,
+)
+
+T = 0.07
+
+
+def unit(n: int, k: int = 8, seed: int = 0) -> np.ndarray:
+    x = np.random.default_rng(seed).standard_normal((n, k)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def naive(s: float, to_captions: list[float], to_images: list[float], size: int) -> float:
+    """s / t - (lse_k s_ik / t + lse_k s_kj / t) / 2 + log R, in plain sums."""
+    row = np.log(sum(np.exp(x / T) for x in to_captions))
+    column = np.log(sum(np.exp(x / T) for x in to_images))
+    return s / T - (row + column) / 2 + np.log(size)
+
+
+def test_scores_are_the_formula() -> None:
+    """Nine pairs, four of them the reference; the score of every image with every caption."""
+    image, text = unit(9).astype(np.float64), unit(9, seed=1).astype(np.float64)
+    sample = np.array([1, 3, 4, 8])
+    ids, caption_ids = np.arange(9) + 50, np.arange(9) + 70
+    scorer = Scorer(
+        Reference(
+            image[sample].astype(np.float32), text[sample].astype(np.float32), ids[sample], caption_ids[sample]
+        ),
+        T,
+    )
+    levels = scorer.levels(image.astype(np.float32), text.astype(np.float32))
+    left, right = np.divmod(np.arange(81), 9)
+    similarity = image @ text.T
+    found = scorer.combine(
+        similarity[left, right], levels[0][left], levels[1][right], ids[left], caption_ids[right]
+    )
+    for i, j, score in zip(left, right, found, strict=True):
+        captions = [similarity[i, k] for k in sample] + ([] if j in sample else [similarity[i, j]])
+        images = [similarity[k, j] for k in sample] + ([] if i in sample else [similarity[i, j]])
+        assert score == pytest.approx(naive(similarity[i, j], captions, images, len(sample)), abs=1e-4)
+
+
+def test_copies_count_as_being_in_the_reference() -> None:
+    """By identity, not by row: a second pair with a caption of the reference adds nothing for it."""
+    image, text = unit(3), unit(3, seed=1)
+    scorer = Scorer(Reference(image[:2], text[:2], np.array([1, 2]), np.array([11, 12])), T)
+    similarity = np.float64(image[2] @ text[1])
+    levels = scorer.levels(image[2:], text[1:2])
+    found = scorer.combine(np.array([similarity]), *levels, np.array([9]), np.array([12]))[0]
+    captions = [float(image[2] @ t) for t in text[:2]]
+    images = [float(i @ text[1]) for i in image[:2]]
+    assert found == pytest.approx(naive(similarity, captions, [*images, similarity], 2), abs=1e-4)
+    other = scorer.combine(np.array([similarity]), *levels, np.array([9]), np.array([13]))[0]
+    assert other < found
+
+
+def test_hubs_score_lower() -> None:
+    """A caption that is near to every image scores lower than one that is as near to this image alone."""
+    image = unit(50, 16)
+    mean = image.mean(0)
+    hub = 0.3 * image[0] + 3 * mean / np.linalg.norm(mean)
+    hub = (hub / np.linalg.norm(hub)).astype(np.float32)
+    away = unit(1, 16, seed=5)[0]
+    away -= (away @ image[0]) * image[0]
+    away /= np.linalg.norm(away)
+    near = float(hub @ image[0])
+    alone = (near * image[0] + np.sqrt(1 - near**2) * away).astype(np.float32)
+    text = np.stack([hub, alone])
+    scorer = Scorer(Reference(image, unit(50, 16, seed=2), np.arange(50), np.arange(50)), T)
+    levels = scorer.levels(image[:1], text)
+    both = scorer.combine(
+        text @ image[0], levels[0].repeat(2), levels[1], np.zeros(2, np.int64), np.array([100, 101])
+    )
+    assert both[0] < both[1] - 0.5
+
+
+def test_hubness_is_a_log_mean_in_any_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, other = unit(30), unit(20, seed=1)
+    expected = np.log(np.exp((x.astype(np.float64) @ other.T) / 0.05).mean(1))
+    np.testing.assert_allclose(hubness(x, other, 0.05), expected, atol=1e-5)
+    assert np.isfinite(hubness(x, other, 1e-4)).all()  # exp(10,000)
+    chunks = module.chunks
+    monkeypatch.setattr(module, "chunks", lambda n, size: chunks(n, 7))
+    np.testing.assert_allclose(hubness(x, other, 0.05), expected, atol=1e-5)
+
+
+def test_scorers_are_saved_and_loaded(tmp_path: Path) -> None:
+    scorer = Scorer(Reference(unit(5), unit(5, seed=1)[::-1], np.arange(5) - 2**62, np.arange(5)), 0.03)
+    scorer.save(tmp_path / "scorer.safetensors")
+    again = Scorer.load(tmp_path / "scorer.safetensors")
+    assert again.temperature == 0.03
+    for name in ("image", "text", "image_id", "caption_id"):
+        found, expected = getattr(again.reference, name), getattr(scorer.reference, name)
+        assert np.array_equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
+def test_a_reference_is_a_sample_in_the_models_space() -> None:
+    image, text = 3 * unit(40), 2 * unit(40, seed=1)
+    rows = np.array([30, 2, 17])
+    found = Reference.embed(Alignment(), image, text, np.arange(40) + 5, np.arange(40) + 9, rows)
+    np.testing.assert_allclose(found.image, unit(40)[rows], atol=1e-6)
+    np.testing.assert_allclose(found.text, unit(40, seed=1)[rows], atol=1e-6)
+    assert found.image_id.tolist() == [35, 7, 22]
+    assert found.caption_id.tolist() == [39, 11, 26]
+
+
+def test_reference_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(100, 400, 3)
+    assert np.array_equal(reference_rows(rows, np.random.default_rng(0)), rows)
+    monkeypatch.setattr(module, "REFERENCE", 20)
+    sample = reference_rows(rows, np.random.default_rng(0))
+    assert len(set(sample)) == 20
+    assert (np.diff(sample) > 0).all()
+    assert set(sample) <= set(rows)
+
+
+def test_similarities_of_pairs() -> None:
+    image, text = unit(30), unit(30, seed=1)
+    left, right = np.random.default_rng(0).integers(30, size=(2, 100))
+    np.testing.assert_allclose(pair_similarity(image, text, left, right), (image @ text.T)[left, right], atol=1e-6)
+
+
+def test_decoys_are_every_other_caption_alike() -> None:
+    n, each = 20, 2000
+    ids = np.arange(n)
+    left, right = draw_decoys(ids, ids + 100, each, np.random.default_rng(0))
+    assert len(left) == n * each
+    counts = np.bincount(left * n + right, minlength=n * n).reshape(n, n)
+    assert (np.diag(counts) == 0).all()
+    off = counts[~np.eye(n, dtype=bool)]
+    assert abs(off - each / (n - 1)).max() < 6 * np.sqrt(each / (n - 1))
+
+
+def test_a_decoy_never_joins_an_image_with_a_caption_that_a_copy_of_it_carries() -> None:
+    rng = np.random.default_rng(0)
+    image_id, caption_id = rng.integers(30, size=200), rng.integers(25, size=200)
+    left, right = draw_decoys(image_id, caption_id, 50, rng)
+    carried = set(zip(image_id.tolist(), caption_id.tolist(), strict=True))
+    drawn = set(zip(image_id[left].tolist(), caption_id[right].tolist(), strict=True))
+    assert len(left) > 4000
+    assert not drawn & carried
+    assert (image_id[left] != image_id[right]).all()
+
+
+def test_where_there_is_no_decoy_none_is_drawn() -> None:
+    apart, same = np.arange(10), np.zeros(10, np.int64)
+    for image_id, caption_id in ((same, apart), (apart, same), (apart[:1], apart[:1]), (apart[:0], apart[:0])):
+        left, right = draw_decoys(image_id, caption_id, 20, np.random.default_rng(0))
+        assert len(left) == len(right) == 0
