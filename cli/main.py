@@ -179,12 +179,11 @@ def align(
 def judge(
     run: o.RunPath,
     score: o.ScoreOption = None,
-    device: o.Device = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Score every pair, and turn scores into probabilities and a mismatch rate."""
-    _redo("judge", run, {"score": score}, device, json, quiet)
+    _redo("judge", run, {"score": score}, None, json, quiet)
 
 
 @app.command(rich_help_panel=_STAGES)
@@ -201,15 +200,15 @@ def rematch(
 
 
 @app.command(rich_help_panel=_STAGES)
-def export(run: o.RunPath, device: o.Device = None, json: o.Json = False, quiet: o.Quiet = False) -> None:
+def export(run: o.RunPath, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Write a verdict for every pair, and the cleaned data."""
-    _redo("export", run, {}, device, json, quiet)
+    _redo("export", run, {}, None, json, quiet)
 
 
 @app.command(rich_help_panel=_STAGES)
-def report(run: o.RunPath, device: o.Device = None, json: o.Json = False, quiet: o.Quiet = False) -> None:
+def report(run: o.RunPath, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Write report.json and report.html, and show what they say."""
-    _redo("report", run, {}, device, json, quiet)
+    _redo("report", run, {}, None, json, quiet)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -130,7 +131,7 @@ class Run:
             for name, value in config.of(stage).items():
                 there = getattr(self.config, name)
                 if value != there:
-                    change = f"`pairclean {stage} {self.path} {flag(name)} {value}`"
+                    change = f"`pairclean {stage} {shlex.quote(str(self.path))} {flag(name)} {value}`"
                     instead = f", or change only that with {change}" if stage != "embed" else ""
                     raise UserError(
                         f"{self.path} is a run with {_spoken(name, there)}, not with {_spoken(name, value)}: "
@@ -187,16 +188,16 @@ class Run:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The content of report.json."""
-        try:
-            return json.loads((self.path / "report.json").read_text(encoding="utf-8"))
-        except OSError:
-            raise UserError(f"{self.path} has no report yet: run `pairclean clean` to its end") from None
+        """The content of report.json.  Raises UserError where it is not there, or not up to date."""
+        self._must_be_done("report")
+        content: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        return content
 
     def verdict_tables(self) -> Iterator[pa.Table]:
-        """One table a shard, `pairs.VERDICT_SCHEMA`."""
+        """One table a shard, `pairs.VERDICT_SCHEMA`.  Raises UserError where they are not there, or not up to date."""
         import pyarrow.parquet as pq
 
+        self._must_be_done("export")
         for name in self.shards:
             yield pq.read_table(self.path / "verdicts" / f"{name}.parquet")
 
@@ -205,6 +206,10 @@ class Run:
         import pyarrow as pa
 
         return pa.concat_tables(self.verdict_tables())
+
+    def _must_be_done(self, stage: str) -> None:
+        if not self.is_done(stage):
+            raise UserError(f"{self.path} has no {stage} that is up to date: run `pairclean clean` to its end")
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -249,14 +254,18 @@ class Run:
             last = max([order.index(stage), *(order.index(name) for name in self.manifest["stages"])])
             if config != self.config:
                 self.manifest["config"] = config.model_dump()
-                self._set_stale(stage)
+                self.set_stale(stage)
             return [name for name in order[order.index(stage) : last + 1] if self._do(name, execution)]
 
     def _check_before(self, stage: str) -> None:
         for needed in list(STAGES)[: list(STAGES).index(stage)]:
             if not self.is_done(needed):
-                source = f"{self.manifest['source']} " if needed == "embed" else ""
-                command = f"pairclean {needed} {source}{self.path}"
+                here = shlex.quote(str(self.path))
+                command = f"pairclean {needed} {here}"
+                if needed == "embed":
+                    command = (
+                        f"pairclean clean {shlex.quote(self.manifest['source'])} {here} --config {here}/manifest.json"
+                    )
                 raise UserError(f"{self.path} has not been through `{needed}`, which comes first: run `{command}`")
 
     def _do(self, stage: str, execution: Execution) -> bool:
@@ -266,8 +275,8 @@ class Run:
         if stage != "embed" and self.is_done(stage):
             return False
         before = self.manifest["stages"].get(stage)
-        if before is not None:
-            self._set_stale(stage)
+        if stage != "embed":  # which looks at the source and the encoder first, and may find nothing to do
+            self.set_stale(stage)
         begun = time.perf_counter()
         try:
             getattr(do, stage)(self, execution)
@@ -285,7 +294,7 @@ class Run:
             execution.progress.finish(stage, seconds)
         return new
 
-    def _set_stale(self, stage: str) -> None:
+    def set_stale(self, stage: str) -> None:
         """From here on the stage's files are no longer what its record says, however this process ends."""
         if stage in self.manifest["stages"]:
             self.manifest["stages"][stage] = {**self.manifest["stages"][stage], "fingerprint": None}

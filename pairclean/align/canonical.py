@@ -17,7 +17,7 @@ from .arrays import Rows, chunks
 RIDGE = 1e-2
 DIMENSIONS = 128
 #: Least variance that counts; in less there is nothing but rounding (all pictures alike), of vectors of unit length.
-LEAST_VARIANCE = 1e-4
+LEAST_VARIANCE = 1e-3
 #: More pairs than this do not sharpen a covariance of a few thousand dimensions; a sample of them is used.
 MAX_PAIRS = 200_000
 

@@ -3,7 +3,7 @@
 from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder, load_encoder
-from .store import Embeddings, ShardedArray, part_is_done, write_part
+from .store import Embeddings, ShardedArray, keep_parts, part_is_done, write_part
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -13,6 +13,7 @@ __all__ = [
     "ShardedArray",
     "embed_shard",
     "embed_source",
+    "keep_parts",
     "load_encoder",
     "part_is_done",
     "resolve_devices",

@@ -66,6 +66,16 @@ def write_part(
         pq.write_table(table, file)
 
 
+def keep_parts(root: Path, shard_names: Sequence[str]) -> None:
+    """Removes what belongs to no shard any more, so that the folder is indexed as what the run holds."""
+    for path_of in (metadata_path, image_path, text_path):
+        kept = {path_of(root, name) for name in shard_names}
+        folder = path_of(root, "").parent
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path not in kept:
+                path.unlink()
+
+
 def _map(path: Path) -> np.ndarray:
     array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return array

@@ -1,6 +1,6 @@
 """Judging: out-of-fold scores, and what decoys say about them."""
 
-from .crossfit import Scores, cross_scores, frozen_scores, separates_better
+from .crossfit import Scores, cross_scores, frozen_scores, keeps_particulars, near_ranks, separates_better
 from .decoys import LEVEL, Calibration, Rate, calibrate
 from .folds import assign_folds, fold_of
 from .judgement import FEWEST, FOLDS, all_alike, cannot_judge, judge_scores
@@ -23,6 +23,8 @@ __all__ = [
     "fold_of",
     "frozen_scores",
     "judge_scores",
+    "keeps_particulars",
+    "near_ranks",
     "reference_rows",
     "separates_better",
 ]

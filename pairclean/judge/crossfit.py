@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..align.alignment import Alignment
-from ..align.arrays import Rows
-from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, pair_similarity, reference_rows
+from ..align.arrays import Rows, chunks, unit
+from .scores import TEMPERATURES, Reference, Scorer, draw_decoys, hubness, pair_similarity, reference_rows
 
 DECOYS, MOST_DECOYS = 20, 2_000_000  # a pair, and in all
+NEAR = 20  # captions most like a pair's own
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,48 @@ def separates_better(learned: Scores, plain: Scores) -> bool:
     """Whether the same pairs stand out further from decoys, by more than two standard errors of the difference."""
     gain = learned.rank() - plain.rank()
     return bool(gain.mean() > 2 * gain.std() / np.sqrt(len(gain)))
+
+
+def near_ranks(
+    models: Sequence[Alignment],
+    scores: Scores,
+    image: Rows,
+    text: Rows,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    rows: np.ndarray,
+    fold: np.ndarray,
+    *,
+    seed: int = 0,
+) -> np.ndarray:
+    """(n,) share of the captions most like a pair's own that fit its image less than its own does.
+
+    Arguments as for `cross_scores`, which gave `scores`. Which captions are alike is the encoder's to say, so that
+    different models are asked about the same ones; they are from the reference sample, and never the same text.
+    """
+    sample = reference_rows(rows, np.random.default_rng(seed))
+    alike = unit(np.asarray(text[sample], np.float32))
+    out = np.empty(len(rows))
+    for f, scorer in zip(
+        _embed_folds(models, image, text, image_id, caption_id, rows, fold), scores.scorers, strict=True
+    ):
+        r, t = scorer.reference, scorer.temperature
+        own = pair_similarity(f.image, f.text, *[np.arange(len(f.place))] * 2) - t / 2 * hubness(f.text, r.image, t)
+        level = t / 2 * hubness(r.text, r.image, t)
+        for part in chunks(len(f.place), 4096):
+            likeness = unit(np.asarray(text[rows[f.place[part]]], np.float32)) @ alike.T
+            likeness[f.caption_id[part][:, None] == r.caption_id] = -np.inf
+            near = np.argpartition(-likeness, min(NEAR, len(sample)) - 1, axis=1)[:, :NEAR]
+            fit = np.einsum("ik,ijk->ij", f.image[part], r.text[near]) - level[near]
+            out[f.place[part]] = (fit < own[part][:, None]).mean(1)
+    return out
+
+
+def keeps_particulars(learned: np.ndarray, plain: np.ndarray) -> bool:
+    """Whether a model's `near_ranks` are no worse than another's, up to one standard error of the difference.
+
+    A model can tell random re-pairings apart better and yet know less: from pairs that were swapped inside one kind it
+    learns the kinds and forgets the particulars. No random decoy shows that; captions like the pair's own do.
+    """
+    difference = learned - plain
+    return bool(difference.mean() > -difference.std() / np.sqrt(len(difference)))

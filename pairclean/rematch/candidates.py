@@ -14,7 +14,13 @@ EXACT = 100_000
 
 
 def candidate_edges(
-    image: np.ndarray, text: np.ndarray, scorer: Scorer, image_level: np.ndarray, text_level: np.ndarray
+    image: np.ndarray,
+    text: np.ndarray,
+    scorer: Scorer,
+    image_level: np.ndarray,
+    text_level: np.ndarray,
+    *,
+    gpu: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """image, text: (m, k) float32 unit rows; levels: (m,) hubness.  Returns (e,) image rows and (e,) caption rows.
 
@@ -26,14 +32,14 @@ def candidate_edges(
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     k = min(CANDIDATES, m)
     t = scorer.temperature
-    captions = _search(np.c_[text, -t / 2 * text_level], np.c_[image, np.ones(m)], k)
-    images = _search(np.c_[image, -t / 2 * image_level], np.c_[text, np.ones(m)], k)
+    captions = _search(np.c_[text, -t / 2 * text_level], np.c_[image, np.ones(m)], k, gpu)
+    images = _search(np.c_[image, -t / 2 * image_level], np.c_[text, np.ones(m)], k, gpu)
     this = np.repeat(np.arange(m), k)
     code = np.unique(np.concatenate([this * m + captions.ravel(), images.ravel() * m + this]))
     return code // m, code % m
 
 
-def _search(base: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+def _search(base: np.ndarray, query: np.ndarray, k: int, gpu: bool) -> np.ndarray:
     """(m, k) rows of `base` with the largest inner products."""
     import faiss
 
@@ -43,7 +49,7 @@ def _search(base: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
         lists = int(4 * len(base) ** 0.5)
         index = faiss.IndexIVFFlat(index, base.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
         index.nprobe = max(16, lists // 32)
-    if faiss.get_num_gpus() > 0:
+    if gpu and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
     if len(base) > EXACT:
         index.train(base)

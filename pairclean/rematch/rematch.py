@@ -47,11 +47,11 @@ class Proposals:
     mass: np.ndarray
 
 
-def propose(pool: Pool, scorer: Scorer) -> Proposals:
+def propose(pool: Pool, scorer: Scorer, *, gpu: bool = False) -> Proposals:
     """One transport over the pool, rounded one-to-one; pairs that the plan leaves together have no proposal."""
     m = len(pool.clean)
     image_level, text_level = scorer.levels(pool.image, pool.text)
-    image, caption = candidate_edges(pool.image, pool.text, scorer, image_level, text_level)
+    image, caption = candidate_edges(pool.image, pool.text, scorer, image_level, text_level, gpu=gpu)
     moved = ~carries(
         pool.image_id, pool.caption_id, image, caption
     )  # copies of what an image carries already are no rematch
@@ -126,7 +126,14 @@ def draw_sure(clean: np.ndarray, share: float, rng: np.random.Generator) -> np.n
 
 
 def calibrate_rematching(
-    suspects: Pool, sure: Pool, scorer: Scorer, decoy_clean: np.ndarray, *, flag_below: float, seed: int = 0
+    suspects: Pool,
+    sure: Pool,
+    scorer: Scorer,
+    decoy_clean: np.ndarray,
+    *,
+    flag_below: float,
+    seed: int = 0,
+    gpu: bool = False,
 ) -> Calibration | None:
     """Break matched pairs, put them among the suspects, and see which come home.
 
@@ -143,10 +150,10 @@ def calibrate_rematching(
     rng = np.random.default_rng(seed)
     size = min(len(sure.clean) // 2, max(len(suspects.clean) // 2, FEWEST_SURE // 2))
     count = int(np.clip(BROKEN // size, FEWEST_TRIALS, MOST_TRIALS))
-    trials = [_break(suspects, sure, size, scorer, decoy_clean, flag_below, rng) for _ in range(count)]
+    trials = [_break(suspects, sure, size, scorer, decoy_clean, flag_below, rng, gpu) for _ in range(count)]
     trial = _Trial(*(np.concatenate(parts) for parts in zip(*(vars(t).values() for t in trials), strict=True)))
     proposed = trial.mass > 0
-    if proposed.sum() < FEWEST_SEEN or not 0 < trial.right[proposed].sum() < proposed.sum():
+    if proposed.sum() < FEWEST_SEEN or not trial.right[proposed].any():
         return None
     orphans = _orphan_share(trial.mass[trial.home], trial.mass[~trial.home], trial.suspects)
     # There are twice as many at home as orphans among the broken.
@@ -173,6 +180,7 @@ def _break(
     decoy_clean: np.ndarray,
     flag_below: float,
     rng: np.random.Generator,
+    gpu: bool,
 ) -> _Trial:
     order = rng.permutation(len(sure.clean))
     quarter = size // 4
@@ -189,7 +197,7 @@ def _break(
     )
     pools = (broken, sure.take(whole), suspects)
     joined = Pool(*(np.concatenate(parts) for parts in zip(*map(_fields, pools), strict=True)))
-    proposals = propose(joined, scorer)
+    proposals = propose(joined, scorer, gpu=gpu)
     flagged = joined.clean < flag_below
     ours = np.arange(len(joined.clean)) < len(images)
     right = joined.caption_id[proposals.partner[ours]] == sure.caption_id[images]

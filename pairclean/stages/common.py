@@ -5,21 +5,38 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..embed import Embeddings, resolve_devices
 from ..embed.embed import available_cores
-from ..files import written_whole
+from ..files import fingerprint, written_whole
+from ..pairs import UserError
 from ..run import Execution, Run
+from ..sources import Source
 
 T = TypeVar("T")
 
 
 def open_embeddings(run: Run) -> Embeddings:
     return Embeddings.open(run.embeddings, run.shards)
+
+
+def part_fingerprints(source: Source, encoder: dict[str, Any]) -> dict[str, str]:
+    """What a shard's vectors depend on, by the shard's name."""
+    roles = asdict(source.roles)
+    return {shard.name: fingerprint(shard.fingerprint, shard.rows, roles, encoder) for shard in source.shards}
+
+
+def embedded_source(run: Run) -> Source:
+    """The source, which has to be what it was when it was embedded: verdicts go to its rows by position."""
+    source = run.open_source()
+    if part_fingerprints(source, run.manifest["encoder"]) != run.manifest["parts"]:
+        raise UserError(f"{source.path} has changed since {run.path} was embedded: run `pairclean clean` on it again")
+    return source
 
 
 def learning_device(execution: Execution) -> str:
@@ -49,9 +66,16 @@ def side_by_side(work: Callable[[int], T], count: int, device: str) -> list[T]:
 
 
 def emptied(folder: Path) -> Path:
-    """A stage's own folder, without what an earlier pass left in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """A stage's own folder, without what an earlier pass left in it; a link to another disk stays one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for old in folder.iterdir():
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+    except OSError as error:
+        raise UserError(f"cannot empty {folder}: {error.strerror}") from None
     return folder
 
 

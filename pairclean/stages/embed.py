@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ..embed import Encoder, embed_source, load_encoder, resolve_devices
-from ..files import fingerprint
+from ..embed import Encoder, embed_source, keep_parts, load_encoder, resolve_devices
 from ..pairs import UserError
 from ..run import Execution, Run
+from .common import part_fingerprints
 
 
 def embed(run: Run, execution: Execution) -> None:
@@ -29,12 +29,14 @@ def embed(run: Run, execution: Execution) -> None:
             f"{config.model} is not the encoder that was used before "
             "(other weights, precision or library): name another directory"
         )
-    parts = {shard.name: fingerprint(shard.fingerprint, shard.rows, roles, encoder) for shard in source.shards}
+    parts = part_fingerprints(source, encoder)
     precision = first.description.get("dtype", "float32")
     shown = ", ".join(f"{role} {name}" for role, name in _shown(roles).items())
     progress.say(f"{source.layout}, {len(source.shards)} shards: {shown}")
     progress.say(f"{config.model} on {', '.join(devices)} in {precision}")
     run.manifest |= {"layout_of_source": source.layout, "roles": roles, "device": f"{devices[0]} ({precision})"}
+    if parts != run.manifest.get("parts"):
+        run.set_stale("embed")  # from here on its files are not what its record says
     run.save()
     progress.start("embed", sum(shard.rows for shard in source.shards))
     embed_source(
@@ -47,6 +49,7 @@ def embed(run: Run, execution: Execution) -> None:
         advance=progress.advance,
     )
     run.manifest |= {"shards": [shard.name for shard in source.shards], "parts": parts}
+    keep_parts(run.embeddings, run.shards)
 
 
 def _shown(roles: dict[str, Any]) -> dict[str, Any]:

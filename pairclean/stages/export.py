@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from ..export import Findings, export_shard, verdict_table
 from ..files import written_whole
 from ..run import Execution, Run
-from .common import emptied, load_array, open_embeddings
+from .common import embedded_source, emptied, load_array, open_embeddings
 
 
 def export(run: Run, execution: Execution) -> None:
     emb, config, progress = open_embeddings(run), run.config, execution.progress
-    source = run.open_source()
+    source = embedded_source(run)
     progress.start("export", len(source.shards))
     judge, found = run.path / "judge", run.path / "rematch"
     clean, similarity, aligned = (

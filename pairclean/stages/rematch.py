@@ -13,7 +13,7 @@ from ..files import write_json
 from ..judge import Reference, Scorer, reference_rows
 from ..rematch import SURE, Pool, calibrate_rematching, draw_sure, emit, fit_temperature, propose
 from ..run import Execution, Run
-from .common import emptied, load_array, open_embeddings, save_array
+from .common import emptied, learning_device, load_array, open_embeddings, save_array
 
 NO_PARTNER = "no caption of the data fits better"
 TAKEN = "the caption that fits best stays with its own picture"
@@ -27,6 +27,7 @@ def rematch(run: Run, execution: Execution) -> None:
     """
     emb, config = open_embeddings(run), run.config
     execution.progress.start("rematch")
+    gpu = learning_device(execution).startswith("cuda")
     home = emptied(run.path / "rematch")
     clean = np.asarray(load_array(run.path / "judge" / "clean_probability.npy"))
     judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
@@ -35,7 +36,7 @@ def rematch(run: Run, execution: Execution) -> None:
     reasons = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
     reason = np.zeros(len(emb), np.int8)
     about: dict[str, Any] = {"emitted": 0, "expected_precision": None, "calibrated_on": 0, "orphans": None}
-    rows = np.flatnonzero(clean < SURE)  # NaN, not judged, is never below
+    rows = np.flatnonzero(clean < max(SURE, config.flag_below))  # NaN, not judged, is never below
     if judged["unjudged"] is None and len(rows):
         model, held_out = _rematcher(run, emb, clean, judged["score"])
         sure = _pool(emb, model, held_out, clean)
@@ -46,13 +47,13 @@ def rematch(run: Run, execution: Execution) -> None:
         suspects = _pool(emb, model, np.setdiff1d(rows, held_out), clean)
         decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
         calibration = calibrate_rematching(
-            suspects, sure, scorer, decoys, flag_below=config.flag_below, seed=config.seed
+            suspects, sure, scorer, decoys, flag_below=config.flag_below, seed=config.seed, gpu=gpu
         )
         noisy = clean < config.flag_below  # False for NaN
         if calibration is None:
             reason[noisy] = reasons.index(UNCALIBRATED)
         else:
-            proposals = propose(_pool(emb, model, rows, clean), scorer)
+            proposals = propose(_pool(emb, model, rows, clean), scorer, gpu=gpu)
             has = proposals.partner >= 0
             to = rows[proposals.partner]
             free = noisy[to]  # a caption whose own pair is not flagged is not given away

@@ -8,7 +8,7 @@ from ..files import write_json
 from ..pairs import UserError
 from ..report import choose_gallery, load_thumbnails, read_captions, render_html, summarise
 from ..run import Execution, Run
-from .common import open_embeddings
+from .common import embedded_source, open_embeddings
 
 
 def report(run: Run, execution: Execution) -> None:
@@ -41,7 +41,7 @@ def report(run: Run, execution: Execution) -> None:
     emb = open_embeddings(run)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     try:
-        source = run.open_source()
-    except UserError:  # moved away since: the numbers stand without the pictures
+        source = embedded_source(run)
+    except UserError:  # moved or changed since: the numbers stand without the pictures
         source = None
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")

@@ -52,7 +52,8 @@ def data() -> dict[str, np.ndarray]:
     }
 
 
-def test_each_pair_is_scored_by_its_folds_model(data: dict[str, np.ndarray]) -> None:
+def test_each_pair_is_scored_by_its_folds_model(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossfit, "TEMPERATURES", (0.05,))
     models = [Rotated(k) for k in range(3)]
     found = cross_scores(models, **data)
     alone = cross_scores([ZeroShot()], **data)
@@ -118,9 +119,7 @@ def test_frozen_scores_of_a_pair_do_not_depend_on_the_others(data: dict[str, np.
     found = cross_scores([ZeroShot()], **data)
     few = np.array([3, 7, 250])
     at = np.searchsorted(data["rows"], few)
-    alone = frozen_scores(
-        [ZeroShot()], found.scorers, **{**data, "rows": few, "fold": np.zeros(3, np.int64)}
-    )
+    alone = frozen_scores([ZeroShot()], found.scorers, **{**data, "rows": few, "fold": np.zeros(3, np.int64)})
     np.testing.assert_allclose(alone.score, found.score[at], atol=1e-4)
 
 

@@ -39,17 +39,13 @@ def test_scores_are_the_formula() -> None:
     sample = np.array([1, 3, 4, 8])
     ids, caption_ids = np.arange(9) + 50, np.arange(9) + 70
     scorer = Scorer(
-        Reference(
-            image[sample].astype(np.float32), text[sample].astype(np.float32), ids[sample], caption_ids[sample]
-        ),
+        Reference(image[sample].astype(np.float32), text[sample].astype(np.float32), ids[sample], caption_ids[sample]),
         T,
     )
     levels = scorer.levels(image.astype(np.float32), text.astype(np.float32))
     left, right = np.divmod(np.arange(81), 9)
     similarity = image @ text.T
-    found = scorer.combine(
-        similarity[left, right], levels[0][left], levels[1][right], ids[left], caption_ids[right]
-    )
+    found = scorer.combine(similarity[left, right], levels[0][left], levels[1][right], ids[left], caption_ids[right])
     for i, j, score in zip(left, right, found, strict=True):
         captions = [similarity[i, k] for k in sample] + ([] if j in sample else [similarity[i, j]])
         images = [similarity[k, j] for k in sample] + ([] if i in sample else [similarity[i, j]])
@@ -84,9 +80,7 @@ def test_hubs_score_lower() -> None:
     text = np.stack([hub, alone])
     scorer = Scorer(Reference(image, unit(50, 16, seed=2), np.arange(50), np.arange(50)), T)
     levels = scorer.levels(image[:1], text)
-    both = scorer.combine(
-        text @ image[0], levels[0].repeat(2), levels[1], np.zeros(2, np.int64), np.array([100, 101])
-    )
+    both = scorer.combine(text @ image[0], levels[0].repeat(2), levels[1], np.zeros(2, np.int64), np.array([100, 101]))
     assert both[0] < both[1] - 0.5
 
 

@@ -1,0 +1,73 @@
+"""Candidates against a search of everything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pairclean.judge.scores import Reference, Scorer
+from pairclean.rematch import candidates as module
+from pairclean.rematch.candidates import candidate_edges
+
+
+def unit(n: int, k: int = 12, seed: int = 0) -> np.ndarray:
+    x = np.random.default_rng(seed).standard_normal((n, k)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def edges(image: np.ndarray, text: np.ndarray, t: float = 0.05) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges found, and the matrix of scores up to what the reference sample leaves out."""
+    n = np.arange(len(image))
+    scorer = Scorer(Reference(image, text, n, n), t)
+    levels = scorer.levels(image, text)
+    found = candidate_edges(image, text, scorer, *levels)
+    return *found, image @ text.T / t - levels[0][:, None] / 2 - levels[1] / 2
+
+
+def hubs(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Captions of which some are near to everything."""
+    image, text = unit(n) + 0.5 * unit(1, seed=9), unit(n, seed=1)
+    text[: n // 10] += unit(1, seed=9)
+    return tuple((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (image, text))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("k", [1, 5, 32])
+def test_they_are_the_best_by_score_both_ways(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", k)
+    image, text = hubs(120)
+    left, right, score = edges(image, text)
+    best_captions = {(i, int(j)) for i in range(120) for j in np.argsort(-score[i])[:k]}
+    best_images = {(int(i), j) for j in range(120) for i in np.argsort(-score[:, j])[:k]}
+    found = set(zip(left.tolist(), right.tolist(), strict=True))
+    assert found == best_captions | best_images
+    assert len(found) == len(left)  # each once
+    if k == 5:  # and not by similarity, which prefers hubs
+        similarity = image @ text.T
+        assert found != {(i, int(j)) for i in range(120) for j in np.argsort(-similarity[i])[:k]} | {
+            (int(i), j) for j in range(120) for i in np.argsort(-similarity[:, j])[:k]
+        }
+
+
+def test_small_pools() -> None:
+    for m in (1, 2, 20):
+        left, right, _ = edges(unit(m), unit(m, seed=1))
+        assert len(left) == m * m
+    nothing = unit(1)[:0]
+    scorer = Scorer(Reference(unit(3), unit(3), np.arange(3), np.arange(3)), 0.05)
+    left, right = candidate_edges(nothing, nothing, scorer, np.zeros(0), np.zeros(0))
+    assert len(left) == len(right) == 0
+
+
+def test_an_inverted_file_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = unit(3000)
+    text = image + 0.3 * unit(3000, seed=1)
+    text = (text / np.linalg.norm(text, axis=1, keepdims=True)).astype(np.float32)
+    exact = set(zip(*(e.tolist() for e in edges(image, text)[:2]), strict=True))
+    monkeypatch.setattr(module, "EXACT", 1000)
+    found = set(zip(*(e.tolist() for e in edges(image, text)[:2]), strict=True))
+    assert found != exact
+    assert len(found & exact) > 0.8 * len(exact)
+    own = {(i, i) for i in range(3000)}
+    assert len(own & found) > 0.95 * len(own & exact)
+    assert max(max(i, j) for i, j in found) < 3000
+    assert min(min(i, j) for i, j in found) >= 0
