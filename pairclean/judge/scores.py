@@ -81,6 +81,13 @@ class Scorer:
         temperature = float(tensors.pop("temperature")[0])
         return Scorer(Reference(**tensors), temperature)
 
+    def without(self, image_id: np.ndarray, caption_id: np.ndarray) -> Scorer:
+        """The same, with these images and these captions left out of the reference."""
+        r = self.reference
+        images, captions = ~np.isin(r.image_id, image_id), ~np.isin(r.caption_id, caption_id)
+        left = Reference(r.image[images], r.text[captions], r.image_id[images], r.caption_id[captions])
+        return Scorer(left, self.temperature)
+
     def levels(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hubness of each image among the reference captions and of each caption among the reference images."""
         r = self.reference

@@ -188,6 +188,8 @@ def _break(
     whole = whole[sure.clean[whole] < SURE]  # not broken this time: in the pool as any pair like them
     home, orphan, gone = order[: 2 * quarter], order[2 * quarter : 3 * quarter], order[3 * quarter : 4 * quarter]
     images, captions = np.concatenate([home, orphan]), np.concatenate([np.roll(home, 1), gone])
+    # Nobody's partner that is not in the data can be in the reference, where it would make its image look like a hub.
+    scorer = scorer.without(sure.image_id[gone], sure.caption_id[orphan])
     broken = Pool(
         sure.image[images],
         sure.text[captions],
