@@ -267,3 +267,51 @@ def test_paths_are_absolute_and_tags_are_not(tmp_path: Path, monkeypatch: pytest
     assert Config.make(pretrained="laion2b_s34b_b79k").pretrained == "laion2b_s34b_b79k"
     assert Config.make(model="hf-hub:a/b").model == "hf-hub:a/b"
     assert Config.make(**config.model_dump()) == config
+
+
+@pytest.fixture
+def moved(finished: Path, shards: Path, tmp_path: Path) -> Run:
+    """A finished run over a source of one's own."""
+    shutil.copytree(shards, tmp_path / "shards")
+    shutil.copytree(finished, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    run.manifest["source"] = str(tmp_path / "shards")
+    run.save()
+    for shard in sorted(shards.glob("*.parquet")):  # a shard is known by its time of change too
+        shutil.copystat(shard, tmp_path / "shards" / shard.name)
+    return Run.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", ["remove", "add", "replace"])
+def test_verdicts_never_go_to_a_source_that_has_changed(moved: Run, change: str) -> None:
+    source = Path(moved.manifest["source"])
+    if change == "remove":
+        (source / "00001.parquet").unlink()
+    elif change == "add":
+        write_shards(draw_scenes(5, 1), source / "more")
+        (source / "more/00000.parquet").rename(source / "00000a.parquet")
+    else:
+        (source / "00001.parquet").write_bytes((source / "00002.parquet").read_bytes())
+    before = dict(zip(moved.shards, moved.verdict_tables(), strict=True))
+    with pytest.raises(UserError, match=r"has changed|not unique"):
+        moved.redo("rematch", Execution(), flag_below=0.6)
+    for name, table in before.items():
+        assert pq.read_table(moved.path / "verdicts" / f"{name}.parquet").equals(table)
+
+
+def test_a_start_that_fails_leaves_the_run_as_it_was(moved: Run) -> None:
+    source = Path(moved.manifest["source"])
+    source.rename(source.with_name("elsewhere"))
+    with pytest.raises(UserError):
+        pairclean.clean(source, moved.path, **HOG)
+    again = Run.open(moved.path)
+    assert again.is_done("report")
+    assert again.report["pairs"] == 400
+
+
+def test_what_is_not_up_to_date_is_not_shown(run: Run) -> None:
+    run.set_stale("export")
+    with pytest.raises(UserError, match="up to date"):
+        run.verdicts()
+    with pytest.raises(UserError, match="up to date"):
+        _ = run.report
