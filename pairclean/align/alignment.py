@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +35,7 @@ class Head(nn.Module):
         super().__init__()
         self.register_buffer("mean", None if start is None else torch.tensor(start.mean))
         self.register_buffer("matrix", None if start is None else torch.tensor(start.matrix))
-        k = d if start is None else start.matrix.shape[1]
+        self.width = k = d if start is None else start.matrix.shape[1]
         self.register_buffer("scale", torch.full((k,), k**-0.5) if scale is None else torch.tensor(scale))
         self.residual: nn.Sequential | None = None
         if seed is not None:
@@ -59,6 +60,40 @@ class Head(nn.Module):
         return self.finish(self.start(x))
 
 
+class Layers(nn.Module):
+    """z = (x - mean) @ matrix, then unit(W z + b, rectified, and so on to the last layer, which has no bias).
+
+    Drawn from `seed` alone, as PyTorch draws linear layers; without a matrix z is x.
+    """
+
+    mean: Tensor | None
+    matrix: Tensor | None
+
+    def __init__(self, d: int, widths: Sequence[int], start: LinearMap | None = None, *, seed: int = 0):
+        """widths: outputs of each layer."""
+        super().__init__()
+        self.register_buffer("mean", None if start is None else torch.tensor(start.mean))
+        self.register_buffer("matrix", None if start is None else torch.tensor(start.matrix))
+        self.layers = nn.ModuleList()
+        generator = torch.Generator().manual_seed(seed)
+        inputs = d if start is None else start.matrix.shape[1]
+        for i, width in enumerate(widths):
+            layer = nn.utils.skip_init(nn.Linear, inputs, width, bias=i < len(widths) - 1)
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+            self.layers.append(layer)
+            inputs = width
+        self.width = inputs
+
+    def finish(self, z: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            z = torch.relu(layer(z))
+        return nn.functional.normalize(self.layers[-1](z), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x if self.matrix is None or self.mean is None else (x - self.mean) @ self.matrix)
+
+
 class Method(Protocol):
     """What the stage learns with: `fit`, and then it is an `Alignment`.
 
@@ -81,8 +116,8 @@ class Method(Protocol):
 class Alignment:
     """A fitted method.  Subclasses add `fit`; any of them can be loaded as this class."""
 
-    image: Head | None = None  # None: the encoder's own embeddings
-    text: Head | None = None
+    image: Head | Layers | None = None  # None: the encoder's own embeddings
+    text: Head | Layers | None = None
 
     def __init__(self, *, device: str = "cpu"):
         self.device = device
@@ -94,7 +129,7 @@ class Alignment:
     def embed_text(self, text: Rows) -> np.ndarray:
         return self._embed(self.text, text)
 
-    def _embed(self, head: Head | None, x: Rows) -> np.ndarray:
+    def _embed(self, head: Head | Layers | None, x: Rows) -> np.ndarray:
         if head is None:
             return unit(np.asarray(x[:], np.float32))
         head.eval()
@@ -103,7 +138,7 @@ class Alignment:
             for part in chunks(x.shape[0], 16384):
                 batch = torch.from_numpy(np.asarray(x[part], np.float32)).to(self.device)
                 parts.append(head(batch).cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, len(head.scale)), np.float32)
+        return np.concatenate(parts) if parts else np.zeros((0, head.width), np.float32)
 
     def save(self, path: Path) -> None:
         """Safetensors: the tensors of both heads, none for the encoder's own space."""
@@ -127,11 +162,16 @@ class Alignment:
         return out
 
 
-def _head(tensors: dict[str, Tensor], name: str) -> Head | None:
+def _head(tensors: dict[str, Tensor], name: str) -> Head | Layers | None:
     state = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
     if not state:
         return None
     start = LinearMap(state["mean"].numpy(), state["matrix"].numpy()) if "matrix" in state else None
-    head = Head(len(state["scale"]), start, seed=0 if any(k.startswith("residual") for k in state) else None)
+    head: Head | Layers
+    if "scale" in state:
+        head = Head(len(state["scale"]), start, seed=0 if any(k.startswith("residual") for k in state) else None)
+    else:
+        weights = [state[f"layers.{i}.weight"] for i in range(sum(k.endswith("weight") for k in state))]
+        head = Layers(weights[0].shape[1], [len(weight) for weight in weights], start)
     head.load_state_dict(state)
     return head

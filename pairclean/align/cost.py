@@ -1,15 +1,20 @@
-"""The learned cost of moving an image to a caption, as published with L2RM (METHODS, steps 3 and 4).
+"""The learned cost of moving an image to a caption: L2RM's steps 3 and 4, as published and as used here.
 
-Kept to reproduce the publication.  It is tied to one batch size and to positions in the batch, hardly moves at the
-published learning rate, and its loss knows no negatives, so that its optimum is a cost of zero everywhere.
+`LinearCost` reproduces the publication.  It is tied to one batch size and to positions in the batch, hardly moves at
+the published learning rate, and its loss knows no negatives, so that its optimum is a cost of zero everywhere.
+`ContextCost` is what learning uses: the same self-supervision, for a cost without these faults.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 LEARNING_RATE = 2e-6  # of Adam, as published
+CONTEXT_LEARNING_RATE = 1e-2  # of Adam, for `ContextCost`
+HIDDEN = 8
 
 
 class LinearCost(nn.Module):
@@ -29,6 +34,60 @@ class LinearCost(nn.Module):
     def forward(self, similarity: Tensor) -> Tensor:
         """similarity: (Q, B) float32.  Returns the cost, (Q, B) float32, non-negative; differentiable in both."""
         return torch.relu(self.linear(similarity))
+
+
+class ContextCost(nn.Module):
+    """The negative log odds that a caption is an image's own rather than any, from their similarity and its context.
+
+    Of each entry of the logits A = S / temperature the network sees the entry itself, and how far it stands out in its
+    row and in its column, `A_ij - log mean_k exp A_ik` and `A_ij - log mean_k exp A_kj`.  All entries go through the
+    same small network, so that the cost is permutation-equivariant and free of the batch size (a DeepSets form: Zaheer
+    et al. 2017; for matrices Hartford et al. 2018).  It starts at -A plus a constant, the cost 1 - s in the unit in
+    which `reg` = 1 turns the plan's entries into probabilities.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.slope = nn.Parameter(torch.tensor([1.0, 0.0, 0.0]))
+        self.weight = nn.Parameter((torch.rand(HIDDEN, 3, generator=generator) - 0.5) / 5)
+        self.bias = nn.Parameter(torch.rand(HIDDEN, generator=generator) - 0.5)
+        self.out = nn.Parameter(torch.zeros(HIDDEN))
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=CONTEXT_LEARNING_RATE)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """logits: (Q, B) float32, similarities divided by the temperature.  Returns (Q, B) float32."""
+        row, column = _log_mean_exp(logits, 1), _log_mean_exp(logits, 0)
+
+        def seen(weight: Tensor) -> Tensor:
+            """weight: (..., 3), of the entry and of its excess over row and column -> (..., Q, B)."""
+            own, by_row, by_column = weight[..., None, None].unbind(-3)
+            return (own + by_row + by_column) * logits - by_row * row - by_column * column
+
+        hidden = torch.relu(seen(self.weight) + self.bias[:, None, None])
+        return -(seen(self.slope) + torch.tensordot(self.out, hidden, 1))
+
+    def learn(self, logits: Tensor, target: Tensor) -> Tensor:
+        """One step of the self-supervision: tell the planted pairs from all other entries, by logistic loss.
+
+        Both kinds weigh the same, so that the optimum is the log of their density ratio; a cost that is the same
+        everywhere, zero as well, is worse than any that tells them apart.
+
+        logits: (Q, B) float32 of the planted queue and the clean captions; gets no gradient.
+        target: (Q, B) float32, Π* of `plant_matches`.  Returns the loss before the step, a detached scalar.
+        """
+        cost = self(logits.detach())
+        planted, others = target > 0, target == 0
+        loss = (nn.functional.softplus(cost) * planted).sum() / planted.sum().clamp(min=1)
+        loss = loss + (nn.functional.softplus(-cost) * others).sum() / others.sum().clamp(min=1)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach()
+
+
+def _log_mean_exp(x: Tensor, dim: int) -> Tensor:
+    return torch.logsumexp(x, dim, keepdim=True) - math.log(x.shape[dim])
 
 
 def supervision(slot: Tensor, caption: Tensor, *, rows: int, columns: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pairclean.pairs import UserError
 
 CHECK_EVERY = 20  # iterations between looks at the error: each look makes an accelerator wait for the host
+LEAST = 1e-30  # mass by which is divided
 
 
 def standardise(cost: Tensor, forbidden: Tensor | None = None) -> Tensor:
@@ -69,25 +70,31 @@ def partial_plan(
     kernel = cost.new_zeros((rows + 1, columns + 1))
     kernel[:rows, :columns] = (least - cost) / reg
     kernel[rows, columns] = -torch.inf
-    left = math.log1p(-mass) if mass < 1 else -math.inf
-    log_rows = cost.new_tensor([-math.log(rows)] * rows + [left])
-    log_columns = cost.new_tensor([-math.log(columns)] * columns + [left])
+    in_rows = cost.new_tensor([1 / rows] * rows + [1 - mass])
+    in_columns = cost.new_tensor([1 / columns] * columns + [1 - mass])
 
-    v = torch.zeros_like(log_columns)
+    # Potentials in the log domain; between two looks at the error their factors go on as plain products with a plan
+    # that has them absorbed, whose entries are therefore near the marginals: a matrix-vector product in place of a
+    # log-sum-exp. A factor that outgrows its range within one block is absorbed, and so mended, by the next.
+    u = in_rows.log() - torch.logsumexp(kernel, 1)
+    v = in_columns.log() - torch.logsumexp(kernel + u[:, None], 0)
     error = math.inf
-    for iteration in range(1, max_iter + 1):
-        u = log_rows - torch.logsumexp(kernel + v, 1)
-        reached = torch.logsumexp(kernel + u[:, None], 0)
-        if iteration % CHECK_EVERY == 0 or iteration == max_iter:
-            error = float((torch.exp(v + reached) - log_columns.exp()).abs().sum())
-            if error <= max(tol, rounding) or iteration == max_iter:
-                break
-        v = log_columns - reached
+    for _ in range(0, max_iter, CHECK_EVERY):
+        plan = torch.exp(u[:, None] + kernel + v)
+        by_column = plan.T.contiguous()
+        a = torch.ones_like(u)
+        for _ in range(CHECK_EVERY):
+            b = in_columns / (by_column @ a).clamp(min=LEAST)
+            a = in_rows / (plan @ b).clamp(min=LEAST)
+        u, v = u + a.log(), v + b.log()
+        error = float((b * (by_column @ a) - in_columns).abs().sum())
+        if error <= max(tol, rounding):
+            break
     if not error <= max(tol, rounding, mass / 1000):
         message = f"the transport plan is off by {error:.1e} after {max_iter} iterations"
         warnings.warn(message, RuntimeWarning, stacklevel=3)  # the caller, behind torch's decorator
 
-    plan = torch.exp(u[:, None] + kernel + v)[:rows, :columns]  # its rows are exact, its columns to within the error
+    plan = (a[:, None] * plan * b)[:rows, :columns]  # its rows are exact, its columns to within the error
     plan = plan * (1 / (columns * plan.sum(0))).clamp(max=1)
     return plan * (mass / plan.sum())
 

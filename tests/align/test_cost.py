@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pairclean.align.cost import LEARNING_RATE, LinearCost, cost_step, plant_matches, supervision
+from pairclean.align.cost import LEARNING_RATE, ContextCost, LinearCost, cost_step, plant_matches, supervision
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,60 @@ def test_planting_takes_small_batches_and_repeats_with_its_seed():
     assert float(target.sum()) == 1
     again = plant_matches(queue, image, generator=torch.Generator().manual_seed(5))[1]
     assert torch.equal(target, again)
+
+
+# --- the cost that learning uses --------------------------------------------------------------------------------------
+
+
+def hubs(seed: int, pairs: int = 96, dim: int = 24) -> torch.Tensor:
+    """(pairs, pairs) logits of noisy views of one latent space, with captions that are near to every image."""
+    generator = torch.Generator().manual_seed(seed)
+    latent = torch.randn(pairs, dim, generator=generator)
+    image, text = (latent + 0.9 * torch.randn(pairs, dim, generator=generator) for _ in range(2))
+    image, text = (torch.nn.functional.normalize(x, dim=1) for x in (image, text))
+    return 20 * (image @ text.T) + 6 * torch.rand(pairs, generator=generator)
+
+
+@cache
+def learned(steps: int = 120) -> ContextCost:
+    cost = ContextCost()
+    for step in range(steps):
+        cost.learn(hubs(step), torch.eye(96))
+    return cost
+
+
+def test_the_context_cost_starts_at_minus_the_logits():
+    logits = hubs(0)
+    np.testing.assert_allclose(ContextCost()(logits).detach(), -logits, atol=1e-5)
+
+
+def test_the_context_cost_is_equivariant_and_takes_any_size():
+    cost, logits = learned(20), hubs(7)[:50]
+    rows, columns = torch.randperm(50), torch.randperm(96)
+    with torch.no_grad():
+        np.testing.assert_allclose(cost(logits[rows][:, columns]), cost(logits)[rows][:, columns], atol=1e-4)
+
+
+def test_the_context_cost_moves_and_does_not_collapse():
+    cost, logits, target = deepcopy(learned()), hubs(1000), torch.eye(96)
+    with torch.no_grad():
+        found = cost(logits)
+    correlation = float(torch.corrcoef(torch.stack([found.flatten(), -logits.flatten()]))[0, 1])
+    assert 0.2 < correlation < 0.97
+    flat = 2 * np.log(2)  # the loss of a cost that is zero everywhere
+    assert float(cost.learn(logits, target)) < flat / 2
+    assert float(found.std()) > 1
+
+
+def test_the_learned_context_takes_hubs_away():
+    cost, logits = learned(), hubs(1000)
+    own = torch.arange(96)
+    with torch.no_grad():
+        right = (cost(logits).argmin(1) == own).float().mean()
+    assert right > (logits.argmax(1) == own).float().mean() + 0.05
+
+
+def test_learning_the_cost_leaves_the_similarities_alone():
+    logits = hubs(0).requires_grad_()
+    ContextCost().learn(logits, torch.eye(96))
+    assert logits.grad is None

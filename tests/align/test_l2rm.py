@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pairclean.align import L2RM, Alignment, Canonical
-from pairclean.align import l2rm as module
+from pairclean.align import L2RM, Alignment, Canonical, training
 
 TRAIN, TEST, RATE = 1500, 500, 0.4
 
@@ -85,7 +84,7 @@ def test_comparable_spaces_start_at_the_encoder(monkeypatch: pytest.MonkeyPatch)
     assert learned.image is not None
     assert learned.image.matrix is None
     assert data.auroc(learned) > encoder - 0.01
-    monkeypatch.setattr(module, "LEARNING_RATE", 1e-12)
+    monkeypatch.setattr(training, "LEARNING_RATE", 1e-12)
     untouched = data.fit(L2RM(comparable=True), np.ones(TRAIN + TEST))
     np.testing.assert_allclose(untouched.embed_image(data.image), Alignment().embed_image(data.image), atol=1e-5)
 

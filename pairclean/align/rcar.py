@@ -1,0 +1,114 @@
+"""RCAR: robust cross-modal retrieval by alignment refurbishment (FITEE 24(10), 2023), on embeddings.
+
+The publication's steps can be read in `fit`: a multi-task warm-up that delays memorising, a beta mixture on the loss
+of each pair, labels refurbished by its posterior, and a matching loss with these soft labels. Its exact losses were not
+at hand: the second task (consistency within a modality) and the sharpened belief are ours; see docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .alignment import Head
+from .arrays import Rows
+from .losses import info_nce, same_identity
+from .mixtures import fit_beta_mixture
+from .training import TEMPERATURE, Coordinates, Pairs, Trainer
+
+WARM_UP_EPOCHS, EPOCHS = 5, 10
+#: Of the consistency task beside the matching task, and the share of coordinates that either of its views loses.
+CONSISTENCY, DROPPED = 0.1, 0.3
+#: Exponent of the model's own belief; at 1 the refurbished part of a label would have no gradient.
+SHARPNESS = 2.0
+
+
+class RCAR(Trainer):
+    """Linear start, residual heads, and the publication's loop on top of it."""
+
+    def fit(
+        self,
+        image: Rows,
+        text: Rows,
+        image_id: np.ndarray,
+        caption_id: np.ndarray,
+        *,
+        rows: np.ndarray,
+        clean_probability: np.ndarray | None = None,
+    ) -> RCAR:
+        """image: (N, d), text: (N, e), image_id and caption_id: (N,) int64; rows: (n,) int64, the pairs to learn from.
+
+        clean_probability: (N,) in [0, 1], what a judge found before; it then stands for the warm-up and the mixture,
+        which sees each pair's loss under a model that trained on it.
+        """
+        clean = None if clean_probability is None else clean_probability[rows]
+        warm_up = WARM_UP_EPOCHS if clean is None else 0
+        weight = np.ones(len(rows)) if clean is None else clean
+        pairs = self._begin(image, text, image_id, caption_id, rows, weight, warm_up + EPOCHS)
+        self.image.train(), self.text.train()
+        for epoch in range(warm_up):
+            for batch in pairs.batches(epoch):
+                matching = info_nce(self._logits(pairs.similarity(batch)), pairs.same(batch))
+                self._step(matching + CONSISTENCY * self._consistency(pairs, batch, epoch))
+        for epoch in range(warm_up, warm_up + EPOCHS):
+            noisy = self._noisy(pairs) if clean is None else torch.from_numpy(1 - clean)
+            noisy = noisy.float().to(self.device)
+            for batch in pairs.batches(epoch):
+                logits = self._logits(pairs.similarity(batch))
+                self._step(refurbished_loss(logits, noisy[batch], pairs.same(batch)))
+        return self
+
+    def _noisy(self, pairs: Pairs) -> Tensor:
+        """(n,) posterior of being noisy, from a beta mixture on the matching loss of each pair."""
+        loss = torch.zeros(len(pairs))
+        with torch.no_grad():
+            for batch in pairs.batches(0):
+                loss[batch] = matching_loss(self._logits(pairs.similarity(batch)), pairs.same(batch)).cpu()
+        return torch.from_numpy(fit_beta_mixture(loss.numpy(), steps=100).posterior_noisy(loss.numpy()))
+
+    def _consistency(self, pairs: Pairs, batch: Tensor, epoch: int) -> Tensor:
+        """The second task, in which no pair is trusted: two views of one vector, each without some of its coordinates,
+        find each other among those of the batch; the mean over both modalities.
+        """
+        generator = torch.Generator().manual_seed(int(batch[0]) + len(pairs) * (epoch + 1))
+
+        def views(head: Head, start: Coordinates, identity: Tensor) -> Tensor:
+            z = start[batch]
+            one, two = (head.finish(z * _kept(z, generator)) for _ in range(2))
+            return info_nce(one @ two.T / TEMPERATURE, same_identity(identity, identity).to(self.device))
+
+        image = views(self.image, pairs.image, pairs.image_id[batch])
+        return (image + views(self.text, pairs.text, pairs.caption_id[batch])) / 2
+
+
+def _kept(z: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.rand(z.shape, generator=generator) >= DROPPED).to(z)
+
+
+def matching_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """(B,) symmetric InfoNCE of each pair.  logits: (B, B), similarities over the temperature; same: (B, B) bool."""
+    logits = _without_copies(logits, same)
+    return (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
+
+
+def refurbished_loss(logits: Tensor, noisy: Tensor, same: Tensor) -> Tensor:
+    """Cross-entropy with the labels y* = (1 - w) y + w ŷ, the mean of both directions and of the pairs.
+
+    logits: (B, B) float32, similarities over the temperature; noisy: (B,) w, the posterior of being noisy; same: (B, B)
+    bool, copies, which are left out.  y is the pair itself; ŷ the model's own belief, its softmax raised to SHARPNESS
+    and scaled to sum to one, without gradient.  Returns a scalar.  Source: METHODS; the belief is ours.
+    """
+    logits = _without_copies(logits, same)
+    loss = logits.new_zeros(())
+    for scores in (logits, logits.T):
+        log_p = scores.log_softmax(1)
+        belief = (SHARPNESS * scores.detach()).softmax(1)
+        guessed = -(belief * log_p.masked_fill(belief == 0, 0)).sum(1)
+        loss = loss + (-(1 - noisy) * log_p.diagonal() + noisy * guessed).mean()
+    return loss / 2
+
+
+def _without_copies(logits: Tensor, same: Tensor) -> Tensor:
+    copies = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    return logits.masked_fill(copies, -torch.inf)
