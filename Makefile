@@ -34,11 +34,14 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/pairclean demo demo
 
+# One process a core, each of one thread: threads of several processes that wait for each other stand in their own way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

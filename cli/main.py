@@ -17,11 +17,17 @@ from typer.core import TyperGroup
 from pairclean import __version__
 
 from . import options as o
+from .audit import audit
+from .evaluate import evaluate, selfcheck
+from .methods import methods
+from .plant import plant
+from .show import show
 
 if TYPE_CHECKING:
     from pairclean.run import Execution, Run
 
 _STAGES = "The stages of clean, one by one"
+_INTERRUPTED = 130
 
 
 class _Commands(TyperGroup):
@@ -32,7 +38,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             _complain("interrupted", "run the same command again to go on")
-            raise typer.Exit(130) from None
+            raise typer.Exit(_INTERRUPTED) from None
         except Exception as error:
             pairs = sys.modules.get("pairclean.pairs")  # not loaded, it cannot have raised anything
             if pairs is None or not isinstance(error, pairs.UserError):
@@ -59,7 +65,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character gets it spelled out
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # threads that still learn or decode would be waited for
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_INTERRUPTED)
+        raise
 
 
 def _complain(what: str, sentence: str) -> None:
@@ -96,17 +109,28 @@ def clean(
     id_column: o.IdColumn = None,
     image_root: o.ImageRoot = None,
     limit: o.Limit = None,
+    embeddings: o.EmbeddingsOption = None,
     model: o.Model = None,
     pretrained: o.Pretrained = None,
     dtype: o.DtypeOption = None,
+    exact_preprocessing: o.ExactPreprocessing = None,
     method: o.MethodOption = None,
+    label_column: o.LabelColumn = None,
+    image_label_column: o.ImageLabelColumn = None,
+    caption_label_column: o.CaptionLabelColumn = None,
     seed: o.Seed = None,
     score: o.ScoreOption = None,
+    calibration: o.CalibrationOption = None,
     flag_below: o.FlagBelow = None,
+    keep_fraction: o.KeepFraction = None,
     min_precision: o.MinPrecision = None,
+    capacity: o.Capacity = None,
+    pool: o.PoolOption = None,
+    to: o.To = None,
     config: o.Recipe = None,
     device: o.Device = None,
     workers: o.Workers = None,
+    strict: o.Strict = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -145,11 +169,14 @@ def embed(
     id_column: o.IdColumn = None,
     image_root: o.ImageRoot = None,
     limit: o.Limit = None,
+    embeddings: o.EmbeddingsOption = None,
     model: o.Model = None,
     pretrained: o.Pretrained = None,
     dtype: o.DtypeOption = None,
+    exact_preprocessing: o.ExactPreprocessing = None,
     device: o.Device = None,
     workers: o.Workers = None,
+    strict: o.Strict = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -166,49 +193,58 @@ def embed(
 def align(
     run: o.RunPath,
     method: o.MethodOption = None,
+    label_column: o.LabelColumn = None,
+    image_label_column: o.ImageLabelColumn = None,
+    caption_label_column: o.CaptionLabelColumn = None,
     seed: o.Seed = None,
     device: o.Device = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Learn a common space from the noisy pairs themselves."""
-    _redo("align", run, {"method": method, "seed": seed}, device, json, quiet)
+    given = o.given({k: v for k, v in locals().items() if k in o.HELP})
+    _redo("align", run, given, json, quiet)
 
 
 @app.command(rich_help_panel=_STAGES)
 def judge(
     run: o.RunPath,
     score: o.ScoreOption = None,
+    calibration: o.CalibrationOption = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Score every pair, and turn scores into probabilities and a mismatch rate."""
-    _redo("judge", run, {"score": score}, None, json, quiet)
+    _redo("judge", run, o.given({"score": score, "calibration": calibration}), json, quiet)
 
 
 @app.command(rich_help_panel=_STAGES)
 def rematch(
     run: o.RunPath,
     flag_below: o.FlagBelow = None,
+    keep_fraction: o.KeepFraction = None,
     min_precision: o.MinPrecision = None,
+    capacity: o.Capacity = None,
+    pool: o.PoolOption = None,
     device: o.Device = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Flag pairs, and find the caption that does belong to each flagged picture."""
-    _redo("rematch", run, {"flag_below": flag_below, "min_precision": min_precision}, device, json, quiet)
+    given = o.given({k: v for k, v in locals().items() if k in o.HELP})
+    _redo("rematch", run, given, json, quiet)
 
 
 @app.command(rich_help_panel=_STAGES)
-def export(run: o.RunPath, json: o.Json = False, quiet: o.Quiet = False) -> None:
+def export(run: o.RunPath, to: o.To = None, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Write a verdict for every pair, and the cleaned data."""
-    _redo("export", run, {}, None, json, quiet)
+    _redo("export", run, o.given({"to": to}), json, quiet)
 
 
 @app.command(rich_help_panel=_STAGES)
 def report(run: o.RunPath, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Write report.json and report.html, and show what they say."""
-    _redo("report", run, {}, None, json, quiet)
+    _redo("report", run, {}, json, quiet)
 
 
 @app.command()
@@ -223,6 +259,7 @@ def apply(
     limit: o.Limit = None,
     device: o.Device = None,
     workers: o.Workers = None,
+    strict: o.Strict = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -274,6 +311,14 @@ def doctor(json: o.Json = False) -> None:
     _print(found, lambda: doctor_summary(found), json, quiet=False)
 
 
+app.command()(audit)
+app.command()(evaluate)
+app.command()(methods)
+app.command()(plant)
+app.command()(selfcheck)
+app.command()(show)
+
+
 @contextmanager
 def _execution(how: dict[str, Any], quiet: bool) -> Iterator[Execution]:
     from pairclean.run import Execution
@@ -284,12 +329,13 @@ def _execution(how: dict[str, Any], quiet: bool) -> Iterator[Execution]:
         yield Execution(**how, progress=progress)
 
 
-def _redo(stage: str, path: Path, asked: dict[str, Any], device: str | None, json: bool, quiet: bool) -> None:
+def _redo(stage: str, path: Path, given: dict[str, Any], json: bool, quiet: bool) -> None:
     from pairclean.run import Run
 
+    asked, how = o.split(given)
     run = Run.open(path)
-    with _execution(o.given({"device": device}), quiet) as execution:
-        done = run.redo(stage, execution, **o.given(asked))
+    with _execution(how, quiet) as execution:
+        done = run.redo(stage, execution, **asked)
     if stage == "report":
         _print_report(run, json, quiet)
     else:
@@ -326,4 +372,6 @@ def _print(found: Any, summary: Any, json: bool, quiet: bool) -> None:
 def _without_nan(found: Any) -> Any:
     if isinstance(found, dict):
         return {name: _without_nan(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_without_nan(value) for value in found]
     return None if isinstance(found, float) and not math.isfinite(found) else found

@@ -19,7 +19,10 @@ class Dtype(str, Enum):
 
 
 class Method(str, Enum):
+    auto = "auto"
     l2rm = "l2rm"
+    rcar = "rcar"
+    drcl = "drcl"
     canonical = "canonical"
     zero_shot = "zero-shot"
 
@@ -28,6 +31,32 @@ class Score(str, Enum):
     auto = "auto"
     aligned = "aligned"
     clip = "clip"
+    negclip = "negclip"
+    lemon = "lemon"
+
+
+class Calibration(str, Enum):
+    decoy = "decoy"
+    beta = "beta"
+    gauss = "gauss"
+
+
+class Pool(str, Enum):
+    noisy = "noisy"
+    all = "all"
+
+
+class Vectors(str, Enum):
+    b32 = "b32"
+    l14 = "l14"
+
+
+class Layout(str, Enum):
+    source = "source"
+    parquet = "parquet"
+    webdataset = "webdataset"
+    uids = "uids"
+    embeddings = "embeddings"
 
 
 def _option(option: str, *, panel: str, **more: Any) -> Any:
@@ -37,7 +66,7 @@ def _option(option: str, *, panel: str, **more: Any) -> Any:
 _SOURCE, _LEARN, _JUDGE, _HOW = "What is read", "How it is learned", "What comes out", "How it is run"
 
 Shards = Annotated[
-    Path, typer.Argument(metavar="SHARDS", help="Folder of Parquet shards, or one file.", show_default=False)
+    str, typer.Argument(metavar="SHARDS", help="Folder of shards, one file, or a remote address.", show_default=False)
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
@@ -48,17 +77,31 @@ CaptionColumn = Annotated[str | None, _option("caption_column", panel=_SOURCE, m
 IdColumn = Annotated[str | None, _option("id_column", panel=_SOURCE, metavar="NAME")]
 ImageRoot = Annotated[str | None, _option("image_root", panel=_SOURCE, metavar="FOLDER")]
 Limit = Annotated[int | None, _option("limit", panel=_SOURCE, metavar="N")]
+EmbeddingsOption = Annotated[Vectors | None, _option("embeddings", panel=_SOURCE)]
 Model = Annotated[str | None, _option("model", panel=_LEARN, metavar="MODEL")]
 Pretrained = Annotated[str | None, _option("pretrained", panel=_LEARN, metavar="TAG")]
 DtypeOption = Annotated[Dtype | None, _option("dtype", panel=_LEARN)]
+ExactPreprocessing = Annotated[
+    bool | None,
+    typer.Option("--exact-preprocessing", help=HELP["exact_preprocessing"], show_default=False, rich_help_panel=_LEARN),
+]
 MethodOption = Annotated[Method | None, _option("method", panel=_LEARN)]
+LabelColumn = Annotated[str | None, _option("label_column", panel=_LEARN, metavar="NAME")]
+ImageLabelColumn = Annotated[str | None, _option("image_label_column", panel=_LEARN, metavar="NAME")]
+CaptionLabelColumn = Annotated[str | None, _option("caption_label_column", panel=_LEARN, metavar="NAME")]
 Seed = Annotated[int | None, _option("seed", panel=_LEARN, metavar="N")]
 ScoreOption = Annotated[Score | None, _option("score", panel=_JUDGE)]
+CalibrationOption = Annotated[Calibration | None, _option("calibration", panel=_JUDGE)]
 FlagBelow = Annotated[float | None, _option("flag_below", panel=_JUDGE, metavar="P")]
+KeepFraction = Annotated[float | None, _option("keep_fraction", panel=_JUDGE, metavar="P")]
 MinPrecision = Annotated[float | None, _option("min_precision", panel=_JUDGE, metavar="P")]
+Capacity = Annotated[int | None, _option("capacity", panel=_JUDGE, metavar="K")]
+PoolOption = Annotated[Pool | None, _option("pool", panel=_JUDGE)]
+To = Annotated[Layout | None, _option("to", panel=_JUDGE)]
 
 Device = Annotated[str | None, _option("device", panel=_HOW, metavar="DEVICE")]
 Workers = Annotated[int | None, _option("workers", panel=_HOW, metavar="N")]
+Strict = Annotated[bool | None, typer.Option("--strict", help=HELP["strict"], show_default=False, rich_help_panel=_HOW)]
 Recipe = Annotated[
     Path | None,
     typer.Option(

@@ -82,7 +82,13 @@ def _facts(report: Mapping[str, Any]) -> Table:
     return _pairs_of(*rows)
 
 
-_BY = {"first": "the first alignment", "aligned": "the learned alignment", "clip": "the encoder's own similarity"}
+_BY = {
+    "first": "the first alignment",
+    "aligned": "the learned alignment",
+    "clip": "the encoder's own similarity",
+    "negclip": "the encoder's own similarity less hubness",
+    "lemon": "the encoder's own similarity and that of neighbours",
+}
 
 
 def _retrieval(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:

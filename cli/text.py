@@ -28,3 +28,8 @@ def duration(seconds: float) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 pair, 2 pairs."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

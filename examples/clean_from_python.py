@@ -7,14 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 import pairclean
-from pairclean.evaluate.plant import plant_shards
 from pairclean.evaluate.scenes import draw_scenes, write_shards
 
 home = Path("example")
 shards = home / "shards"
 if not shards.exists():
     write_shards(draw_scenes(2000, seed=0), home / "drawn")
-    plant_shards(home / "drawn", shards, rate=0.3, seed=0)
+    pairclean.plant(home / "drawn", shards, rate=0.3)
 
 # %% One call. Called again, it goes on with what is there.
 

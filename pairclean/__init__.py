@@ -12,18 +12,23 @@ From Python:
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Run", "UserError", "Verdict", "apply", "clean", "open_run"]
+__all__ = ["Config", "Run", "UserError", "Verdict", "apply", "audit", "clean", "open_run", "plant", "story"]
 
 if TYPE_CHECKING:
-    from .api import apply, clean, open_run
+    from .api import apply, clean, open_run, plant
     from .config import Config
     from .pairs import UserError, Verdict
     from .run import Run
+    from .stages.audit import audit
+    from .stages.story import story
 
 _HOME = {
     "apply": "api",
+    "audit": "stages.audit",
     "clean": "api",
     "open_run": "api",
+    "plant": "api",
+    "story": "stages.story",
     "Config": "config",
     "UserError": "pairs",
     "Verdict": "pairs",

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
+from .evaluation import evaluate as evaluate
 from .options import STAGES
 from .pairs import UserError
+from .planting import Planted as Planted
+from .planting import plant as plant
 from .run import Execution, Run, limited
+from .selfcheck import selfcheck as selfcheck
 
 
 def clean(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> Run:
     """Embed, align, judge, rematch, export and report; or go on with what is there.
 
-    source: a folder of Parquet shards, or one file.  run: the run directory.  options: those of `Config`.
+    source: a folder of shards, one file, a pattern in its last part (`DIR/*.tar`), or a remote address.
+    run: the run directory.  options: those of `Config`.
     Raises UserError for everything that the caller can mend.
     """
     made = Run.create(run, source, Config.make(**options))
@@ -76,13 +81,16 @@ def preview(
     Raises UserError as `clean` would for the source, the device, the options and the run directory.
     """
     from .embed import resolve_devices
-    from .sources import open_source
+    from .export import check_layout
+    from .sources import has_vectors, open_source
+    from .sources.base import file_size
 
-    config = Config.make(**options)
+    execution, config = execution or Execution(), Config.make(**options)
     Run.create(run, source, config)
-    roles = {name: getattr(config, name) for name in ("image_column", "caption_column", "id_column", "image_root")}
-    opened = open_source(source, **roles)
-    bytes_of_source = sum(os.path.getsize(shard.path) for shard in opened.shards)
+    of_source = ("image_column", "caption_column", "id_column", "image_root", "embeddings")
+    opened = open_source(source, **{name: getattr(config, name) for name in of_source}, strict=execution.strict)
+    check_layout(opened, config.to)
+    bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)
     rows_of_source = sum(shard.rows for shard in opened.shards)
     shards = limited(opened.shards, config.limit)
     rows = pairs = 0
@@ -95,7 +103,7 @@ def preview(
             if not row.many and first:
                 pairs += shard.rows - row.row - 1
                 break
-    dims = _dims(config.model)
+    dims = opened.dims if has_vectors(opened) else _dims(config.model)
     return {
         "source": opened.path,
         "layout": opened.layout,
@@ -105,9 +113,9 @@ def preview(
         "rows": rows,
         "pairs": pairs,
         "first_caption": first,
-        "model": config.model,
-        "pretrained": config.pretrained,
-        "devices": resolve_devices((execution or Execution()).device),
+        "model": opened.vectors or config.model,
+        "pretrained": None if opened.vectors else config.pretrained,
+        "devices": resolve_devices(execution.device),
         "embedding_bytes": None if dims is None else 2 * pairs * sum(dims),
         "cleaned_bytes_at_most": round(bytes_of_source * rows / rows_of_source),
         "free_bytes": shutil.disk_usage(_nearest(Path(run))).free,

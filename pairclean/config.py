@@ -29,14 +29,26 @@ class Config(BaseModel):
     id_column: str | None = Field(None, description=HELP["id_column"])
     image_root: str | None = Field(None, description=HELP["image_root"])
     limit: int | None = Field(None, ge=1, description=HELP["limit"])
+    embeddings: Literal["b32", "l14"] | None = Field(None, description=HELP["embeddings"])
     model: str = Field("ViT-B-32", description=HELP["model"])
     pretrained: str | None = Field(None, description=HELP["pretrained"])
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description=HELP["dtype"])
-    method: Literal["l2rm", "canonical", "zero-shot"] = Field("l2rm", description=HELP["method"])
+    exact_preprocessing: bool = Field(False, description=HELP["exact_preprocessing"])
+    method: Literal["auto", "l2rm", "rcar", "drcl", "canonical", "zero-shot"] = Field(
+        "l2rm", description=HELP["method"]
+    )
+    label_column: str | None = Field(None, description=HELP["label_column"])
+    image_label_column: str | None = Field(None, description=HELP["image_label_column"])
+    caption_label_column: str | None = Field(None, description=HELP["caption_label_column"])
     seed: int = Field(0, ge=0, description=HELP["seed"])
-    score: Literal["auto", "aligned", "clip"] = Field("auto", description=HELP["score"])
+    score: Literal["auto", "aligned", "clip", "negclip", "lemon"] = Field("auto", description=HELP["score"])
+    calibration: Literal["decoy", "beta", "gauss"] = Field("decoy", description=HELP["calibration"])
     flag_below: float = Field(0.5, ge=0, le=1, description=HELP["flag_below"])
+    keep_fraction: float | None = Field(None, gt=0, le=1, description=HELP["keep_fraction"])
     min_precision: float = Field(0.9, ge=0, le=1, description=HELP["min_precision"])
+    capacity: int = Field(1, ge=1, description=HELP["capacity"])
+    pool: Literal["noisy", "all"] = Field("noisy", description=HELP["pool"])
+    to: Literal["source", "parquet", "webdataset", "uids", "embeddings"] = Field("source", description=HELP["to"])
 
     @field_validator("image_root", "model", "pretrained")
     @classmethod
@@ -50,15 +62,29 @@ class Config(BaseModel):
         is_checkpoint = os.sep in value or Path(value).suffix in _CHECKPOINTS
         return value if info.field_name == "pretrained" and not is_checkpoint else _absolute(value)
 
+    @field_validator("label_column", "image_label_column", "caption_label_column")
+    @classmethod
+    def _or_none(cls, value: str | None) -> str | None:
+        """So that a run that had labels can be learned again without."""
+        return None if value == "none" else value
+
     @model_validator(mode="after")
     def _goes_together(self) -> Config:
         """What could never be judged is refused before anything is read."""
         if self.model == "hog-tfidf" and self.method == "zero-shot":
             raise ValueError("hog-tfidf tells nothing without learning: choose --method l2rm or canonical")
-        if self.model == "hog-tfidf" and self.score == "clip":
+        if self.model == "hog-tfidf" and self.score in ("clip", "negclip", "lemon"):
             raise ValueError("hog-tfidf has no similarity of its own to judge by: choose --score auto or aligned")
         if self.method == "zero-shot" and self.score == "aligned":
             raise ValueError("--method zero-shot learns nothing to judge by: choose --score auto or clip")
+        sides = [name for name in ("image_label_column", "caption_label_column") if getattr(self, name)]
+        given = ["label_column"] * bool(self.label_column) + sides
+        if self.method == "drcl" and not given:
+            raise ValueError("--method drcl learns from class labels: name their column with --label-column")
+        if given and self.method not in ("drcl", "auto"):
+            raise ValueError(f"--method {self.method} needs no labels: say {flag(given[0])} none, or choose drcl")
+        if self.label_column and sides:
+            raise ValueError(f"--label-column is of both sides: leave it out, or {flag(sides[0])}")
         return self
 
     @classmethod

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .api import clean
-from .files import write_json, written_whole
+from .api import clean, plant
+from .files import write_json
 from .pairs import UserError
 from .run import Execution, Run
 
@@ -27,8 +27,8 @@ def demo(
 ) -> DemoResult:
     """Draw `pairs` pictures with captions, move the captions of a share `rate` of them, and clean the result.
 
-    folder: gets original/ and shards/ (before and after planting), truth.parquet, and run/. Where an earlier demo of
-    the same settings was interrupted, this one goes on with it.
+    folder: gets original/ and shards/ (before and after planting), shards.truth.parquet, and run/. Where an earlier
+    demo of the same settings was interrupted, this one goes on with it.
     Raises UserError if the folder holds anything else, or the settings make no sense.
     """
     import pyarrow.parquet as pq
@@ -42,10 +42,10 @@ def demo(
     if seed < 0:
         raise UserError(f"--seed {seed}: it should be a number from 0 on")
     folder, execution = Path(folder), execution or Execution()
-    truth = folder / "truth.parquet"
+    truth = folder / "shards.truth.parquet"
     _claim(folder, {"pairs": pairs, "rate": rate, "seed": seed})
-    if not truth.exists():  # it is written last
-        _draw(folder, truth, pairs, rate, seed, execution)
+    if not (folder / "shards").exists():  # they appear last
+        _draw(folder, pairs, rate, seed, execution)
     run = clean(folder / "shards", folder / "run", model="hog-tfidf", seed=seed, execution=execution)
     return DemoResult(run, score_run(run.verdicts(), pq.read_table(truth)))
 
@@ -67,12 +67,9 @@ def _claim(folder: Path, settings: dict[str, float | int]) -> None:
         raise UserError(f"{folder} is a demo with {said}: ask for the same, or name another directory")
 
 
-def _draw(folder: Path, truth: Path, pairs: int, rate: float, seed: int, execution: Execution) -> None:
+def _draw(folder: Path, pairs: int, rate: float, seed: int, execution: Execution) -> None:
     import time
 
-    import pyarrow.parquet as pq
-
-    from .evaluate.plant import plant_shards
     from .evaluate.scenes import Example, draw_scenes, write_shards
 
     def counted(example: Example) -> Example:
@@ -81,9 +78,6 @@ def _draw(folder: Path, truth: Path, pairs: int, rate: float, seed: int, executi
 
     begun = time.perf_counter()
     execution.progress.start("draw", pairs)
-    original, shards = folder / "original", folder / "shards"
-    write_shards(map(counted, draw_scenes(pairs, seed)), original)
-    planted = plant_shards(original, shards, rate=rate, seed=seed)
-    with written_whole(truth) as file:
-        pq.write_table(planted, file)
+    write_shards(map(counted, draw_scenes(pairs, seed)), folder / "original")
+    plant(folder / "original", folder / "shards", rate=rate, seed=seed)
     execution.progress.finish("draw", time.perf_counter() - begun)

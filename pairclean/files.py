@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,11 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is what `written_whole` was at; one whose process does not live was left by a kill."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", name) is not None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -53,12 +53,14 @@ class Shard:
     name: unique within the source and safe as a file name (the file's stem).
     rows: source rows (a row with several captions is several pairs).
     fingerprint: changes when the file changes.
+    broken: why nothing of it can be read, where that is so; its rows are then all unreadable.
     """
 
     name: str
     path: str
     rows: int
     fingerprint: str
+    broken: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import Config
-from .files import fingerprint, write_json
+from .files import fingerprint, is_temporary, write_json
+from .locks import PAUSE, Lock
 from .options import STAGES, flag
 from .pairs import Shard, UserError
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 LAYOUT = 1  # of the run directory; a change makes older ones unreadable
+_MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # what every manifest holds
 
 
 class Progress:
@@ -44,6 +47,7 @@ class Execution:
 
     device: str = "auto"
     workers: int | None = None
+    strict: bool = False
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -56,6 +60,8 @@ class Run:
 
     def __init__(self, path: Path, manifest: dict[str, Any]):
         self.path, self.manifest = path, manifest
+        self._lock: Lock | None = None
+        self._alone = False  # whether no other process works on this run
 
     # --- finding ------------------------------------------------------------------------------------------------
 
@@ -75,7 +81,9 @@ class Run:
         compare: the stages whose options have to be the same.  frozen_from: the run whose model judges this one.
         Raises UserError if `path` holds something else, or a run of other options: results are never mixed.
         """
-        path, origin = Path(path), os.path.abspath(Path(source).expanduser())
+        from .sources.base import absolute
+
+        path, origin = Path(path), absolute(source)
         if path.is_file():
             raise UserError(f"{path} is a file: name a directory for the run")
         frozen = None if frozen_from is None else frozen_from._as_judge()
@@ -84,7 +92,7 @@ class Run:
                 run = cls.open(path)
                 run._must_match(origin, config, compare, frozen)
                 return run
-            foreign = path.exists() and any(p.name != "run.lock" for p in path.iterdir())
+            foreign = path.exists() and any(not _is_litter(p.name) for p in path.iterdir())
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         if os.path.realpath(path) == os.path.realpath(origin):
@@ -111,8 +119,10 @@ class Run:
         except OSError:
             raise UserError(f"{path} is no run directory: it has no readable manifest.json") from None
         except ValueError:
-            raise UserError(f"{path}/manifest.json is damaged: start a new run, or put the file back") from None
-        if manifest.get("layout") != LAYOUT:
+            manifest = None
+        if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST:
+            raise UserError(f"{path}/manifest.json is damaged: start a new run, or put the file back")
+        if manifest["layout"] != LAYOUT:
             raise UserError(f"{path} was made by pairclean {manifest.get('pairclean')}, which this one cannot continue")
         return cls(path, manifest)
 
@@ -146,8 +156,8 @@ class Run:
     def config(self) -> Config:
         return Config.make(**self.manifest["config"])
 
-    def open_source(self) -> Source:
-        """The source with `limit` applied to its shards."""
+    def open_source(self, *, strict: bool = False) -> Source:
+        """The source with `limit` applied to its shards.  strict: whether a broken file raises UserError."""
         from .sources import open_source
 
         config = self.config
@@ -157,6 +167,8 @@ class Run:
             caption_column=config.caption_column,
             id_column=config.id_column,
             image_root=config.image_root,
+            embeddings=config.embeddings,
+            strict=strict,
         )
         source.shards = limited(source.shards, config.limit)
         return source
@@ -234,7 +246,7 @@ class Run:
 
         Raises UserError if a stage before them is missing, or another process works on this run.
         """
-        with self.locked():
+        with self.locked(stages[0]):
             self._check_before(stages[0])
             return [stage for stage in stages if self._do(stage, execution)]
 
@@ -245,7 +257,7 @@ class Run:
         Raises UserError, with everything left as it was, if an option is wrong or a stage before is missing.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        with self.locked():
+        with self.locked(stage):
             self._check_before(stage)
             config = Config.make(**{**self.manifest["config"], **given})
             if self.manifest["frozen_from"] and stage in ("align", "judge") and config != self.config:
@@ -253,6 +265,10 @@ class Run:
             order = list(STAGES)
             last = max([order.index(stage), *(order.index(name) for name in self.manifest["stages"])])
             if config != self.config:
+                if stage == "export":
+                    from .export import check_layout
+
+                    check_layout(self.open_source(), config.to)
                 self.manifest["config"] = config.model_dump()
                 self.set_stale(stage)
             return [name for name in order[order.index(stage) : last + 1] if self._do(name, execution)]
@@ -272,24 +288,21 @@ class Run:
         """Do a stage if it is due; whether it was."""
         from . import stages as do
 
-        if stage != "embed" and self.is_done(stage):
-            return False
-        before = self.manifest["stages"].get(stage)
         if stage != "embed":  # which looks at the source and the encoder first, and may find nothing to do
+            self._have_alone(stage)
+            if self.is_done(stage):
+                return False
             self.set_stale(stage)
+        before = self.manifest["stages"].get(stage)
         begun = time.perf_counter()
-        try:
-            getattr(do, stage)(self, execution)
-        except OSError as error:
-            if error.errno not in _OUT_OF_SPACE:
-                raise
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; make room, then go on") from error
+        getattr(do, stage)(self, execution)
         seconds = time.perf_counter() - begun
         done = {"fingerprint": self._due(stage), "seconds": round(seconds, 3)}
         new = before is None or before["fingerprint"] != done["fingerprint"]
-        # `embed` always looks; where nothing is new, what it took when it was is what is worth knowing.
-        self.manifest["stages"][stage] = done if new else before
-        self.save()
+        if self._alone:  # otherwise another process has embedded the last part, and noted it down
+            # `embed` always looks; where nothing is new, what it took when it was is what is worth knowing.
+            self.manifest["stages"][stage] = done if new else before
+            self.save()
         if new:
             execution.progress.finish(stage, seconds)
         return new
@@ -301,28 +314,106 @@ class Run:
             self.save()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time; the lock goes with the process that held it, however that ended."""
-        import fcntl
+    def locked(self, stage: str) -> Iterator[None]:
+        """One process at a time, from this stage on; but several may embed.
 
+        The lock is held alone, or shared while parts are embedded: then another process that wants to embed joins in.
+        Raises UserError if another process is in a stage that cannot be shared.
+        """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "run.lock").open("a")
+            lock = Lock(self.path / "run.lock")
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}; name another directory") from None
-        with file:
+        with lock:
+            self._lock = lock
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another process is working on {self.path}: wait for it, or stop it") from None
-            try:
+                self._enter(stage)
                 self._reread()
                 yield
+            except OSError as error:
+                if error.errno not in _OUT_OF_SPACE:
+                    raise
+                raise UserError(f"cannot write to {self.path}: {error.strerror}; make room, then go on") from error
             finally:
-                if not (self.path / "manifest.json").exists():  # the run never came to be
-                    (self.path / "run.lock").unlink(missing_ok=True)
+                self._lock, alone, self._alone = None, self._alone, False
+                if alone and not (self.path / "manifest.json").exists():  # the run never came to be
+                    lock.path.unlink(missing_ok=True)
                     with suppress(OSError):
                         self.path.rmdir()
+
+    def _enter(self, stage: str) -> None:
+        """Take the lock: alone if nobody has it, else shared with those that embed."""
+        assert self._lock is not None
+        looks = 0
+        while not self._lock.take():
+            if stage == "embed" and self._lock.take(shared=True):
+                return
+            if looks and (stage != "embed" or self._lock.note != "embed"):
+                raise self._taken()
+            looks += 1  # twice at least: who has just taken it may not have said yet what for
+            time.sleep(PAUSE)
+        self._set_alone(stage)
+
+    def _set_alone(self, stage: str) -> None:
+        assert self._lock is not None
+        self._alone, self._lock.note = True, stage
+        for left in self.path.iterdir():  # by a process that was killed
+            if is_temporary(left.name):
+                left.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "locks", ignore_errors=True)  # who has none of the run has none of its parts
+
+    def _have_alone(self, stage: str) -> None:
+        """Before a stage that cannot be shared.  Raises UserError if another process is there."""
+        assert self._lock is not None
+        if not self._alone and not self._lock.take():
+            raise self._taken()
+        if not self._alone:
+            self._reread()
+        self._set_alone(stage)
+
+    def _taken(self) -> UserError:
+        assert self._lock is not None
+        at = f" (at `{self._lock.note}`)" if self._lock.note in STAGES else ""
+        return UserError(f"another process is working on {self.path}{at}: wait for it, or stop it")
+
+    def begin_parts(self, parts: dict[str, str], **about: Any) -> None:
+        """Note down what is embedded from here on: a fingerprint a shard, and what else the manifest says of them.
+
+        Raises UserError if processes that embed already found another source.
+        """
+        if self._alone:
+            if parts != self.manifest.get("parts"):
+                self.set_stale("embed")  # from here on its files are not what its record says
+            self.manifest |= {"parts": parts, "shards": list(parts), **about}
+            self.save()
+        elif parts != self.manifest.get("parts"):
+            raise UserError(
+                f"{self.manifest['source']} has changed since another process began to embed it: wait for that one, "
+                "then run the command again"
+            )
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Parts are written here by any number of processes; afterwards one of them has the run alone."""
+        assert self._lock is not None
+        self._alone = False
+        while not self._lock.take(shared=True):
+            time.sleep(PAUSE)
+        yield
+        # All parts are there, so nobody takes long to come here.
+        while not self._lock.take():
+            self._reread()
+            if self.is_done("embed"):  # noted down by the one that was first, which goes on
+                return
+            time.sleep(PAUSE)
+        self._reread()
+        self._set_alone("embed")
+
+    @contextmanager
+    def claim(self, part: str) -> Iterator[bool]:
+        """Whether this process may write the part now; no other one may meanwhile."""
+        with Lock(self.path / "locks" / f"{part}.lock") as lock:
+            yield lock.take()
 
     def _reread(self) -> None:
         """The process that held the lock before may have gone on with this run, or made it."""
@@ -344,6 +435,11 @@ def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
         kept.append(replace(shard, rows=min(shard.rows, limit)))
         limit -= shard.rows
     return kept
+
+
+def _is_litter(name: str) -> bool:
+    """What a process that was killed may leave of a run that did not come to be."""
+    return name in ("run.lock", "locks") or is_temporary(name)
 
 
 def _spoken(option: str, value: Any) -> str:

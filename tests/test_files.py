@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pairclean.files import fingerprint, write_json, written_whole
+from pairclean.files import fingerprint, is_temporary, write_json, written_whole
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -17,6 +17,12 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
         assert not path.exists()
     assert path.read_bytes() == b"content"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_what_is_being_written_is_told_by_its_name(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "a.json"):
+        assert [is_temporary(path.name) for path in tmp_path.iterdir()] == [True]
+    assert not any(map(is_temporary, ["a.json", "a.json.1.tmp", ".a.json", ".a.tmp", ".a.b.tmp"]))
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

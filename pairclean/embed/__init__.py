@@ -3,6 +3,7 @@
 from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder, load_encoder
+from .ready import keep_source
 from .store import Embeddings, ShardedArray, keep_parts, part_is_done, write_part
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "embed_shard",
     "embed_source",
     "keep_parts",
+    "keep_source",
     "load_encoder",
     "part_is_done",
     "resolve_devices",

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
     from .encoder import Encoder
 
 T = TypeVar("T")
+#: How long to wait before asking again for a shard that another process has in hand, in seconds.
+PAUSE = 0.1
 
 
 def _ignore(_: object) -> None:
     pass
+
+
+def _claim_any(_: Shard) -> AbstractContextManager[bool]:
+    return nullcontext(True)
 
 
 @dataclass
@@ -90,11 +97,14 @@ def embed_source(
     workers: int | None = None,
     advance: Callable[[int], None] = _ignore,
     on_shard_done: Callable[[Shard], None] = _ignore,
+    claim: Callable[[Shard], AbstractContextManager[bool]] = _claim_any,
 ) -> list[Shard]:
     """Embeds the shards whose parts are not done under their fingerprint; returns them, in the order of the source.
+    All parts are there when it returns, also those that other processes made meanwhile.
 
     devices: one encoder each, made by `make_encoder` only when there is work for it; they take shards side by side.
     workers: decoding threads in all.  advance, on_shard_done: as progress; shards done before count in `advance`.
+    claim: whether a shard may be worked on inside the block; if not, another process has it, and it is asked for again.
     The first error stops all devices and is raised.
     """
     todo = [shard for shard in source.shards if not part_is_done(root, shard.name, fingerprint_of(shard))]
@@ -119,17 +129,25 @@ def embed_source(
                 shard = waiting.get_nowait()
             except queue.Empty:
                 return
-            embed_shard(
-                source,
-                shard,
-                encoder,
-                root,
-                fingerprint_of(shard),
-                workers=threads,
-                advance=advance_unless_stopped,
-                batch_size=batch_size,
-            )
-            on_shard_done(shard)
+            with claim(shard) as mine:
+                if mine and part_is_done(root, shard.name, fingerprint_of(shard)):  # by another process, meanwhile
+                    advance_unless_stopped(shard.rows)
+                elif mine:
+                    embed_shard(
+                        source,
+                        shard,
+                        encoder,
+                        root,
+                        fingerprint_of(shard),
+                        workers=threads,
+                        advance=advance_unless_stopped,
+                        batch_size=batch_size,
+                    )
+            if mine:
+                on_shard_done(shard)
+            else:  # whoever has it may not live to finish it
+                waiting.put(shard)
+                stop.wait(PAUSE)
 
     if len(devices) == 1:
         work(devices[0])
@@ -223,6 +241,7 @@ class _Images:
         self.vectors = _Vectors(encoder.encode_images, encoder.image_dim, batch, encoder.device)
         self.reasons: dict[int, str] = {}
         self._prepare, self._pool, self._batch = encoder.prepare, pool, batch
+        self._least_side = encoder.least_side
         self._seen: set[int] = set()
         self._pending: deque[tuple[int, Future[np.ndarray]]] = deque()
 
@@ -231,7 +250,7 @@ class _Images:
         identity = content_id(data)
         if identity not in self._seen:
             self._seen.add(identity)
-            self._pending.append((identity, self._pool.submit(lambda: self._prepare(decode(data)))))
+            self._pending.append((identity, self._pool.submit(lambda: self._prepare(decode(data, self._least_side)))))
         return identity
 
     def encode_ready(self) -> bool:

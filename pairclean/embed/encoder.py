@@ -19,6 +19,8 @@ class Encoder(Protocol):
     comparable: whether the cosine between the two spaces means anything before an alignment is learned.
     description: everything that changes the vectors, as JSON; it goes into the fingerprint and the manifest.
     device: where it runs, for showing.
+    least_side: JPEGs may be decoded at a half, a quarter or an eighth as long as their shorter side keeps this many
+    pixels; None: always whole.
     """
 
     image_dim: int
@@ -26,6 +28,7 @@ class Encoder(Protocol):
     comparable: bool
     description: dict[str, Any]
     device: str
+    least_side: int | None
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """One RGB picture as the array that `encode_images` takes; called from several threads."""
@@ -37,10 +40,13 @@ class Encoder(Protocol):
         """(n, text_dim) float32, L2-normalised, for n > 0 captions."""
 
 
-def load_encoder(model: str, *, pretrained: str | None = None, device: str = "auto", dtype: str = "auto") -> Encoder:
+def load_encoder(
+    model: str, *, pretrained: str | None = None, device: str = "auto", dtype: str = "auto", exact: bool = False
+) -> Encoder:
     """The encoder called `model`: "hog-tfidf", or anything that `OpenClip` takes.
 
     device, dtype: as `resolve_devices` (the first one is taken) and `resolve_dtype`; hog-tfidf needs neither.
+    exact: decode every picture whole, as the model's own preprocessing does.
     Raises UserError if the model, its weights or the device cannot be had.
     """
     if model == "hog-tfidf":
@@ -50,4 +56,4 @@ def load_encoder(model: str, *, pretrained: str | None = None, device: str = "au
     from .device import resolve_devices
     from .openclip import OpenClip
 
-    return OpenClip(model, pretrained, device=resolve_devices(device)[0], dtype=dtype)
+    return OpenClip(model, pretrained, device=resolve_devices(device)[0], dtype=dtype, exact=exact)

@@ -28,6 +28,7 @@ class HogTfidf:
 
     comparable = False
     device = "cpu"
+    least_side: int | None = None
     image_dim = CELLS * CELLS * ORIENTATIONS + CELLS * CELLS * 3 + 6 * 64
     text_dim = WORD_DIM + PAIR_DIM + CHAR_DIM
 

@@ -37,13 +37,17 @@ class OpenClip:
     default tag, the other two kinds bring their own weights.
     device: one torch device ("cuda:1").  dtype: as `resolve_dtype`; "auto" stays with float32 for batch-normed towers.
 
+    exact: large JPEGs are decoded whole, and not at a fraction of their size that is still twice what the model sees.
+
     Pictures cross to the device as uint8 and are normalised there.
     Raises UserError if the model or its weights cannot be had; checkpoints are read without pickle.
     """
 
     comparable = True
 
-    def __init__(self, model: str, pretrained: str | None = None, *, device: str, dtype: str = "auto") -> None:
+    def __init__(
+        self, model: str, pretrained: str | None = None, *, device: str, dtype: str = "auto", exact: bool = False
+    ) -> None:
         self.device = device
         self._dtype = resolve_dtype(dtype, device)
         model, pretrained = _checked(model, pretrained)
@@ -65,13 +69,15 @@ class OpenClip:
         *resizing, _, normalise = transform.transforms
         self._resizing = resizing
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (normalise.mean, normalise.std))
+        size = network.visual.preprocess_cfg["size"]
+        self.least_side = None if exact else 2 * (size if isinstance(size, int) else max(size))
         self.image_dim = self.text_dim = int(config["embed_dim"])
         self.description: dict[str, Any] = {
             "model": _FOLDER + Path(model).name if model.startswith(_FOLDER) else model,
             "pretrained": Path(pretrained).name if pretrained else None,
             "weights": weights,
             "architecture": config,
-            "preprocessing": network.visual.preprocess_cfg,
+            "preprocessing": {**network.visual.preprocess_cfg, "decoded_to_at_least": self.least_side},
             "dtype": str(self._dtype).removeprefix("torch."),
             "open_clip": open_clip.__version__,
         }

@@ -61,7 +61,7 @@ def write_part(
     metadata_path(root, shard_name).unlink(missing_ok=True)
     for path, vectors in ((image_path(root, shard_name), image), (text_path(root, shard_name), text)):
         with written_whole(path) as file:
-            np.save(file, vectors.astype(np.float16))
+            np.save(file, vectors.astype(np.float16, copy=False), allow_pickle=False)
     with written_whole(metadata_path(root, shard_name)) as file:
         pq.write_table(table, file)
 
@@ -73,7 +73,7 @@ def keep_parts(root: Path, shard_names: Sequence[str]) -> None:
         folder = path_of(root, "").parent
         for path in folder.iterdir() if folder.is_dir() else ():
             if path not in kept:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another process may tidy up too
 
 
 def _map(path: Path) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from pairclean.pairs import UserError, Verdict
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of the probability of a rematch
 
 
 def auroc(score: Floats, positive: Bools) -> float:
@@ -55,6 +59,25 @@ def expected_calibration_error(probability: Floats, outcome: Bools, bins: int = 
     return float(np.abs(predicted - observed).sum() / len(probability))
 
 
+def reliability(probability: Floats, outcome: Bools, bins: int = 10) -> list[dict[str, float | int]]:
+    """What was predicted beside what was observed, over `bins` bins of equal width; bins without a pair are left out.
+
+    probability: (n,) float in [0, 1].  outcome: (n,) bool.
+    Returns for each bin its bounds `low` and `high`, its `pairs`, and the means `predicted` and `observed` over them.
+    """
+    bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    return [
+        {
+            "low": k / bins,
+            "high": (k + 1) / bins,
+            "pairs": int((bin_of == k).sum()),
+            "predicted": float(probability[bin_of == k].mean()),
+            "observed": float(outcome[bin_of == k].mean()),
+        }
+        for k in np.unique(bin_of).tolist()
+    ]
+
+
 def brier(probability: Floats, outcome: Bools) -> float:
     """Mean squared error of the probabilities.  probability: (n,) float.  outcome: (n,) bool.  nan without pairs."""
     return float(np.mean((probability - outcome) ** 2)) if len(probability) else math.nan
@@ -68,8 +91,8 @@ def _share(part: Bools, whole: Bools) -> float:
 def score_run(verdicts: pa.Table, truth: pa.Table) -> dict[str, float | int]:
     """Score the verdicts of a run against what was planted in its input.
 
-    verdicts: a row a pair, `pairs.VERDICT_SCHEMA`.  truth: the table of `plant_shards`, for the same pairs in any order
-    (its rows of the pairs that the run was given, where some were left out so that others have no partner).
+    verdicts: a row a pair, `pairs.VERDICT_SCHEMA`.  truth: what `pairclean.plant` writes, in any order (its rows
+    of the pairs that the run was given, where some were left out so that others have no partner).
 
     A pair is mismatched where the text that it carries differs from its own. Pairs that were not judged or could not be
     read count as probability 0.5, so that leaving hard pairs out does not pay. A rematch is right where the new caption
@@ -78,6 +101,36 @@ def score_run(verdicts: pa.Table, truth: pa.Table) -> dict[str, float | int]:
     Figures that need a class which is not there are nan (auroc, average_precision) or 0.
     Raises UserError if verdicts and truth are not about the same pairs.
     """
+    return _figures(_compare(verdicts, truth))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A run's verdicts beside the truth, (n,) each, in the order of the verdicts.
+
+    probability: of being clean, 0.5 where nothing was judged.  right: rematched, and to its own caption.
+    on_offer: mismatched, and some mismatched pair carries its caption.  kind: how it was planted, None where unknown.
+    """
+
+    noisy: Bools
+    verdict: NDArray[np.object_]
+    judged: Bools
+    probability: NDArray[np.float64]
+    rematch_probability: NDArray[np.float64]
+    right: Bools
+    on_offer: Bools
+    kind: NDArray[np.object_]
+
+    @property
+    def flagged(self) -> Bools:
+        return np.isin(self.verdict, [Verdict.REMATCHED.value, Verdict.NOISY.value])
+
+    @property
+    def emitted(self) -> Bools:
+        return np.asarray(self.verdict == Verdict.REMATCHED.value, bool)
+
+
+def _compare(verdicts: pa.Table, truth: pa.Table) -> _Compared:
     ids = verdicts["pair_id"].to_pylist()
     keys = truth["key"].to_pylist()
     own = dict(zip(keys, truth["caption"].to_pylist(), strict=True))
@@ -91,34 +144,92 @@ def score_run(verdicts: pa.Table, truth: pa.Table) -> dict[str, float | int]:
     verdict = np.array(verdicts["verdict"].to_pylist(), dtype=object)
     judged = ~np.isin(verdict, [Verdict.UNJUDGED.value, Verdict.UNREADABLE.value])
     probability = np.array(verdicts["clean_probability"].to_pylist(), dtype=np.float64)
-    probability = np.where(judged, probability, 0.5)
-    flagged = np.isin(verdict, [Verdict.REMATCHED.value, Verdict.NOISY.value])
-    emitted = verdict == Verdict.REMATCHED.value
     partners = verdicts["rematch_pair_id"].to_pylist()
+    emitted = verdict == Verdict.REMATCHED.value
     right = np.array([e and carries[p] == own[k] for k, e, p in zip(ids, emitted, partners, strict=True)], dtype=bool)
     lost = {carries[k] for k, is_noisy in zip(ids, noisy, strict=True) if is_noisy}  # captions that lost their picture
     on_offer = noisy & np.array([own[k] in lost for k in ids], dtype=bool)
+    kinds = truth["noise_kind"].to_pylist() if "noise_kind" in truth.column_names else [None] * len(keys)
+    kind = dict(zip(keys, kinds, strict=True))
+    return _Compared(
+        noisy=noisy,
+        verdict=verdict,
+        judged=judged,
+        probability=np.where(judged, probability, 0.5),
+        rematch_probability=np.array(verdicts["rematch_probability"].to_pylist(), dtype=np.float64),
+        right=right,
+        on_offer=on_offer,
+        kind=np.array([kind[k] for k in ids], dtype=object),
+    )
+
+
+def _figures(run: _Compared) -> dict[str, float | int]:
+    noisy, flagged, emitted, verdict, probability = run.noisy, run.flagged, run.emitted, run.verdict, run.probability
     kept = emitted | (verdict == Verdict.CLEAN.value)
     precision, recall = _share(noisy, flagged), _share(flagged, noisy)
     return {
-        "pairs": len(ids),
+        "pairs": len(noisy),
         "unreadable": int((verdict == Verdict.UNREADABLE.value).sum()),
         "unjudged": int((verdict == Verdict.UNJUDGED.value).sum()),
-        "true_mismatch_rate": float(noisy.mean()) if len(ids) else math.nan,
+        "true_mismatch_rate": float(noisy.mean()) if len(noisy) else math.nan,
         "auroc": auroc(-probability, noisy),
         "average_precision": average_precision(-probability, noisy),
         "flag_precision": precision,
         "flag_recall": recall,
-        "flag_rate": float(flagged.mean()) if len(ids) else math.nan,
+        "flag_rate": float(flagged.mean()) if len(noisy) else math.nan,
         "flag_f1": 2 * precision * recall / max(1e-9, precision + recall),
         "brier": brier(probability, ~noisy),
         "ece": expected_calibration_error(probability, ~noisy),
         "rematch_emitted": int(emitted.sum()),
-        "rematch_precision": _share(right, emitted),
-        "partners_on_offer": int(on_offer.sum()),
-        "rematch_recall": _share(right, on_offer),
+        "rematch_precision": _share(run.right, emitted),
+        "partners_on_offer": int(run.on_offer.sum()),
+        "rematch_recall": _share(run.right, run.on_offer),
         "rematched_clean_pairs": int((emitted & ~noisy).sum()),
-        "correct_before": float((~noisy).mean()) if len(ids) else math.nan,
-        "correct_after": _share(np.where(emitted, right, ~noisy), kept),
+        "correct_before": float((~noisy).mean()) if len(noisy) else math.nan,
+        "correct_after": _share(np.where(emitted, run.right, ~noisy), kept),
         "pairs_after": int(kept.sum()),
+    }
+
+
+def compare_run(verdicts: pa.Table, truth: pa.Table, rate: Mapping[str, float | None]) -> dict[str, Any]:
+    """`score_run`'s figures, and how far the probabilities and the mismatch rate of the run can be relied on.
+
+    rate: the run's mismatch rate: `estimate`, `low` and `high`, each None where nothing was judged.
+    Returns in addition
+      mismatch_rate: the run's own figures, `true`, `error` (estimate - true) and whether the interval `covers` it;
+      reliability: `reliability` of the clean probability over the judged pairs;
+      risk_coverage: of the rematches at or above each probability in `THRESHOLDS`, how many there are (`rematched`),
+        the share of them that is right (`precision`; None of none), and the share of what is on offer that is mended by
+        them (`recall`);
+      kinds: of each kind of planted mismatch, where the truth says kinds, `pairs` and the share that was `flagged`.
+    """
+    run = _compare(verdicts, truth)
+    figures = _figures(run)
+    true, low, high, estimate = figures["true_mismatch_rate"], rate["low"], rate["high"], rate["estimate"]
+    kinds = sorted({kind for kind in run.kind[run.noisy] if kind})
+    of_kind = {kind: run.noisy & np.asarray(run.kind == kind, bool) for kind in kinds}
+    return {
+        **figures,
+        "mismatch_rate": {
+            **{name: rate[name] for name in ("estimate", "low", "high")},
+            "true": true,
+            "error": None if estimate is None else estimate - true,
+            "covers": None if low is None or high is None else low <= true <= high,
+        },
+        "reliability": reliability(run.probability[run.judged], ~run.noisy[run.judged]),
+        "risk_coverage": [_at(run, threshold) for threshold in THRESHOLDS],
+        "kinds": {
+            kind: {"pairs": int(pairs.sum()), "flagged": _share(run.flagged, pairs)} for kind, pairs in of_kind.items()
+        },
+    }
+
+
+def _at(run: _Compared, threshold: float) -> dict[str, float | int | None]:
+    with np.errstate(invalid="ignore"):  # nan where nothing was rematched
+        chosen = run.emitted & (run.rematch_probability >= threshold)
+    return {
+        "threshold": threshold,
+        "rematched": int(chosen.sum()),
+        "precision": _share(run.right, chosen) if chosen.any() else None,
+        "recall": _share(run.right & chosen, run.on_offer),
     }

@@ -1,8 +1,10 @@
-"""Writing the cleaned pairs in the layout that they came in."""
+"""Writing the pairs that are left, in the layout that they came in or in another."""
 
 from __future__ import annotations
 
-from .parquet import export_shard
+from .kept import Writer, kept_pairs
+from .layouts import check_layout, open_writer
+from .parquet import Tables
 from .verdicts import Findings, verdict_table
 
-__all__ = ["Findings", "export_shard", "verdict_table"]
+__all__ = ["Findings", "Tables", "Writer", "check_layout", "kept_pairs", "open_writer", "verdict_table"]

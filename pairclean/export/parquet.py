@@ -1,81 +1,62 @@
-"""Cleaned Parquet: the source's columns, order and types, without the noisy pairs and with what was found beside."""
+"""Parquet in the source's columns, order and types, with the captions that the pairs carry now."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..files import written_whole
-from ..pairs import Shard, UserError, Verdict
+from ..pairs import Shard
 from ..sources import Source
-from ..sources.parquet import read_schema, record_batches
-from ..sources.roles import huggingface_features, is_list, is_one_of
+from ..sources.roles import huggingface_features, is_one_of
+from ..sources.tables import Gap, read_schema, readable_batches
+from .kept import ADDED, added, adds, as_lists, captions_now, changed, column, whole
 
-#: The columns that are added, one value a pair, and their types.
-ADDED = pa.schema(
-    [
-        pa.field("pairclean_pair_id", pa.string()),
-        pa.field("pairclean_verdict", pa.string()),
-        pa.field("pairclean_clean_probability", pa.float32()),
-        pa.field("pairclean_original_caption", pa.string()),
-        pa.field("pairclean_caption_pair_id", pa.string()),
-    ]
-)
 #: A row group ends when it has this much: what is in memory at once, and what a reader has to load for one row.
 GROUP_ROWS = 10_000
 GROUP_BYTES = 32 << 20
 
 
-def export_shard(source: Source, shard: Shard, verdicts: pa.Table, out: Path) -> int:
-    """Write one shard's clean and rematched pairs to `out/<shard.name>.parquet`, all of it or nothing.
+@dataclass(frozen=True)
+class Tables:
+    """Shards of Parquet as Parquet: `<shard>.parquet`.
 
-    The source's rows are streamed a second time and keep their columns, order and types; a rematched pair gets its new
-    caption; the `pairclean_` columns follow (those of an earlier cleaning are replaced). Where captions are lists, they
-    stay lists without the dropped ones, rows that have none left go, and the `pairclean_` columns are lists beside
-    them. A shard that nothing is left of becomes a file without rows.
-
-    verdicts: `VERDICT_SCHEMA`, this shard's pairs in input order.  out: a folder, made if need be.
-    Returns the number of pairs written.
-    Raises UserError where the shard cannot be read, is no longer the one that was judged, or `out` cannot be written.
+    The source's rows are streamed and keep their columns, order and types; those that an earlier cleaning added are
+    replaced or, where none are to be added, left out. Where captions are lists, they stay lists without the dropped
+    ones, rows that have none left go, and the added columns are lists beside them. A shard that nothing is left of
+    becomes a file without rows.
     """
-    kept = pa.array([Verdict.CLEAN.value, Verdict.REMATCHED.value])
-    pairs = verdicts.filter(pc.is_in(verdicts["verdict"], kept)).combine_chunks()
-    schema = _output_schema(read_schema(shard.path), source.roles.caption)
-    written = 0
+
+    source: Source
+    prefix: str = ""  # of the files' names
+
+    def files(self, shard: Shard) -> list[str]:
+        return [f"{self.prefix}{shard.name}.parquet"]
+
+    def write(self, shard: Shard, kept: pa.Table, out: Path) -> None:
+        caption, many = self.source.roles.caption, self.source.many
+        schema = output_schema(read_schema(shard.path), caption, many, adds(kept))
+        write_tables(out / self.files(shard)[0], _rewritten(shard, kept, caption, many, schema), schema)
+
+    def finish(self, out: Path) -> None: ...
+
+
+def write_tables(path: Path, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
+    """A Parquet file of these tables, in row groups bounded by GROUP_ROWS and GROUP_BYTES."""
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     with (
-        _written_whole(out / f"{shard.name}.parquet") as file,
+        whole(path) as file,
         # Images do not compress into a dictionary; small write batches keep pages, and what reads them, small.
-        pq.ParquetWriter(
-            file, schema, compression="zstd", use_dictionary=_texts_of(schema), write_batch_size=64
-        ) as writer,
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=texts, write_batch_size=64) as writer,
     ):
-        for table in _row_groups(_cleaned(shard, pairs, source.roles.caption, schema)):
+        for table in _row_groups(tables):
             writer.write_table(table, row_group_size=len(table))
-            written += _count_pairs(table)
-        if written != len(pairs):
-            raise _changed(shard)
-    return written
-
-
-def _changed(shard: Shard) -> UserError:
-    return UserError(f"{shard.path} is not what was judged, it has changed since: run `pairclean clean` again")
-
-
-def _texts_of(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-
-
-def _count_pairs(table: pa.Table) -> int:
-    verdicts = table["pairclean_verdict"]
-    return int(pc.sum(pc.list_value_length(verdicts)).as_py() or 0) if is_list(verdicts.type) else len(verdicts)
 
 
 def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -92,18 +73,19 @@ def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(group)
 
 
-def _cleaned(shard: Shard, pairs: pa.Table, caption: str, schema: pa.Schema) -> Iterator[pa.Table]:
+def _rewritten(shard: Shard, kept: pa.Table, caption: str, many: bool, schema: pa.Schema) -> Iterator[pa.Table]:
     """The output, a table for each batch of source rows of which something is left."""
-    many = is_list(schema.field(caption).type)
-    rows = pairs["row"].to_numpy()
-    start = 0
-    for batch in record_batches(shard.path):
+    rows = column(kept, "row").to_numpy()
+    written = 0
+    for start, batch in readable_batches(shard.path):
+        if isinstance(batch, Gap):
+            continue
         first, last = np.searchsorted(rows, [start, start + len(batch)])
-        part, owner = pairs.slice(first, last - first), rows[first:last] - start
-        start += len(batch)
+        part, owner = kept.slice(first, last - first), rows[first:last] - start
         if not len(part):
             continue
-        index = part["caption_index"].to_numpy()
+        written += len(part)
+        index = column(part, "caption_index").to_numpy()
         left, counts = np.unique(owner, return_counts=True)
         captions = _cast(batch.column(caption), schema.field(caption))
         if many:
@@ -111,12 +93,11 @@ def _cleaned(shard: Shard, pairs: pa.Table, caption: str, schema: pa.Schema) -> 
         elif len(left) == len(owner) and not index.any():
             originals = captions.take(pa.array(owner))
         else:
-            raise _changed(shard)
-        columns = _added(part, originals)
-        columns[caption] = _recaptioned(part, originals)
+            raise changed(shard)
+        columns = {**added(part, originals), caption: captions_now(part, originals)}
         if many:
             ends = np.cumsum(counts)
-            columns = {name: _as_lists(values, ends) for name, values in columns.items()}
+            columns = {name: as_lists(values, ends) for name, values in columns.items()}
         # Cast before `take`, which does not know every type that a source may have.
         arrays = [
             _cast(columns[field.name], field)
@@ -125,6 +106,8 @@ def _cleaned(shard: Shard, pairs: pa.Table, caption: str, schema: pa.Schema) -> 
             for field in schema
         ]
         yield pa.Table.from_arrays(arrays, schema=schema)
+    if written != len(kept):
+        raise changed(shard)
 
 
 def _cast(array: pa.Array, field: pa.Field) -> pa.Array:
@@ -137,48 +120,20 @@ def _list_elements(lists: pa.Array, owner: np.ndarray, index: np.ndarray, shard:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     starts = np.cumsum(lengths) - lengths
     if (index >= np.maximum(lengths[owner], 1)).any():
-        raise _changed(shard)
+        raise changed(shard)
     return lists.flatten().take(pa.array(starts[owner] + index, mask=lengths[owner] == 0))
 
 
-def _added(pairs: pa.Table, originals: pa.Array) -> dict[str, pa.Array]:
-    """The ADDED columns, one value a pair."""
-    pair_id, rematched = pairs["pair_id"].combine_chunks(), _rematched(pairs)
-    values = [
-        pair_id,
-        pairs["verdict"].combine_chunks(),
-        pairs["clean_probability"].combine_chunks(),
-        pc.if_else(rematched, originals.cast(pa.string()), pa.scalar(None, pa.string())),
-        pc.if_else(rematched, pairs["rematch_pair_id"].combine_chunks(), pair_id),
-    ]
-    return {field.name: array.cast(field.type) for field, array in zip(ADDED, values, strict=True)}
-
-
-def _recaptioned(pairs: pa.Table, originals: pa.Array) -> pa.Array:
-    """The captions that the pairs carry now; untouched, byte for byte, where nothing was rematched."""
-    rematched = _rematched(pairs)
-    if not pc.any(rematched).as_py():
-        return originals
-    return pc.if_else(rematched, pairs["rematch_caption"].combine_chunks(), originals.cast(pa.string())).cast(
-        originals.type
-    )
-
-
-def _rematched(pairs: pa.Table) -> pa.Array:
-    return pc.equal(pairs["verdict"].combine_chunks(), Verdict.REMATCHED.value)
-
-
-def _as_lists(values: pa.Array, ends: np.ndarray) -> pa.Array:
-    return pa.LargeListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int64()), values)
-
-
-def _output_schema(schema: pa.Schema, caption: str) -> pa.Schema:
-    many = is_list(schema.field(caption).type)
+def output_schema(schema: pa.Schema, caption: str, many: bool, adds: bool) -> pa.Schema:
+    """The schema of the output.  many: whether captions are lists.  adds: whether the ADDED columns are written."""
     fields = [field.with_type(_output_type(field.type)) for field in schema if field.name not in ADDED.names]
     if many:  # some lists get shorter, so that their length cannot be fixed any more
         fields = [_free_length(field) if field.name == caption else field for field in fields]
-    added = [pa.field(field.name, pa.list_(field.type)) if many else field for field in ADDED]
-    return pa.schema([*fields, *added], metadata=_metadata(schema, caption, many))
+    if pa.types.is_null(schema.field(caption).type):  # nothing but nulls, here; other shards have captions
+        kind = pa.list_(pa.string()) if many else pa.string()
+        fields = [field.with_type(kind) if field.name == caption else field for field in fields]
+    new = [pa.field(field.name, pa.list_(field.type)) if many else field for field in ADDED] if adds else []
+    return pa.schema([*fields, *new], metadata=_metadata(schema, caption, many, adds))
 
 
 def _free_length(field: pa.Field) -> pa.Field:
@@ -198,7 +153,7 @@ def _output_type(kind: pa.DataType) -> pa.DataType:
     return pa.large_binary() if is_one_of(kind, "binary_view") else kind
 
 
-def _metadata(schema: pa.Schema, caption: str, many: bool) -> dict[bytes, bytes] | None:
+def _metadata(schema: pa.Schema, caption: str, many: bool, adds: bool) -> dict[bytes, bytes] | None:
     """The schema's metadata; what `datasets` wrote there also describes the new columns."""
     metadata = dict(schema.metadata or {})
     features = huggingface_features(schema)
@@ -210,19 +165,10 @@ def _metadata(schema: pa.Schema, caption: str, many: bool) -> dict[bytes, bytes]
     for field in ADDED:
         value = {"dtype": "float32" if pa.types.is_float32(field.type) else "string", "_type": "Value"}
         features.pop(field.name, None)  # an earlier cleaning's: the new column comes last
-        features[field.name] = {"feature": value, "_type": "Sequence"} if many else value
+        if adds:
+            features[field.name] = {"feature": value, "_type": "Sequence"} if many else value
     document = json.loads(metadata[b"huggingface"])
     document["info"]["features"] = features
     document.pop("fingerprint", None)  # that of other rows, under which `datasets` would look for cached results
     metadata[b"huggingface"] = json.dumps(document).encode()
     return metadata
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """`files.written_whole`, with a sentence for a full disk and the like."""
-    try:
-        with written_whole(path) as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

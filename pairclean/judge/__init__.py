@@ -1,16 +1,40 @@
 """Judging: out-of-fold scores, and what decoys say about them."""
 
-from .crossfit import Scores, cross_scores, frozen_scores, keeps_particulars, near_ranks, separates_better
-from .decoys import LEVEL, Calibration, Rate, calibrate
+from .crossfit import (
+    Scores,
+    cosine_scores,
+    cross_scores,
+    frozen_scores,
+    keeps_particulars,
+    near_ranks,
+    separates_better,
+)
+from .decoys import LEVEL, DecoyScale, Rate, calibrate
 from .folds import assign_folds, fold_of
-from .judgement import FEWEST, FOLDS, all_alike, cannot_judge, judge_scores
+from .judgement import (
+    ENCODER_SCORES,
+    FEWEST,
+    FOLDS,
+    Calibration,
+    all_alike,
+    calibrate_scores,
+    cannot_judge,
+    judge_scores,
+    keeping,
+    read_calibration,
+)
+from .lemon import Company, lemon_scores
+from .near import near_identities
 from .scores import Reference, Scorer, reference_rows
 
 __all__ = [
+    "ENCODER_SCORES",
     "FEWEST",
     "FOLDS",
     "LEVEL",
     "Calibration",
+    "Company",
+    "DecoyScale",
     "Rate",
     "Reference",
     "Scorer",
@@ -18,13 +42,19 @@ __all__ = [
     "all_alike",
     "assign_folds",
     "calibrate",
+    "calibrate_scores",
     "cannot_judge",
+    "cosine_scores",
     "cross_scores",
     "fold_of",
     "frozen_scores",
     "judge_scores",
+    "keeping",
     "keeps_particulars",
+    "lemon_scores",
+    "near_identities",
     "near_ranks",
+    "read_calibration",
     "reference_rows",
     "separates_better",
 ]

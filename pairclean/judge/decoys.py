@@ -70,7 +70,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class DecoyCalibration:
     """What was fitted: enough to judge any score, also of pairs that were not there when it was fitted.
 
     prior: P(mismatched) before the score is seen: the rate, but half a pair away from 0 and 1.
@@ -93,8 +93,7 @@ class Calibration:
     def clean_probability(self, score: np.ndarray) -> np.ndarray:
         """P(matched | score), strictly increasing.  (n,) float64 -> (n,) float64."""
         matched = (1 - self.prior) * self.likelihood_ratio(score)
-        posterior = matched / (matched + self.prior)
-        return (1 - TIE_BREAK) * posterior + TIE_BREAK * _sigmoid((score - self.centre) / self.width)
+        return tie_break(matched / (matched + self.prior), (score - self.centre) / self.width)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -109,9 +108,9 @@ class Calibration:
         }
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Calibration:
+    def from_json(data: dict[str, Any]) -> DecoyCalibration:
         knots = data["knots"]
-        return Calibration(
+        return DecoyCalibration(
             DecoyScale(np.array(knots["score"]), np.array(knots["logit"])),
             Rate(**data["mismatch_rate"]),
             data["prior"],
@@ -122,7 +121,7 @@ class Calibration:
         )
 
 
-def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = None, seed: int = 0) -> Calibration:
+def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = None, seed: int = 0) -> DecoyCalibration:
     """observed: (n,) scores of the pairs, decoys: (m,) scores of random re-pairings by the same formula.
 
     rate: the mismatch rate where it is known better than these scores tell it; None estimates it from them.
@@ -151,7 +150,7 @@ def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = N
     matched = weight[0, 1:] / max(float(weight[0, 1:].sum()), 1e-12)
     width = float(observed.std()) or 1.0
     prior = float(np.clip(rate.estimate, 0.5 / len(observed), 1 - 0.5 / len(observed)))
-    return Calibration(scale, rate, prior, sharpness, matched, float(np.median(observed)), width)
+    return DecoyCalibration(scale, rate, prior, sharpness, matched, float(np.median(observed)), width)
 
 
 def _mixture(counts: np.ndarray, mass: np.ndarray, start: np.ndarray, fixed: float | None = None) -> np.ndarray:
@@ -167,6 +166,11 @@ def _mixture(counts: np.ndarray, mass: np.ndarray, start: np.ndarray, fixed: flo
             weight[:, 1:] *= (1 - fixed) / np.maximum(weight[:, 1:].sum(1, keepdims=True), 1e-300)
             weight[:, 0] = fixed
     return weight / weight.sum(1, keepdims=True)
+
+
+def tie_break(posterior: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """A posterior that never falls in the standardised score, made to rise in it."""
+    return (1 - TIE_BREAK) * posterior + TIE_BREAK * _sigmoid(score)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

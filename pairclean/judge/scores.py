@@ -9,6 +9,7 @@ information of image and caption. The same formula scores observed pairs, decoys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from ..align.arrays import Rows, chunks
 
 #: Images and captions in a reference sample; the quadratic part of scoring is pairs x this.
 REFERENCE = 2048
-TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1)
+#: The first is the published one, of CLIP itself.
+TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
+#: Random re-pairings a pair, and the most pairs that they are drawn from (in all folds together).
+DECOYS, DECOY_PAIRS = 20, 100_000
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,18 @@ def reference_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def hubness(x: np.ndarray, other: np.ndarray, temperature: float) -> np.ndarray:
     """log mean exp of x's similarities to the reference.  x: (n, k), other: (R, k) -> (n,) float64."""
-    out = np.empty(len(x))
+    return hubness_at(x, other, (temperature,))[0]
+
+
+def hubness_at(x: np.ndarray, other: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:
+    """`hubness` at several temperatures, (T, n) float64."""
+    out = np.empty((len(temperatures), len(x)))
     for part in chunks(len(x), 4096):
-        s = (x[part] @ other.T) / np.float32(temperature)
-        top = s.max(1)
-        out[part] = top + np.log(np.exp(s - top[:, None]).mean(1, dtype=np.float64))
+        similarity = x[part] @ other.T
+        for level, temperature in zip(out, temperatures, strict=True):
+            s = similarity / np.float32(temperature)
+            top = s.max(1)
+            level[part] = top + np.log(np.exp(s - top[:, None]).mean(1, dtype=np.float64))
     return out
 
 
@@ -118,15 +129,18 @@ def pair_similarity(image: np.ndarray, text: np.ndarray, left: np.ndarray, right
 
 
 def draw_decoys(
-    image_id: np.ndarray, caption_id: np.ndarray, each: int, rng: np.random.Generator
+    image_id: np.ndarray, caption_id: np.ndarray, rng: np.random.Generator, *, pairs: int = DECOY_PAIRS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random re-pairings: (m,) rows of images and (m,) rows of captions, m close to `each` a pair.
+    """Random re-pairings: (m,) rows of images and (m,) rows of captions, m close to DECOYS for each of `pairs` pairs.
 
     Identity-aware: a decoy never joins an image with a caption that it, or a copy of it, carries.
     """
     n = len(image_id)
-    left = np.tile(np.arange(n), each)
+    pool = np.arange(n) if n <= pairs else np.sort(rng.choice(n, pairs, replace=False))
+    n = len(pool)
+    left = np.tile(np.arange(n), DECOYS)
     right = (left + rng.integers(1, max(2, n), len(left))) % n
+    left, right = pool[left], pool[right]
     allowed = ~carries(image_id, caption_id, left, right)
     return left[allowed], right[allowed]
 

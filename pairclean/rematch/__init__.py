@@ -6,11 +6,13 @@ from .rematch import (
     Calibration,
     Pool,
     Proposals,
+    Terms,
     calibrate_rematching,
     draw_sure,
     emit,
     fit_temperature,
     propose,
+    settle,
 )
 
 __all__ = [
@@ -19,9 +21,11 @@ __all__ = [
     "Calibration",
     "Pool",
     "Proposals",
+    "Terms",
     "calibrate_rematching",
     "draw_sure",
     "emit",
     "fit_temperature",
     "propose",
+    "settle",
 ]

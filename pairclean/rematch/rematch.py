@@ -1,24 +1,34 @@
-"""Rematching over the whole data set: propose partners, and measure on the data itself how often they are right."""
+"""Rematching over the whole data set: propose partners, and measure on the data itself how often they are right.
+
+What one-to-one means. Every pair of the pool is one place for its caption, and a place is given to one image (with
+`capacity` k to at most k). A text that several pairs carry has as many places as copies. No image is given a text that
+it, or a copy of it, carries already. A caption stands at the place of its own pair as long as that pair stays together;
+with `again` every caption can be given although its own pair keeps it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..judge.scores import Scorer, carries, pair_similarity
-from .candidates import candidate_edges
+from .candidates import Edges, Gallery, best
 from .plan import Graph, round_plan, transport
 
 #: Pairs at least this likely to be clean stay out of the pool: their captions are taken.
-SURE = 0.98
-#: Weight of having no partner in the data. It only sets the scale of the plan's mass, which is calibrated: how many
-#: suspects have none is estimated.
-ORPHANS = 0.3
+SURE = 0.99
+#: Share of the displaced images that are taken to have no partner in the data, until it is estimated to be less; the
+#: least that is said of it.
+ORPHANS, FEWEST_ORPHANS = 0.3, 0.01
+#: Edges that cannot carry more mass than this are left out of the plan.
+LEAST_MASS = 1e-4
 #: Share of the likely clean pairs that are held out of the rematcher's training and broken, and the most of them.
 HELD_OUT, MOST_HELD_OUT = 0.2, 4000
 #: Pairs broken in all, over at least FEWEST_TRIALS and at most MOST_TRIALS trials.
-BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 5, 40
+BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
+#: Pairs drawn for a trial, a share of the suspects: few, since every broken pair makes the pool noisier than it is.
+PORTION = 0.25
 #: Pairs that can be broken, and proposals seen in all trials; fewer calibrate nothing.
 FEWEST_SURE, FEWEST_SEEN = 40, 100
 
@@ -35,53 +45,127 @@ class Pool:
     clean: np.ndarray
 
     def take(self, rows: np.ndarray) -> Pool:
-        return Pool(self.image[rows], self.text[rows], self.image_id[rows], self.caption_id[rows], self.clean[rows])
+        return Pool(*(x[rows] for x in vars(self).values()))
+
+    @staticmethod
+    def joined(*pools: Pool) -> Pool:
+        return Pool(*(np.concatenate(parts) for parts in zip(*(vars(p).values() for p in pools), strict=True)))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How captions are given.
+
+    capacity: images that one caption can be given to.  again: also such captions as their own pairs keep.
+    prior: log odds of a pair to be clean before anything is known of it; given where the rematcher trained on none of
+    the pairs, so that its own scores say something of whether they stay together.
+    orphans: the share of the displaced images, and of the captions, that have no partner here. gpu: search on one.
+    """
+
+    capacity: int = 1
+    again: bool = False
+    prior: float | None = None
+    orphans: float = ORPHANS
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
 class Proposals:
     """For each pair of the pool: partner, (m,) int64 pool row of the proposed caption, -1 for none; mass: (m,) the
-    plan's mass on that caption's text, all its copies together."""
+    plan's mass on that caption's text, all its copies together; away: (m,) its mass on all other captions."""
 
     partner: np.ndarray
     mass: np.ndarray
+    away: np.ndarray
 
 
-def propose(pool: Pool, scorer: Scorer, *, gpu: bool = False) -> Proposals:
+def propose(pool: Pool, scorer: Scorer, terms: Terms = Terms()) -> Proposals:
     """One transport over the pool, rounded one-to-one; pairs that the plan leaves together have no proposal."""
+    return _Searched(pool, scorer, terms).propose()
+
+
+class _Searched:
+    """A pool with its levels and its candidates, to which other pairs can be added without searching it again."""
+
+    def __init__(self, pool: Pool, scorer: Scorer, terms: Terms):
+        self.pool, self.scorer, self.terms = pool, scorer, terms
+        self.levels = scorer.levels(pool.image, pool.text)
+        self.gallery = Gallery(pool.image, pool.text, *self.levels, scorer.temperature, gpu=terms.gpu)
+        self.edges = self.gallery.edges()
+
+    def propose(self) -> Proposals:
+        return _settle(self.pool, self.scorer, self.levels, self.edges, self.terms)
+
+    def propose_with(self, added: Pool, scorer: Scorer) -> Proposals:
+        """The added pairs come first.  scorer: for their levels.
+
+        Only they are searched for: a pair of the pool can still go to an added caption that has it among its best.
+        """
+        own, n = scorer.levels(added.image, added.text), len(added.clean)
+        image_level, text_level = (np.concatenate(pair) for pair in zip(own, self.levels, strict=True))
+        here = Gallery(added.image, added.text, *own, scorer.temperature)
+        among, there = here.captions_for(added.image), self.gallery.captions_for(added.image)
+        out = tuple(map(np.concatenate, zip(among, (there[0], there[1] + n, there[2]), strict=True)))
+        among, there = here.images_for(added.text), self.gallery.images_for(added.text)
+        back = tuple(map(np.concatenate, zip(among, (there[0] + n, there[1], there[2]), strict=True)))
+        half = scorer.temperature / 2
+        out_best = best(out[0], out[2] - half * text_level[out[1]])
+        back_best = best(back[1], back[2] - half * image_level[back[0]])
+        parts = ((x[out_best] for x in out), (x[back_best] for x in back))
+        whole = (self.edges.image + n, self.edges.caption + n, self.edges.similarity)
+        edges = Edges.union(*map(np.concatenate, zip(*parts, whole, strict=True)))
+        return _settle(Pool.joined(added, self.pool), self.scorer, (image_level, text_level), edges, self.terms)
+
+
+def _settle(pool: Pool, scorer: Scorer, levels: tuple[np.ndarray, np.ndarray], edges: Edges, terms: Terms) -> Proposals:
     m = len(pool.clean)
-    image_level, text_level = scorer.levels(pool.image, pool.text)
-    image, caption = candidate_edges(pool.image, pool.text, scorer, image_level, text_level, gpu=gpu)
-    moved = ~carries(
-        pool.image_id, pool.caption_id, image, caption
-    )  # copies of what an image carries already are no rematch
-    image, caption = image[moved], caption[moved]
-    score = scorer.combine(
-        pair_similarity(pool.image, pool.text, image, caption),
-        image_level[image],
-        text_level[caption],
-        pool.image_id[image],
-        pool.caption_id[caption],
-    )
+    # Copies of what an image carries already are no rematch.
+    moved = np.flatnonzero(~carries(pool.image_id, pool.caption_id, edges.image, edges.caption))
+    image, caption = edges.image[moved], edges.caption[moved]
     own = np.arange(m)
-    odds = np.log(np.clip(pool.clean, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(pool.clean, 1e-9, 1 - 1e-9))
-    suspects = max(1.0, float((1 - pool.clean).sum()))
+    score = _score(pool, scorer, levels, image, caption, edges.similarity[moved])
+    partners = m if terms.again else max(1.0, float((1 - pool.clean).sum()))
+    weight = score + np.log((1 - terms.orphans) / partners)
+    can = weight > np.log(LEAST_MASS * terms.orphans**2)  # no potential is above 1 / orphans
+    image, caption, weight = image[can], caption[can], weight[can]
+    stay = _logit(pool.clean, 1e-9)
+    if terms.prior is not None:
+        itself = pair_similarity(pool.image, pool.text, own, own)
+        stay = (stay + _score(pool, scorer, levels, own, own, itself) + terms.prior) / 2
+    place = own + m if terms.again else own  # a pair that stays leaves its caption's place to others, or takes it
     graph = Graph(
         np.concatenate([own, image]),
-        np.concatenate([own, caption]),
-        np.concatenate([odds, score + np.log((1 - ORPHANS) / suspects)]),
+        np.concatenate([place, caption]),
+        np.concatenate([stay, weight]),
         m,
+        2 * m if terms.again else m,
+        terms.capacity,
     )
-    plan = transport(graph, ORPHANS)
+    plan = transport(graph, terms.orphans)
     partner = round_plan(graph, plan)
+    partner[partner == place] = -1
     # Copies of one caption share its mass between them: what counts is the text.
     _, text = np.unique(pool.caption_id, return_inverse=True)
     texts = int(text.max(initial=0)) + 1
-    edge, edge_of = np.unique(graph.image * texts + text[graph.caption], return_inverse=True)
-    by_text = np.bincount(edge_of, plan)
-    moved_away = (partner >= 0) & (partner != own)
-    at = np.searchsorted(edge, own * texts + text[np.where(moved_away, partner, own)])
-    return Proposals(np.where(moved_away, partner, -1), np.where(moved_away, by_text[at], 0.0))
+    edge, edge_of = np.unique(image * texts + text[caption], return_inverse=True)
+    by_text = np.append(np.bincount(edge_of, plan[m:], len(edge)), 0.0)
+    has = partner >= 0
+    at = np.searchsorted(edge, own * texts + text[np.where(has, partner, 0)])
+    away = np.bincount(image, plan[m:], m)
+    return Proposals(partner, np.where(has, by_text[np.where(has, at, -1)], 0.0), away)
+
+
+def _score(
+    pool: Pool,
+    scorer: Scorer,
+    levels: tuple[np.ndarray, np.ndarray],
+    image: np.ndarray,
+    caption: np.ndarray,
+    similarity: np.ndarray,
+) -> np.ndarray:
+    return scorer.combine(
+        similarity, levels[0][image], levels[1][caption], pool.image_id[image], pool.caption_id[caption]
+    )
 
 
 @dataclass(frozen=True)
@@ -89,15 +173,22 @@ class Calibration:
     """P(a proposal is right) = sigmoid(intercept + slope * logit(mass)), and how it was learned.
 
     orphans: share of the suspects that seem to have no partner in the data.  broken: pairs broken for calibration.
+    terms: those of the plan that it holds for.
+    probability, right, weight: (t,) of the proposals that were made in the trials: what this calibration says, whether
+    they were right, and how many proposals of the pool each stands for.
     """
 
     intercept: float
     slope: float
     orphans: float
     broken: int
+    terms: Terms
+    probability: np.ndarray
+    right: np.ndarray
+    weight: np.ndarray
 
     def __call__(self, mass: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-(self.intercept + self.slope * _logit(mass))))
+        return _sigmoid(self.intercept + self.slope * _logit(mass))
 
 
 def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
@@ -130,10 +221,9 @@ def calibrate_rematching(
     sure: Pool,
     scorer: Scorer,
     decoy_clean: np.ndarray,
+    terms: Terms = Terms(),
     *,
-    flag_below: float,
     seed: int = 0,
-    gpu: bool = False,
 ) -> Calibration | None:
     """Break matched pairs, put them among the suspects, and see which come home.
 
@@ -142,75 +232,91 @@ def calibrate_rematching(
     probabilities of random re-pairings, what a broken pair looks like to the judge.
     Half of the broken find their captions in the pool. A quarter do not, and carry the captions of the last quarter,
     whose images are left out: these show what is proposed where there is no partner. How many such orphans the suspects
-    hold is the mixture of the two groups' plan masses that explains the suspects'. All of it several times, anew.
+    hold is the mixture of the two groups' plan masses that explains the suspects'. Pairs that were not broken show how
+    often the plan takes a clean pair apart. All of it several times, anew.
     None where too few pairs can be broken.
     """
+    # A pair that the plan itself takes apart is not sure, whatever the judge says: its own caption may be elsewhere.
+    doubtful = np.flatnonzero(sure.clean < SURE)
+    mass = propose(Pool.joined(sure.take(doubtful), suspects), scorer, terms).mass[: len(doubtful)]
+    apart = doubtful[mass > 0.5]
+    suspects, sure = Pool.joined(suspects, sure.take(apart)), sure.take(np.setdiff1d(np.arange(len(sure.clean)), apart))
     if len(sure.clean) < FEWEST_SURE:
         return None
     rng = np.random.default_rng(seed)
-    size = min(len(sure.clean) // 2, max(len(suspects.clean) // 2, FEWEST_SURE // 2))
-    count = int(np.clip(BROKEN // size, FEWEST_TRIALS, MOST_TRIALS))
-    trials = [_break(suspects, sure, size, scorer, decoy_clean, flag_below, rng, gpu) for _ in range(count)]
-    trial = _Trial(*(np.concatenate(parts) for parts in zip(*(vars(t).values() for t in trials), strict=True)))
-    proposed = trial.mass > 0
-    if proposed.sum() < FEWEST_SEEN or not trial.right[proposed].any():
-        return None
-    orphans = _orphan_share(trial.mass[trial.home], trial.mass[~trial.home], trial.suspects)
-    # There are twice as many at home as orphans among the broken.
-    weight = np.where(trial.home, (1 - orphans) / 2, orphans)
-    intercept, slope = _logistic(_logit(trial.mass[proposed]), trial.right[proposed], weight[proposed])
-    return Calibration(intercept, slope, orphans, count * (size // 4) * 3)
+    size = int(np.clip(len(suspects.clean) * PORTION, 8, len(sure.clean) // 2))
+    count = int(np.clip(np.ceil(BROKEN / size), FEWEST_TRIALS, MOST_TRIALS))
+    searched = _Searched(suspects, scorer, terms)
+    # How many have no partner is first estimated with a guess of it in the plan, then again with the estimate.
+    for times in (max(FEWEST_TRIALS, count // 4), count):
+        trial = _Trial.joined([_break(searched, sure, size, decoy_clean, rng) for _ in range(times)])
+        home, orphan, whole, suspect = (trial.group == k for k in (HOME, ORPHAN, WHOLE, SUSPECT))
+        proposed = trial.mass > 0
+        if proposed.sum() < FEWEST_SEEN or not trial.right[proposed].any():
+            return None
+        flagged = trial.clean < 0.5
+        orphans = _orphan_share(*(trial.away[group & flagged] for group in (home, orphan, suspect)))
+        used, searched.terms = searched.terms, replace(terms, orphans=min(orphans, ORPHANS))
+    # Each group stands for as many of the suspects as there seem to be of its kind.
+    pool = np.concatenate([suspects.clean, sure.clean[sure.clean < SURE] if not terms.again else sure.clean])
+    noisy, clean = float((1 - pool).sum()), float(pool.sum())
+    weight = np.zeros(len(trial.mass))
+    for group, stands_for in (
+        (home, (1 - orphans) * noisy),
+        (orphan, orphans * noisy),
+        (whole, clean),
+    ):
+        weight[group] = stands_for / max(1, int(group.sum()))
+    seen = proposed & (trial.group != SUSPECT)
+    mass, right, weight = trial.mass[seen], trial.right[seen], weight[seen]
+    intercept, slope = _logistic(_logit(mass), right, weight / weight.mean())
+    chance = _sigmoid(intercept + slope * _logit(mass))
+    return Calibration(intercept, slope, orphans, int(count * (size // 4) * 3), used, chance, right, weight)
+
+
+HOME, ORPHAN, WHOLE, SUSPECT = range(4)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """mass, right, home: (b,) of the broken pairs that are flagged; suspects: (s,) masses of the flagged suspects."""
+    """Of every pair that took part: mass of its proposal and of all other captions, whether the proposal is right
+    (of the suspects nobody knows), clean probability, and group."""
 
     mass: np.ndarray
+    away: np.ndarray
     right: np.ndarray
-    home: np.ndarray
-    suspects: np.ndarray
+    clean: np.ndarray
+    group: np.ndarray
+
+    @staticmethod
+    def joined(trials: list[_Trial]) -> _Trial:
+        return _Trial(*(np.concatenate(parts) for parts in zip(*(vars(t).values() for t in trials), strict=True)))
 
 
-def _break(
-    suspects: Pool,
-    sure: Pool,
-    size: int,
-    scorer: Scorer,
-    decoy_clean: np.ndarray,
-    flag_below: float,
-    rng: np.random.Generator,
-    gpu: bool,
-) -> _Trial:
+def _break(searched: _Searched, sure: Pool, size: int, decoy_clean: np.ndarray, rng: np.random.Generator) -> _Trial:
     order = rng.permutation(len(sure.clean))
     quarter = size // 4
     whole = order[4 * quarter :]
-    whole = whole[sure.clean[whole] < SURE]  # not broken this time: in the pool as any pair like them
+    if not searched.terms.again:
+        whole = whole[sure.clean[whole] < SURE]  # not broken this time: in the pool as any pair like them
     home, orphan, gone = order[: 2 * quarter], order[2 * quarter : 3 * quarter], order[3 * quarter : 4 * quarter]
     images, captions = np.concatenate([home, orphan]), np.concatenate([np.roll(home, 1), gone])
     # Nobody's partner that is not in the data can be in the reference, where it would make its image look like a hub.
-    scorer = scorer.without(sure.image_id[gone], sure.caption_id[orphan])
+    scorer = searched.scorer.without(sure.image_id[gone], sure.caption_id[orphan])
     broken = Pool(
-        sure.image[images],
-        sure.text[captions],
-        sure.image_id[images],
-        sure.caption_id[captions],
-        rng.choice(np.asarray(decoy_clean), len(images)),
+        sure.image[images], sure.text[captions], sure.image_id[images], sure.caption_id[captions], np.zeros(len(images))
     )
-    pools = (broken, sure.take(whole), suspects)
-    joined = Pool(*(np.concatenate(parts) for parts in zip(*map(_fields, pools), strict=True)))
-    proposals = propose(joined, scorer, gpu=gpu)
-    flagged = joined.clean < flag_below
-    ours = np.arange(len(joined.clean)) < len(images)
-    right = joined.caption_id[proposals.partner[ours]] == sure.caption_id[images]
-    right &= proposals.partner[ours] >= 0
-    seen = flagged[ours]
-    return _Trial(
-        proposals.mass[ours][seen],
-        right[seen],
-        (np.arange(len(images)) < len(home))[seen],
-        proposals.mass[~ours & flagged],
-    )
+    # What the judge would say of them: as of random re-pairings, the more the better they happen to fit.
+    fit = pair_similarity(broken.image, broken.text, *[np.arange(len(images))] * 2)
+    clean = np.empty(len(images))
+    clean[np.argsort(fit, kind="stable")] = np.sort(rng.choice(np.asarray(decoy_clean), len(images)))
+    added = Pool.joined(replace(broken, clean=clean), sure.take(whole))
+    found = searched.propose_with(added, scorer)
+    everyone = Pool.joined(added, searched.pool)
+    own = np.concatenate([sure.caption_id[images], sure.caption_id[whole], searched.pool.caption_id])
+    right = (found.partner >= 0) & (everyone.caption_id[found.partner] == own)
+    sizes = (len(home), len(orphan), len(whole), len(searched.pool.clean))
+    return _Trial(found.mass, found.away, right, everyone.clean, np.repeat(np.arange(4), sizes))
 
 
 def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:
@@ -224,6 +330,25 @@ def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:
     return chosen
 
 
+def settle(
+    partner: np.ndarray, chance: np.ndarray, flagged: np.ndarray, wanted: np.ndarray, min_precision: float, again: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which proposals are emitted, and which could have been had they been sure enough: two (m,) bool.
+
+    partner: (m,) row of the proposed caption, -1 for none; chance: (m,) probability that it is right; flagged: (m,);
+    wanted: (m,) the proposals that may be emitted. Unless `again`, a caption is given away only if its own pair is
+    flagged or loses its picture too.
+    """
+    offered = wanted & (partner >= 0)
+    while True:
+        chosen = np.zeros(len(partner), bool)
+        chosen[offered] = emit(chance[offered], min_precision)
+        held = offered & ~(again | (flagged | chosen)[partner])
+        if not held.any():
+            return chosen, offered
+        offered &= ~held
+
+
 def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> float:
     """Maximum-likelihood share of orphans among the suspects, from histograms of plan mass."""
     edges = np.unique(np.quantile(np.concatenate([home, orphan]), np.linspace(0, 1, 13)[1:-1]))
@@ -233,7 +358,7 @@ def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) ->
     for _ in range(200):
         posterior = share * o / (share * o + (1 - share) * h)
         share = float((posterior * s).sum() / s.sum())
-    return min(max(share, 0.01), 0.99)
+    return min(max(share, FEWEST_ORPHANS), 0.99)
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
@@ -245,13 +370,13 @@ def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, 
     return float(fit.intercept_[0]), max(float(fit.coef_[0, 0]), 1e-3)
 
 
-def _fields(pool: Pool) -> tuple[np.ndarray, ...]:
-    return pool.image, pool.text, pool.image_id, pool.caption_id, pool.clean
-
-
-def _logit(p: np.ndarray) -> np.ndarray:
-    p = np.clip(p, 1e-6, 1 - 1e-6)
+def _logit(p: np.ndarray, least: float = 1e-6) -> np.ndarray:
+    p = np.clip(p, least, 1 - least)
     return np.log(p) - np.log1p(-p)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
 def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .checks import check_calibration, rematch_curve
 from .gallery import Gallery, Pick, Tile, choose_gallery, load_thumbnails, read_captions
 from .html import render_html
 from .summary import summarise
@@ -10,9 +11,11 @@ __all__ = [
     "Gallery",
     "Pick",
     "Tile",
+    "check_calibration",
     "choose_gallery",
     "load_thumbnails",
     "read_captions",
+    "rematch_curve",
     "render_html",
     "summarise",
 ]

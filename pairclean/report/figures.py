@@ -13,6 +13,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
 
 def histogram(
     edges: Sequence[float],
@@ -62,6 +64,66 @@ def interval(estimate: float, low: float, high: float, *, label: str) -> Markup:
     ]
     parts.extend(_axis_label(percent, f"{percent}%") for percent in (0, 25, 50, 75, 100))
     return _svg("interval", label, parts)
+
+
+def small_interval(estimate: float, low: float, high: float, whole: float | None) -> Markup:
+    """A share and its interval on the way from 0 to 100%, a row high, with the share of the whole marked; beside
+    numbers that say the same, hence hidden from screen readers."""
+    parts = [_rect(0, 0, 100, 100, "track")]
+    if whole is not None:
+        parts.append(_line(100 * whole, 0, 100 * whole, 100, "whole"))
+    parts.append(_rect(100 * low, 25, 100 * (high - low), 50, "band"))
+    parts.append(_line(100 * estimate, 0, 100 * estimate, 100, "estimate"))
+    return Markup('<svg class="small-interval" aria-hidden="true" focusable="false">{}</svg>').format(
+        Markup("").join(parts)
+    )
+
+
+def reliability(points: Sequence[tuple[float, float, float, float, str]], *, label: str) -> Markup:
+    """What was said against what was found, both from 0 to 1, with the diagonal on which they agree.
+
+    points: (said, found, low, high, hint); low and high bound what was found.
+    """
+    parts = [_gridline(100 - 100 * tick, axis_number(tick)) for tick in _QUARTERS]
+    parts.append(_line(0, 100, 100, 0, "diagonal"))
+    for said, found, low, high, hint in points:
+        parts.append(_line(100 * said, 100 - 100 * low, 100 * said, 100 - 100 * high, "error"))
+        parts.append(_dot(100 * said, 100 - 100 * found, hint))
+    parts.append(_line(0, 100, 100, 100, "axis"))
+    parts.extend(_axis_label(100 * tick, axis_number(tick)) for tick in _QUARTERS)
+    return _svg("square", label, parts)
+
+
+def curves(
+    x: Sequence[float],
+    series: Sequence[tuple[str, Sequence[float | None]]],
+    *,
+    low: float,
+    mark: tuple[float, str] | None = None,
+    level: float | None = None,
+    label: str,
+) -> Markup:
+    """Lines over a common axis that begins at 0; the vertical one goes from `low` to 1, in percent.
+
+    x: ascending.  series: (name, a value for each x or None); the name is the line's class.  mark: (position on the
+    axis, its text).  level: a value to draw a line across at.
+    """
+    last = x[-1] or 1
+
+    def height(value: float) -> float:
+        return 100 - 100 * (max(value, low) - low) / (1 - low)
+
+    parts = [_gridline(height(tick), f"{100 * tick:.4g}%") for tick in nice_ticks(low, 1, 4)]
+    if level is not None and level > low:
+        parts.append(_line(0, height(level), 100, height(level), "level"))
+    for name, values in series:
+        known = [(100 * at / last, height(value)) for at, value in zip(x, values, strict=True) if value is not None]
+        parts.append(_curve(known, name))
+    if mark:
+        parts.append(_mark(100 * mark[0] / last, mark[1]))
+    parts.append(_line(0, 100, 100, 100, "axis"))
+    parts.extend(_axis_label(100 * tick / last, compact(tick)) for tick in nice_ticks(0, last, 5))
+    return _svg("plot low", label, parts)
 
 
 def strip(parts: Sequence[tuple[str, int]], *, label: str) -> Markup:
@@ -153,6 +215,21 @@ def _step_curve(x: Sequence[float], y: Sequence[float], kind: str) -> Markup:
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'
         '<path class="{}" d="{}" vector-effect="non-scaling-stroke"/></svg>'
     ).format(kind, path)
+
+
+def _curve(points: Sequence[tuple[float, float]], kind: str) -> Markup:
+    """points: (x, y) in percent; as `_step_curve`, but straight from one to the next."""
+    path = "L".join(f"{_round(10 * x)} {_round(10 * y)}" for x, y in points)
+    return Markup(
+        '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'
+        '<path class="{}" d="{}" vector-effect="non-scaling-stroke"/></svg>'
+    ).format(f"line {kind}", f"M{path}" if points else "")
+
+
+def _dot(x: float, y: float, hint: str) -> Markup:
+    return Markup('<circle class="dot" cx="{}%" cy="{}%" r="4.5"><title>{}</title></circle>').format(
+        _round(x), _round(y), hint
+    )
 
 
 def _round(value: float) -> str:

@@ -50,7 +50,8 @@ class Pick:
 
 @dataclass(frozen=True)
 class Tile:
-    """A pick as it is shown.  image: a data URI, None where there is no picture; `problem` then says why."""
+    """A pick as it is shown.  image: a data URI, None where there is no picture; `problem` then says why, or is
+    None too where the source has no pictures at all."""
 
     pick: Pick
     caption: str | None
@@ -189,9 +190,11 @@ def thumbnail(data: bytes, *, side: int = THUMBNAIL_SIDE) -> str:
 
 
 def _picture(source: Any, shard: Shard | None, row: int, side: int) -> tuple[str | None, str | None]:
-    """The thumbnail, or what was in its way."""
+    """The thumbnail, or what was in its way; neither where the source is one of captions and vectors only."""
     if shard is None:
         return None, "the source is no longer there"
+    if source.roles.image is None:
+        return None, None
     try:
         return thumbnail(source.image(shard, row), side=side), None
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Callable
@@ -51,7 +52,9 @@ def _environment(report: dict[str, Any]) -> Environment:
     def number(path: str, form: str) -> Markup:
         return _number(report, path, form)
 
-    environment.globals.update(number=number, figures=figures, share=_share, change=_change, form=_form)
+    environment.globals.update(
+        number=number, figures=figures, share=_share, change=_change, form=_form, counted=_counted
+    )
     environment.filters.update(shown=_shown, teaser=_teaser, recall_name=_recall_name)
     return environment
 
@@ -63,17 +66,38 @@ def _context(report: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'"
     )
+    curve = report.get("rematch_curve")
+    known = [value for name in ("expected", "measured") for value in (curve or {}).get(name, []) if value is not None]
+    pictures = any(tile.image or tile.problem for tile in gallery.tiles)
     return {
         "report": report,
         "title": PurePath(str(report.get("source") or "")).name or "image-text pairs",
         "sections": [(name, gallery.section(name)) for name in SECTIONS],
         "tiles": len(gallery.tiles),
         "gallery_verdicts": [v.value for v in Verdict if any(t.pick.verdict == v.value for t in gallery.tiles)],
+        "checked": _checked(report.get("calibration_check")),
+        "curve": curve,
+        "curve_low": math.floor(10 * min(known, default=0.0)) / 10 if min(known, default=0.0) < 1 else 0.9,
+        "measured": curve is not None and any(value is not None for value in curve["measured"]),
+        "pictures": pictures,
+        "gallery_title": "Pictures" if pictures else "Pairs",
         "recalls": _recalls(report.get("retrieval")),
         "style": style,
         "script": script,
         "policy": policy,
     }
+
+
+def _checked(check: dict[str, Any] | None) -> list[tuple[float, float, float, float, str]]:
+    """The bins of the calibration check that say something, as `figures.reliability` draws them."""
+    if check is None:
+        return []
+    columns = (check[name] for name in ("said", "found", "low", "high", "pairs"))
+    return [
+        (said, found, low, high, f"{_counted(pairs, 'pair')}: said {_probability(said)}, found {_probability(found)}")
+        for said, found, low, high, pairs in zip(*columns, strict=True)
+        if said is not None
+    ]
 
 
 def _csp_hash(text: str) -> str:
@@ -113,6 +137,11 @@ def _form(value: float | None, form: str) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _counted(number: int, noun: str) -> str:
+    """1 pair, 2 pairs."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _percent(value: float) -> str:

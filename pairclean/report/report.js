@@ -18,6 +18,7 @@
     })),
   }));
   const total = galleries.reduce((sum, gallery) => sum + gallery.tiles.length, 0);
+  const pairs = total === 1 ? "1 pair" : `${total} pairs`;
   let section = "";
 
   const show = () => {
@@ -37,7 +38,7 @@
       found += here;
     }
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.section === section));
-    document.getElementById("found").textContent = found === total ? `${total} pairs` : `${found} of ${total} pairs`;
+    document.getElementById("found").textContent = found === total ? pairs : `${found} of ${pairs}`;
     document.getElementById("empty").hidden = found > 0;
   };
 
@@ -79,6 +80,17 @@
       changed();
     });
   }
+  // "/" goes to the search, as on many pages; Escape empties it.
+  addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("input, select, textarea");
+    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      search.focus();
+    } else if (event.key === "Escape" && event.target === search && search.value) {
+      search.value = "";
+      changed();
+    }
+  });
   addEventListener("hashchange", recall);
   form.hidden = false;
   show();

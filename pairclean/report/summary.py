@@ -26,8 +26,9 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
 
     verdicts: tables with VERDICT_SCHEMA, read one by one; memory does not grow with the number of pairs.
     facts: what the run knows: version, source, layout, model, method, score, calibration, flag_below, device, seconds,
-    mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram.  They are passed
-    on, NaN and infinity as null.  What the verdicts themselves say wins: `rematch.emitted` is counted, not taken over.
+    mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram, calibration_check,
+    rematch_curve, groups, broken.  They are passed on, NaN and infinity as null.  What the verdicts themselves say
+    wins: `rematch.emitted` is counted, not taken over.
 
     Added to the facts: pairs, unreadable, flagged (rematched + noisy), verdicts (a count each), unreadable_reasons,
     noisy_reasons (why there was no rematch), unjudged_reasons (counts, the commonest first, the rest under "other"),
@@ -66,6 +67,8 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
         "seconds": passed_on.get("seconds") or {},
         "device": passed_on.get("device"),
         "notes": passed_on.get("notes") or [],
+        "groups": passed_on.get("groups") or [],
+        "broken": passed_on.get("broken") or {},
         "unreadable_reasons": reasons[Verdict.UNREADABLE].most_common(),
         "noisy_reasons": reasons[Verdict.NOISY].most_common(),
         "unjudged_reasons": reasons[Verdict.UNJUDGED].most_common(),

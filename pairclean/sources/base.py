@@ -1,24 +1,69 @@
-"""What every layout has in common: the `Source` protocol, and the one place where a shard is opened."""
+"""What every layout has in common: the `Source` protocol, and the one place that knows where files lie."""
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeGuard
 
+import numpy as np
 import pyarrow as pa
 
 from ..pairs import Roles, Row, Shard, UserError
+
+#: What the reason of a pair begins with where the file that holds it is broken.
+CORRUPT = "corrupt file"
+#: The largest image that is read at all.
+MAX_BYTES = 256 << 20
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PATTERN = re.compile(r"[*?[]")
+#: What changes when a remote file does, under the names that the file systems have for it.
+_STAMPS = (
+    "etag",
+    "mtime",
+    "created",
+    "last_modified",
+    "lastmodified",
+    "updated",
+    "md5hash",
+    "crc32c",
+    "oid",
+    "blob_id",
+)
+_TAIL = 1 << 16
+_FOOTER = 64 << 20
+
+
+class CorruptFile(UserError):
+    """A file of the source that is broken. Unless `strict`, it is reported, and the rest is read.
+
+    what: what is wrong with it, as in "00000.parquet {what}".  reason: what the pairs say that are lost by it.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path} {what}: repair it or move it elsewhere")
+        self.path = path
+        self.what = what
+        self.reason = f"{CORRUPT}: {path.rpartition('/')[2]} {what}"
 
 
 class Source(Protocol):
     """Shards of image-text pairs in one layout.
 
-    path: absolute.  layout: `img2dataset`, `huggingface`, `folder` (Parquet with image paths) or `parquet` (with
-    binary images).  shards: in the order in which they are read.  columns: those of the first shard, in order.
+    path: absolute, or a remote address.
+    layout: `img2dataset`, `huggingface`, `folder` (Parquet with image paths), `parquet` (with binary images),
+    `webdataset`, `datacomp` or `clip-retrieval`.
+    shards: in the order in which they are read.  columns: those of the first shard, in order.
+    many: whether a row has a list of captions.
+    vectors: what the vectors are called where there are no images but vectors of them (`VectorSource`), else None.
+    strict: whether a broken file raises UserError.
+    broken: otherwise, what is wrong with the files of which not everything can be read, as far as opening showed.
     """
 
     path: str
@@ -26,11 +71,23 @@ class Source(Protocol):
     roles: Roles
     shards: list[Shard]
     columns: list[str]
+    many: bool
+    vectors: str | None
+    strict: bool
+    broken: dict[str, str]
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
         """The first `shard.rows` rows in file order, read batch by batch: memory does not grow with the shard.
 
-        With images=False the image column is not read: `image` and `reason` are then None on every row.
+        With images=False no image is read: `image` is then None, and so is `reason` unless the row itself is lost.
+        Raises CorruptFile where a file is broken and the source was opened as `strict`; otherwise its rows say so.
+        """
+        ...
+
+    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """These columns of the first `shard.rows` rows, in file order: labels, domains, what a user groups by.
+
+        Null where a row is lost. Raises UserError where there is no such column.
         """
         ...
 
@@ -39,29 +96,254 @@ class Source(Protocol):
         ...
 
 
-def local_path(path: str | Path) -> Path:
+@dataclass(frozen=True)
+class Vectors:
+    """Some rows of a source of vectors.
+
+    rows: n, each with one caption; `reason` where a row is lost.  image: (n, d), text: (n, d') float32, as they came.
+    image_id: (n,) int64, the identities of the images where the source knows them.
+    """
+
+    rows: list[Row]
+    image: np.ndarray
+    text: np.ndarray
+    image_id: np.ndarray | None = None
+
+
+class VectorSource(Source, Protocol):
+    """A source whose images and captions are vectors already.  dims: lengths of the vectors of image and text."""
+
+    dims: tuple[int, int]
+
+    def embedded(self, shard: Shard) -> Iterator[Vectors]:
+        """The first `shard.rows` rows with their vectors, in file order, some thousand at a time.
+
+        Raises CorruptFile where the vectors cannot be read: rows and vectors go together by position, so that none of
+        the shard's can be relied on.
+        """
+        ...
+
+
+def has_vectors(source: Source) -> TypeGuard[VectorSource]:
+    return source.vectors is not None
+
+
+# --- where files lie ----------------------------------------------------------------------------------------------
+
+
+def is_remote(path: str | Path) -> bool:
+    return bool(_REMOTE.match(str(path))) and not str(path).startswith(("file://", "local://"))
+
+
+def absolute(path: str | Path) -> str:
+    """The absolute path on this machine; addresses of other file systems (`s3://...`) stay as they are."""
+    text = str(path)
+    if is_remote(text):
+        return text.rstrip("/")
+    text = re.sub(r"^(file|local)://", "", text)
+    return os.path.abspath(Path(text).expanduser())
+
+
+def local_path(path: str | Path, what: str) -> Path:
     """The absolute path on this machine; remote addresses are refused."""
-    if "://" in str(path):
-        raise UserError(f"{path} is a remote path, which cannot be read yet: copy the shards to this machine first")
-    return Path(os.path.abspath(Path(path).expanduser()))
+    if is_remote(path):
+        raise UserError(f"{path} is a remote address, but {what} has to be on this machine: copy it here first")
+    return Path(absolute(path))
+
+
+def parent(path: str) -> str:
+    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
+
+
+def stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def beside(path: str, suffix: str) -> str:
+    """The path of the file of the same stem and another suffix."""
+    return os.path.splitext(path)[0] + suffix
+
+
+def listing(folder: str) -> tuple[list[str], list[str]]:
+    """A folder's own files and sub-folders, in order of name.
+
+    Hidden ones are other programs' (macOS leaves `._00000.parquet` beside `00000.parquet`).
+    """
+    if is_remote(folder):
+        system, inside = _file_system(folder)
+        with _reaching(folder):
+            found = [(entry["name"].rstrip("/"), entry["type"]) for entry in system.ls(inside, detail=True)]
+        names = [(name.rpartition("/")[2], kind == "file") for name, kind in found if name != inside.rstrip("/")]
+    else:
+        try:
+            with os.scandir(folder) as entries:
+                names = [(entry.name, entry.is_file()) for entry in entries if entry.is_file() or entry.is_dir()]
+        except OSError as error:
+            raise UserError(f"cannot read {folder}: {error.strerror}") from None
+    shown = sorted((name, is_file) for name, is_file in names if name and name[0] != ".")
+    return (
+        [f"{folder.rstrip('/')}/{name}" for name, is_file in shown if is_file],
+        [f"{folder.rstrip('/')}/{name}" for name, is_file in shown if not is_file],
+    )
+
+
+def is_folder(path: str) -> bool:
+    if is_remote(path):
+        system, inside = _file_system(path)
+        with _reaching(path):
+            return bool(system.isdir(inside))
+    return os.path.isdir(path)
+
+
+def exists(path: str) -> bool:
+    if is_remote(path):
+        system, inside = _file_system(path)
+        with _reaching(path):
+            return bool(system.exists(inside))
+    return os.path.exists(path)
+
+
+def matching(path: str) -> list[str]:
+    """The files that a path means whose last part is a pattern (`DIR/*.tar`); none where it is not one."""
+    name = path.rpartition("/")[2]
+    if not _PATTERN.search(name) or not is_folder(parent(path)):
+        return []
+    return [file for file in listing(parent(path))[0] if fnmatch.fnmatchcase(file.rpartition("/")[2], name)]
 
 
 def open_file(path: str) -> pa.NativeFile:
-    """The only place where a shard is opened."""
-    return pa.OSFile(path)
+    """The only place where a file of the source is opened: for reading, anywhere in it."""
+    if not is_remote(path):
+        return pa.OSFile(path)
+    system, inside = _file_system(path)
+    with _reaching(path):
+        # Blocks that are kept, as readers go back and forth within some megabytes (a tar and its sidecar differ in
+        # order); file systems that hold files whole take no notice.
+        file = system.open(inside, "rb", block_size=4 << 20, cache_type="blockcache", cache_options={"maxblocks": 16})
+    return pa.PythonFile(file, mode="r")
 
 
-def file_fingerprint(path: str) -> str:
-    """A hash of size, time of modification and Parquet footer: cheap, and different when the file is."""
-    status = os.stat(path)
+def file_size(path: str) -> int:
+    if is_remote(path):
+        system, inside = _file_system(path)
+        with _reaching(path):
+            return int(system.size(inside) or 0)
+    return os.path.getsize(path)
+
+
+def head(path: str, count: int) -> bytes:
+    """The first bytes of a file."""
     with open_file(path) as file:
-        size = file.size()
-        file.seek(max(0, size - 8))
-        footer = int.from_bytes(file.read(4), "little") + 8
-        file.seek(max(0, size - footer))
-        digest = hashlib.blake2b(f"{status.st_size}:{status.st_mtime_ns}:".encode(), digest_size=16)
-        digest.update(file.read())
+        return bytes(file.read(count))
+
+
+def read_small(path: str, limit: int = 1 << 20) -> bytes | None:
+    """A file's bytes; None where it is not there or larger than the limit."""
+    if not exists(path) or file_size(path) > limit:
+        return None
+    with open_file(path) as file:
+        return bytes(file.read(limit))
+
+
+def file_fingerprint(*paths: str) -> str:
+    """A hash of size, time of modification and end (a Parquet's footer): cheap, and different when the files are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        digest.update(_stamp(path).encode())
+        with open_file(path) as file:
+            size = file.size()
+            file.seek(max(0, size - 8))
+            last = file.read(8)
+            is_parquet = last[4:] == b"PAR1"
+            end = min(int.from_bytes(last[:4], "little") + 8, _FOOTER) if is_parquet else _TAIL
+            file.seek(max(0, size - end))
+            digest.update(file.read(end))
     return digest.hexdigest()
+
+
+def _stamp(path: str) -> str:
+    """What a file system says about a file that changes when the file does."""
+    if not is_remote(path):
+        status = os.stat(path)
+        return f"{status.st_size}:{status.st_mtime_ns}:"
+    system, inside = _file_system(path)
+    with _reaching(path):
+        facts = {str(name).lower(): value for name, value in system.info(inside).items()}
+    return ":".join(str(facts.get(name)) for name in ("size", *_STAMPS)) + ":"
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and the path in it."""
+    import fsspec
+
+    scheme = path.split("://")[0]
+    try:
+        system, inside = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        raise UserError(f"{scheme}:// addresses need another package ({str(error).rstrip('.')}): install it") from None
+    except ValueError:
+        raise UserError(f"{path}: there is no file system called {scheme}:// (is the address spelled right?)") from None
+    except Exception as error:  # whatever a file system's own library has to say about credentials and settings
+        raise UserError(f"cannot reach {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    return system, str(inside)
+
+
+class _reaching:
+    """Errors of a remote file system, of whatever type, as a sentence."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{self.path} does not exist") from None
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"cannot reach {self.path}: {why}") from error
+
+
+# --- what the layouts share ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Faults:
+    """The broken files of a source, and what is wrong with them.  strict: whether the first one is the end."""
+
+    strict: bool = False
+    found: dict[str, str] = field(default_factory=dict)
+
+    def add(self, error: CorruptFile) -> None:
+        if self.strict:
+            raise error
+        self.found[error.path] = error.what
+
+    def check(self, path: str, shards: Sequence[Shard]) -> None:
+        """Raises UserError where there is nothing to read, and where nothing of what there is can be read."""
+        if any(shard.rows and not shard.broken for shard in shards):
+            return
+        if not self.found:
+            raise UserError(f"{path} holds no rows: name a folder with pairs in its shards")
+        file, what = next(iter(self.found.items()))
+        if len(self.found) == 1:
+            raise CorruptFile(file, what)
+        raise UserError(f"none of the files of {path} can be read; {file.rpartition('/')[2]} {what}")
+
+
+def counted(path: str, what: str = "count") -> int:
+    """How many rows img2dataset noted down for a shard in `<stem>_stats.json`; 0 where nothing is known."""
+    data = read_small(beside(path, "_stats.json"))
+    try:
+        count = json.loads(data or b"{}")[what]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return count if isinstance(count, int) and 0 <= count <= 100_000_000 else 0
+
+
+def lost_row(shard: Shard, row: int, reason: str, many: bool) -> Row:
+    """A row of which nothing can be read but that it is there."""
+    return Row(row, f"{shard.name}:{row}", None, (None,), many, reason)
 
 
 def shard_names(stems: Iterable[str]) -> list[str]:
@@ -78,3 +360,33 @@ def shard_names(stems: Iterable[str]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+class UniqueIds:
+    """Whether identifiers are unique. Only hashes are kept; where two agree, a second pass compares the texts."""
+
+    def __init__(self) -> None:
+        self._hashes: list[np.ndarray] = []
+
+    def add(self, ids: Sequence[str]) -> None:
+        self._hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
+
+    def check(self, again: Iterable[str], what: str) -> None:
+        """again: all identifiers once more.  Raises UserError, with some of them, where there are some twice."""
+        hashes = np.sort(np.concatenate([np.empty(0, np.int64), *self._hashes]))
+        suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        if not suspects:
+            return
+        seen: set[str] = set()
+        twice: dict[str, None] = {}  # a set that keeps its order
+        for value in again:
+            if hash(value) in suspects:
+                if value in seen:
+                    twice[value] = None
+                seen.add(value)
+        if twice:
+            examples = ", ".join([repr(value) for value in list(twice)[:3]] + ["..."] * (len(twice) > 3))
+            raise UserError(
+                f"{what} are not unique ({examples}): "
+                "name another with --id-column, or number the rows with --id-column none"
+            )

@@ -89,12 +89,14 @@ def detect_roles(
     caption_column: str | None = None,
     id_column: str | None = None,
     image_root: str | None = None,
+    has_images: bool = True,
 ) -> Roles:
     """Find the columns for the image, the caption and the identifier.
 
     types: the source's columns in order.  path: what the messages call the source.  marked: columns known to be images.
     image_column, caption_column, id_column: what the user named; `id_column="none"` for no identifier.
     image_root: given where the images are files, so that columns of paths go before columns of bytes.
+    has_images: False where vectors are read instead; nothing then plays the image's part.
 
     Raises UserError where a named column is missing or of another type, where nothing fits, and where several do.
     """
@@ -109,11 +111,13 @@ def detect_roles(
 
     # A column that is named for one role is not looked at for another.
     named = {image_column, caption_column, id_column}
-    image = image_column or detect.image([name for name in columns if name not in named], marked, image_root)
+    image = image_column
+    if image is None and has_images:
+        image = detect.image([name for name in columns if name not in named], marked, image_root)
     caption = caption_column or detect.caption([name for name in columns if name not in named | {image}])
     identifier = id_column or detect.id([name for name in columns if name not in {image, caption}]) or "none"
 
-    files = image_kind(columns[image]) in ("path", "struct")
+    files = image is not None and image_kind(columns[image]) in ("path", "struct")
     if image_root is not None and not files:
         raise UserError(f"column {image!r} of {path} holds the images themselves, not paths: leave --image-root out")
     return Roles(image=image, caption=caption, id=None if identifier == "none" else identifier, image_root=image_root)

@@ -6,13 +6,19 @@ import shutil
 from collections.abc import Callable
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
-from ..align import L2RM, Alignment, Canonical, Method, ZeroShot
+from ..align import DRCL, L2RM, RCAR, Alignment, Canonical, Method, ZeroShot
+from ..embed import Embeddings
+from ..files import write_json
 from ..judge import FEWEST, FOLDS, assign_folds, cannot_judge, cross_scores, judge_scores
+from ..methods import choose
 from ..pairs import UserError
 from ..rematch import HELD_OUT, draw_sure
 from ..run import Execution, Run
 from .common import emptied, learning_device, open_embeddings, save_array, side_by_side
+from .identities import find_identities
+from .labels import read_labels
 
 
 def align(run: Run, execution: Execution) -> None:
@@ -20,29 +26,32 @@ def align(run: Run, execution: Execution) -> None:
     its out-of-fold scores say about each pair is what the second learns from, and the rematcher.
     """
     device = learning_device(execution)
-    start, learn = _rounds(run, device)
     home = emptied(run.path / "model")
     if run.frozen_from:
         shutil.copytree(run.frozen_from.path / "model", home, dirs_exist_ok=True)
         return
     emb, seed, progress = open_embeddings(run), run.config.seed, execution.progress
     rows = np.flatnonzero(emb.readable)
+    image_id, caption_id = find_identities(emb, rows, home)
     if len(rows) < FEWEST:
         return
+    method = _method(run, len(rows))
+    start, learn = _rounds(method, run, emb, device, run.comparable)
     progress.start("align", FOLDS * (start is not None) + (FOLDS + 1) * (learn is not None))
-    fold = assign_folds(emb.image_id[rows], emb.caption_id[rows], FOLDS)
-    pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
+    fold = assign_folds(image_id[rows], caption_id[rows], FOLDS)
+    pairs = (emb.image, emb.text, image_id, caption_id)
 
     def fit(
         make: Callable[[], Method], names: list[str], learn_from: list[np.ndarray], clean: np.ndarray | None
     ) -> list[Alignment]:
         def one(i: int) -> Alignment:
-            model = make().fit(*pairs, rows=learn_from[i], clean_probability=clean)
+            return make().fit(*pairs, rows=learn_from[i], clean_probability=clean)
+
+        def keep(i: int, model: Alignment) -> None:
             model.save(home / f"{names[i]}.safetensors")
             progress.advance()
-            return model
 
-        return side_by_side(one, len(names), device)
+        return side_by_side(one, len(names), device, keep)
 
     others = [rows[fold != k] for k in range(FOLDS)]
     if start is None:
@@ -51,26 +60,63 @@ def align(run: Run, execution: Execution) -> None:
     else:
         models = fit(start, [f"first_{k}" for k in range(FOLDS)], others, None)
     first = cross_scores(models, *pairs, rows, fold, seed=seed)
-    if learn and not cannot_judge(first):
+    if start is None and run.config.method != "zero-shot" and cannot_judge(first):
+        # The two spaces have as many dimensions and no more in common: learn from nothing, as for spaces that differ.
+        method = "l2rm" if method == "zero-shot" else method
+        start, learn = _rounds(method, run, emb, device, False)
+        assert start is not None
+        progress.start("align", 2 * FOLDS + 1)
+        models = fit(start, [f"first_{k}" for k in range(FOLDS)], others, None)
+        first = cross_scores(models, *pairs, rows, fold, seed=seed)
+    judged = None if cannot_judge(first) else judge_scores(first, first, seed=seed)
+    if judged and _method(run, len(rows), judged.rate.estimate) == "drcl" != method:
+        method, learn = "drcl", _rounds("drcl", run, emb, device, run.comparable)[1]
+    if run.config.method == "auto":
+        progress.say(f"--method auto took {method}")
+    write_json(home / "method.json", {"method": method})
+    if learn and judged:
         clean = np.zeros(len(emb))
-        clean[rows] = judge_scores(first, first, seed=seed).clean_probability(first.score)
+        clean[rows] = judged.clean_probability(first.score)
         held_out = draw_sure(clean, HELD_OUT, np.random.default_rng(seed))
         save_array(home / "held_out.npy", held_out)
         rest = np.setdiff1d(rows, held_out)
         fit(learn, [f"aligned_{k}" for k in range(FOLDS)] + ["rematcher"], [*others, rest], clean)
 
 
-def _rounds(run: Run, device: str) -> tuple[Callable[[], Method] | None, Callable[[], Method] | None]:
+def _method(run: Run, pairs: int, rate: float = 0.0) -> str:
+    """The method to learn with, given the mismatch rate as far as it is known."""
+    config = run.config
+    both = bool(config.image_label_column and config.caption_label_column)
+    return choose(config.method, comparable=run.comparable, pairs=pairs, both_labelled=both, rate=rate)
+
+
+def _rounds(
+    method: str, run: Run, emb: Embeddings, device: str, comparable: bool
+) -> tuple[Callable[[], Method] | None, Callable[[], Method] | None]:
     """How the models of the two rounds are made; None for the encoder as it is, and for no second round."""
-    config, comparable = run.config, run.comparable
+    seed = run.config.seed
 
     def canonical() -> Method:
         return Canonical(device=device)
 
-    if config.method == "zero-shot":
+    first = None if comparable else canonical
+    if method == "zero-shot":
         if not comparable:
-            raise UserError(f"{config.model} tells nothing without learning: choose --method l2rm or canonical")
+            raise UserError(f"{run.config.model} tells nothing without learning: choose --method l2rm or canonical")
         return None, None
-    if config.method == "canonical":
+    if method == "canonical":
         return canonical, canonical
-    return (None if comparable else canonical), lambda: L2RM(comparable=comparable, device=device, seed=config.seed)
+    if method == "drcl":
+        image_label, caption_label = _labels(run, emb)
+        return first, lambda: DRCL(image_label, caption_label, device=device, seed=seed)
+    learner = {"l2rm": L2RM, "rcar": RCAR}[method]
+    return first, lambda: learner(comparable=comparable, device=device, seed=seed)
+
+
+def _labels(run: Run, emb: Embeddings) -> tuple[csr_matrix | None, csr_matrix | None]:
+    """The classes of the images and of the captions; None where they have to be taken from the other side."""
+    config = run.config
+    named = (config.image_label_column or config.label_column, config.caption_label_column)
+    found = iter(read_labels(run, emb, [column for column in named if column]))
+    image, caption = (next(found) if column else None for column in named)
+    return image, caption

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -39,18 +40,37 @@ def embedded_source(run: Run) -> Source:
     return source
 
 
+def flag_below(run: Run) -> float:
+    """Below which pairs are flagged: the threshold that was given, or the one that keeps the share asked for."""
+    found = json.loads((run.path / "rematch" / "rematch.json").read_text(encoding="utf-8"))
+    return float(found["flag_below"])
+
+
 def learning_device(execution: Execution) -> str:
     return resolve_devices(execution.device)[0]
 
 
-def side_by_side(work: Callable[[int], T], count: int, device: str) -> list[T]:
+def side_by_side(
+    work: Callable[[int], T], count: int, device: str, keep: Callable[[int, T], None] = lambda k, result: None
+) -> list[T]:
     """work(0) to work(count - 1): on a CPU one a core, each on a single thread.
+
+    keep: called in this thread with each result, in order. What is written belongs here: an interrupt stops no other
+    thread, but after it nothing is written any more.
 
     Small models gain little from more threads, and threads that wait for each other lose far more than that where
     something else wants the cores: a fit took eight times as long beside one other busy process.
     """
+
+    def kept(results: Iterable[T]) -> list[T]:
+        found = []
+        for k, result in enumerate(results):
+            keep(k, result)
+            found.append(result)
+        return found
+
     if device != "cpu":
-        return [work(k) for k in range(count)]
+        return kept(map(work, range(count)))
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -60,7 +80,7 @@ def side_by_side(work: Callable[[int], T], count: int, device: str) -> list[T]:
     pool = ThreadPoolExecutor(min(count, available_cores()), initializer=single)
     try:
         with threadpool_limits(1):
-            return list(pool.map(work, range(count)))
+            return kept(pool.map(work, range(count)))
     finally:  # not `with`: an interrupt shall not wait for models nobody wants any more
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -3,53 +3,122 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..embed import Encoder, embed_source, keep_parts, load_encoder, resolve_devices
-from ..pairs import UserError
+import pyarrow.compute as pc
+
+from ..embed import Encoder, embed_source, keep_parts, keep_source, load_encoder, resolve_devices
+from ..export import check_layout
+from ..pairs import Shard, UserError
 from ..run import Execution, Run
-from .common import part_fingerprints
+from ..sources import Source, VectorSource, has_vectors
+from ..sources.base import CORRUPT
+from .common import open_embeddings, part_fingerprints
 
 
 def embed(run: Run, execution: Execution) -> None:
-    config, progress = run.config, execution.progress
-    source = run.open_source()
+    progress = execution.progress
+    source = run.open_source(strict=execution.strict)
+    check_layout(source, run.config.to)
     roles = asdict(source.roles)
     devices = resolve_devices(execution.device)
+    work = _given(run, source, execution) if has_vectors(source) else _encoded(run, source, execution, devices)
+    # Through JSON, as the manifest will give it back: a tuple is not a list.
+    encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
+    if run.manifest.setdefault("encoder", encoder) != encoder:
+        raise UserError(f"{work.not_the_same}: name another directory")
+    parts = part_fingerprints(source, encoder)
+    shown = ", ".join(f"{role} {name}" for role, name in _shown(roles).items())
+    shards = f"{len(source.shards)} shard{'s' * (len(source.shards) != 1)}"
+    where = f" of {source.path}" if source.path != run.manifest["source"] else ""
+    progress.say(f"{source.layout}, {shards}{where}: {shown}")
+    progress.say(work.how)
+    for file, what in source.broken.items():
+        progress.say(f"{file} {what}")
+    run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{devices[0]} ({work.precision})")
+    progress.start("embed", sum(shard.rows for shard in source.shards))
+    with run.shared():
+        work.write(lambda shard: parts[shard.name])
+        keep_parts(run.embeddings, run.shards)
+    run.manifest["broken"] = {**_corrupt(run, source), **source.broken}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How this source becomes vectors.  write: writes the parts, given the fingerprint of each shard."""
+
+    description: dict[str, Any]
+    comparable: bool
+    precision: str
+    how: str
+    not_the_same: str
+    write: Callable[[Callable[[Shard], str]], object]
+
+
+def _encoded(run: Run, source: Source, execution: Execution, devices: list[str]) -> _Work:
+    config = run.config
 
     def load(device: str) -> Encoder:
-        return load_encoder(config.model, pretrained=config.pretrained, device=device, dtype=config.dtype)
+        return load_encoder(
+            config.model,
+            pretrained=config.pretrained,
+            device=device,
+            dtype=config.dtype,
+            exact=config.exact_preprocessing,
+        )
 
     first = load(devices[0])
-    # Through JSON, as the manifest will give it back: a tuple is not a list.
-    encoder = json.loads(json.dumps({"description": first.description, "comparable": first.comparable}))
-    if run.manifest.setdefault("encoder", encoder) != encoder:
-        raise UserError(
-            f"{config.model} is not the encoder that was used before "
-            "(other weights, precision or library): name another directory"
-        )
-    parts = part_fingerprints(source, encoder)
     precision = first.description.get("dtype", "float32")
-    shown = ", ".join(f"{role} {name}" for role, name in _shown(roles).items())
-    progress.say(f"{source.layout}, {len(source.shards)} shards: {shown}")
-    progress.say(f"{config.model} on {', '.join(devices)} in {precision}")
-    run.manifest |= {"layout_of_source": source.layout, "roles": roles, "device": f"{devices[0]} ({precision})"}
-    if parts != run.manifest.get("parts"):
-        run.set_stale("embed")  # from here on its files are not what its record says
-    run.save()
-    progress.start("embed", sum(shard.rows for shard in source.shards))
-    embed_source(
-        source,
-        devices,
-        lambda device: first if device == devices[0] else load(device),
-        run.embeddings,
-        lambda shard: parts[shard.name],
-        workers=execution.workers,
-        advance=progress.advance,
+    return _Work(
+        description=first.description,
+        comparable=first.comparable,
+        precision=precision,
+        how=f"{config.model} on {', '.join(devices)} in {precision}",
+        not_the_same=f"{config.model} is not the encoder that was used before (other weights, precision or library)",
+        write=lambda fingerprint_of: embed_source(
+            source,
+            devices,
+            lambda device: first if device == devices[0] else load(device),
+            run.embeddings,
+            fingerprint_of,
+            workers=execution.workers,
+            advance=execution.progress.advance,
+            claim=lambda shard: run.claim(shard.name),
+        ),
     )
-    run.manifest |= {"shards": [shard.name for shard in source.shards], "parts": parts}
-    keep_parts(run.embeddings, run.shards)
+
+
+def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
+    """The source has vectors already, whatever the model is."""
+    image, text = source.dims
+    return _Work(
+        description={"vectors": source.vectors, "image_dim": image, "text_dim": text},
+        comparable=image == text,
+        precision="vectors as they came",
+        how=f"{source.vectors} vectors as they came, of length {image} (image) and {text} (text)",
+        not_the_same=f"the vectors of {source.path} are not of the encoder that was used before",
+        write=lambda fingerprint_of: keep_source(
+            source,
+            run.embeddings,
+            fingerprint_of,
+            advance=execution.progress.advance,
+            claim=lambda shard: run.claim(shard.name),
+        ),
+    )
+
+
+def _corrupt(run: Run, source: Source) -> dict[str, str]:
+    """The files that turned out to be broken in part when they were read, with what their pairs say."""
+    emb = open_embeddings(run)
+    found = {}
+    for shard in source.shards:
+        reasons = emb.pair_table(shard.name)["reason"]
+        corrupt = reasons.filter(pc.fill_null(pc.starts_with(reasons, CORRUPT), False))
+        if len(corrupt):
+            found[shard.path] = f"has {len(corrupt)} pairs that cannot be read ({corrupt[0]})"
+    return found
 
 
 def _shown(roles: dict[str, Any]) -> dict[str, Any]:

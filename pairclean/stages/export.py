@@ -1,41 +1,60 @@
-"""Stage five: a verdict for every pair, and the cleaned data in the source's layout. Shard by shard."""
+"""Stage five: a verdict for every pair, and the cleaned data in the source's layout or another. Shard by shard."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..export import Findings, export_shard, verdict_table
+from ..embed import Embeddings
+from ..export import Findings, kept_pairs, open_writer, verdict_table
 from ..files import written_whole
 from ..run import Execution, Run
-from .common import embedded_source, emptied, load_array, open_embeddings
+from .common import embedded_source, emptied, flag_below, load_array, open_embeddings
 
 
 def export(run: Run, execution: Execution) -> None:
     emb, config, progress = open_embeddings(run), run.config, execution.progress
     source = embedded_source(run)
     progress.start("export", len(source.shards))
+    verdicts, cleaned = emptied(run.path / "verdicts"), emptied(run.path / "cleaned")
+    partner = load_array(run.path / "rematch" / "partner.npy")
+    donors = np.asarray(partner[np.flatnonzero(partner >= 0)])
+    with open_writer(
+        source, config.to, offsets=emb.shard_offsets, donors=donors, home=run.path / "moved", emb=emb
+    ) as writer:
+        for i, (shard, table) in enumerate(zip(source.shards, verdict_tables(run, emb), strict=True)):
+            start, stop = (int(offset) for offset in emb.shard_offsets[i : i + 2])
+            with written_whole(verdicts / f"{shard.name}.parquet") as file:
+                pq.write_table(table, file)
+            if not shard.broken:
+                writer.write(shard, kept_pairs(table, start=start, donor=np.asarray(partner[start:stop])), cleaned)
+            progress.advance()
+        writer.finish(cleaned)
+
+
+def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
+    """The verdicts of each shard in order, `pairs.VERDICT_SCHEMA`, from what the stages before have found."""
     judge, found = run.path / "judge", run.path / "rematch"
-    clean, similarity, aligned = (
-        load_array(judge / f"{name}.npy") for name in ("clean_probability", "similarity", "aligned_similarity")
+    similarity, aligned = (load_array(judge / f"{name}.npy") for name in ("similarity", "aligned_similarity"))
+    clean, partner, probability, reason = (
+        load_array(found / f"{name}.npy") for name in ("clean_probability", "partner", "probability", "reason")
     )
-    partner, probability, reason = (load_array(found / f"{name}.npy") for name in ("partner", "probability", "reason"))
     unjudged = json.loads((judge / "judge.json").read_text(encoding="utf-8"))["unjudged"]
     reasons = np.array(json.loads((found / "rematch.json").read_text(encoding="utf-8"))["reasons"], object)
-    verdicts, cleaned = emptied(run.path / "verdicts"), emptied(run.path / "cleaned")
-    ids = _PairIds(run)
-    for i, shard in enumerate(source.shards):
+    ids, threshold = _PairIds(run), flag_below(run)
+    for i, shard in enumerate(emb.shard_names):
         part = slice(int(emb.shard_offsets[i]), int(emb.shard_offsets[i + 1]))
         to = np.asarray(partner[part])
         there = np.flatnonzero(to >= 0)
         partner_id, partner_caption = np.full(len(to), None, object), np.full(len(to), None, object)
         partner_id[there] = ids.of(to[there])
         partner_caption[there] = emb.captions(to[there])
-        table = verdict_table(
-            emb.pair_table(shard.name),
+        yield verdict_table(
+            emb.pair_table(shard),
             Findings(
                 clean[part],
                 similarity[part],
@@ -45,13 +64,9 @@ def export(run: Run, execution: Execution) -> None:
                 probability[part],
                 reasons[reason[part]],
                 unjudged,
-                config.flag_below,
+                threshold,
             ),
         )
-        with written_whole(verdicts / f"{shard.name}.parquet") as file:
-            pq.write_table(table, file)
-        export_shard(source, shard, table, cleaned)
-        progress.advance()
 
 
 class _PairIds:

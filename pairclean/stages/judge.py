@@ -11,38 +11,52 @@ from typing import Any
 import numpy as np
 
 from ..align import Alignment, ZeroShot
-from ..align.arrays import chunks, unit
+from ..align.arrays import Rows, chunks, unit
 from ..embed import Embeddings
 from ..evaluate.retrieval import retrieval
 from ..files import write_json
 from ..judge import (
+    ENCODER_SCORES,
     FEWEST,
     FOLDS,
     LEVEL,
     Calibration,
+    Company,
+    DecoyScale,
     Rate,
     Scorer,
     Scores,
     all_alike,
-    assign_folds,
-    calibrate,
+    calibrate_scores,
     cannot_judge,
+    cosine_scores,
     cross_scores,
     fold_of,
     frozen_scores,
     judge_scores,
     keeps_particulars,
+    lemon_scores,
     near_ranks,
+    read_calibration,
     separates_better,
 )
 from ..pairs import UserError
 from ..run import Execution, Run
-from .common import emptied, load_array, open_embeddings, save_array
+from .common import emptied, open_embeddings, save_array
+from .held_out import clean_by_fold, folds_of
+from .identities import identities
 
-RETRIEVAL_PAIRS = 1000  # a fold, at the most
 HISTOGRAM_BINS = 60
 DECOYS_KEPT = 20_000
 
+NOT_LEARNED = (
+    "Learning from the judged pairs did not set them further apart from random re-pairings, or less apart "
+    "from captions like their own, so they are judged by what it started from."
+)
+FOREIGN = (
+    "The encoder's own similarities do not tell matches from mismatches here, so that the alignment was learned from "
+    "nothing."
+)
 LOWER_BOUND = (
     "The mismatch rate holds for random mismatches; where mismatches resemble matches "
     "(captions swapped between pictures of one kind) it is a lower bound."
@@ -52,7 +66,7 @@ LOWER_BOUND = (
 def judge(run: Run, execution: Execution) -> None:
     emb = open_embeddings(run)
     rows = np.flatnonzero(emb.readable)
-    if run.config.score == "clip" and not run.comparable:
+    if run.config.score in ENCODER_SCORES and not run.comparable:
         raise UserError(f"{run.config.model} has no similarity of its own to judge by: choose --score auto or aligned")
     execution.progress.start("judge")
     out = _Output(run, emb, rows)
@@ -65,52 +79,59 @@ def judge(run: Run, execution: Execution) -> None:
 
 
 def _judge(run: Run, out: _Output) -> None:
-    emb, rows, seed = out.emb, out.rows, run.config.seed
-    fold = assign_folds(emb.image_id[rows], emb.caption_id[rows], FOLDS)
+    emb, rows, config = out.emb, out.rows, run.config
+    fold = folds_of(run, emb, rows)
     elsewhere = fold != fold_of(emb.image_id[rows], FOLDS)
     save_array(out.home / "tied_image_id.npy", emb.image_id[rows][elsewhere])
     save_array(out.home / "tied_fold.npy", fold[elsewhere])
-    pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
+    pairs = (emb.image, emb.text, *identities(run, emb))
 
     def scored(models: Sequence[Alignment]) -> Scores:
-        return cross_scores(models, *pairs, rows, fold, seed=seed)
+        return cross_scores(models, *pairs, rows, fold, seed=config.seed)
 
-    first_models = load_models(run, "first")
-    first = scored(first_models)
-    out.aligned_similarity[rows] = first.similarity
-    why = cannot_judge(first)
+    def near(models: Sequence[Alignment], scores: Scores) -> np.ndarray:
+        return near_ranks(models, scores, *pairs, rows, fold, seed=config.seed)
+
+    models = load_models(run, "first")
+    name = "negclip" if _is_encoder(models) else "first"
+    if run.comparable and name == "first" and config.method != "canonical":
+        out.notes.append(FOREIGN)
+    chosen = untouched = scored(models)
+    out.aligned_similarity[rows] = untouched.similarity
+    learned_models = load_models(run, "aligned")
+    if learned_models:
+        learned = scored(learned_models)
+        out.aligned_similarity[rows] = learned.similarity
+        if config.score == "aligned" or (
+            config.score == "auto"
+            and separates_better(learned, untouched)
+            and keeps_particulars(near(learned_models, learned), near(models, untouched))
+        ):
+            name, models, chosen = "aligned", learned_models, learned
+        elif config.score == "auto":
+            out.notes.append(NOT_LEARNED)
+    if config.score in ENCODER_SCORES and config.score != name:
+        name, models = config.score, [ZeroShot()]
+        chosen = untouched = _encoder_scores(name, pairs, rows, config.seed)
+    why = cannot_judge(untouched)
     if why:
         out.unjudged(why)
         return
-    name, models, chosen = ("clip" if _is_encoder(first_models) else "first"), first_models, first
-    second = (run.path / "model" / "aligned_0.safetensors").exists()
-    if run.config.score == "clip" and name != "clip":
-        name, models = "clip", [ZeroShot()]
-        chosen = scored(models)
-    elif second and run.config.score != "clip":
-        learned_models = load_models(run, "aligned")
-        learned = scored(learned_models)
-        out.aligned_similarity[rows] = learned.similarity
-
-        def near(models: Sequence[Alignment], scores: Scores) -> np.ndarray:
-            return near_ranks(models, scores, *pairs, rows, fold, seed=seed)
-
-        if run.config.score == "aligned" or (
-            separates_better(learned, first)
-            and keeps_particulars(near(learned_models, learned), near(first_models, first))
-        ):
-            name, models, chosen = "aligned", learned_models, learned
-        else:
-            out.notes.append(
-                "Learning from the judged pairs did not set them further apart from random re-pairings, or less apart "
-                "from captions like their own, so they are judged by what it started from."
-            )
-    calibration = judge_scores(chosen, first, seed=seed)
+    calibration = judge_scores(chosen, untouched, config.calibration, seed=config.seed)
     out.write(name, chosen, calibration, calibration.rate, lambda: _retrieval(out, fold, models))
 
 
 def _is_encoder(models: Sequence[Alignment]) -> bool:
     return all(model.image is None for model in models)
+
+
+def _encoder_scores(name: str, pairs: tuple[Rows, Rows, np.ndarray, np.ndarray], rows: np.ndarray, seed: int) -> Scores:
+    """By the encoder's own similarity: of the pair alone, without its hubness, or with its neighbours'."""
+    if name == "clip":
+        return cosine_scores(*pairs, rows, seed=seed)
+    if name == "lemon":
+        return lemon_scores(*pairs, rows, seed=seed)
+    return cross_scores([ZeroShot()], *pairs, rows, np.zeros(len(rows), np.int64), seed=seed)
 
 
 def _judge_frozen(run: Run, out: _Output) -> None:
@@ -121,28 +142,27 @@ def _judge_frozen(run: Run, out: _Output) -> None:
     if known["unjudged"]:
         out.unjudged(f"the run that judges was not judged itself: {known['unjudged']}")
         return
-    emb, rows = out.emb, out.rows
-    scorers = [Scorer.load(path) for path in sorted(theirs.glob("scorer_*.safetensors"))]
-    models = [ZeroShot()] if known["score"] == "clip" else load_models(run, known["score"])
-    fold = fold_of(emb.image_id[rows], FOLDS)
-    # Images that were learned from in another fold than their own hash says: never by a model that knows them.
-    tied, where = np.unique(load_array(theirs / "tied_image_id.npy"), return_index=True)
-    known_image = np.isin(emb.image_id[rows], tied)
-    at = np.searchsorted(tied, emb.image_id[rows][known_image])
-    fold[known_image] = load_array(theirs / "tied_fold.npy")[where[at]]
-    scores = frozen_scores(
-        models, scorers, emb.image, emb.text, emb.image_id, emb.caption_id, rows, fold, seed=run.config.seed
-    )
+    emb, rows, name, seed = out.emb, out.rows, known["score"], run.config.seed
+    pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
+    files = sorted(theirs.glob("scorer_*.safetensors"))
+    models = [ZeroShot()] if name in ENCODER_SCORES else load_models(run, name)
+    fold = folds_of(run, emb, rows)
+    if name == "clip":
+        scores = cosine_scores(*pairs, rows, seed=seed)
+    elif name == "lemon":
+        scores = lemon_scores(*pairs, rows, company=Company.load(files[0]), seed=seed)
+    else:
+        scores = frozen_scores(models, [Scorer.load(file) for file in files], *pairs, rows, fold, seed=seed)
     why = all_alike(scores)
     if why:
         out.unjudged(why)
         return
-    calibration = Calibration.from_json(known["calibration"])
+    calibration = read_calibration(known["calibration"])
     out.aligned_similarity[rows] = scores.similarity
     # The rate is this data's own; the scale that turns scores into probabilities is the other run's.
-    rate = calibrate(scores.score, scores.decoys, seed=run.config.seed).rate
+    rate = calibrate_scores(scores, known["calibration"]["kind"], seed=seed).rate
     out.notes.append("Probabilities are those of the run that was applied; the mismatch rate is this data's own.")
-    out.write(known["score"], scores, calibration, rate, lambda: _retrieval(out, fold, models))
+    out.write(name, scores, calibration, rate, lambda: _retrieval(out, fold, models))
 
 
 def load_models(run: Run, name: str) -> list[Alignment]:
@@ -169,7 +189,8 @@ class _Output:
     def write(
         self, score: str, scores: Scores, calibration: Calibration, rate: Rate, recalls: Callable[[], dict[str, Any]]
     ) -> None:
-        self.clean_probability[self.rows] = calibration.clean_probability(scores.score)
+        # As the verdicts will have them: whoever compares them with a threshold, here or there, finds the same.
+        self.clean_probability[self.rows] = calibration.clean_probability(scores.score).astype(np.float32)
         decoys = scores.decoys[:: max(1, len(scores.decoys) // DECOYS_KEPT)]
         save_array(self.home / "decoy_clean_probability.npy", calibration.clean_probability(decoys))
         for k, scorer in enumerate(scores.scorers):
@@ -182,7 +203,7 @@ class _Output:
                 "separation": scores.separation,
                 "mismatch_rate": {**asdict(rate), "level": LEVEL},
                 "calibration": calibration.to_json(),
-                "score_histogram": _histogram(scores, calibration, rate.estimate),
+                "score_histogram": _histogram(scores, rate.estimate),
                 "retrieval": recalls(),
             }
         )
@@ -194,12 +215,13 @@ class _Output:
         write_json(self.home / "judge.json", content)
 
 
-def _histogram(scores: Scores, calibration: Calibration, rate: float) -> dict[str, Any]:
+def _histogram(scores: Scores, rate: float) -> dict[str, Any]:
     """Scores of the pairs and of decoys, the decoys scaled to the mismatched pairs they stand for.
 
     On the decoys' scale, log odds of scoring above a decoy: the raw score crowds all matches together at its upper end.
     """
-    pairs, decoys = -calibration.scale(scores.score), -calibration.scale(scores.decoys)
+    scale = DecoyScale.fit(scores.decoys)
+    pairs, decoys = -scale(scores.score), -scale(scores.decoys)
     low, high = np.quantile(np.concatenate([pairs, decoys]), [0.0005, 0.9995])
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
 
@@ -215,13 +237,11 @@ def _histogram(scores: Scores, calibration: Calibration, rate: float) -> dict[st
 
 def _retrieval(out: _Output, fold: np.ndarray, models: Sequence[Alignment]) -> dict[str, Any]:
     """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean of the folds."""
-    emb, rows, rng = out.emb, out.rows, np.random.default_rng(out.run.config.seed)
+    emb, seed = out.emb, out.run.config.seed
+    folds = clean_by_fold(out.rows, fold, out.clean_probability, models=len(models), seed=seed)
     spaces: dict[str, list[dict[str, float]]] = {"zero_shot": [], "aligned": []}
     pairs = 0
-    for k, model in enumerate(models):
-        clean = rows[(fold % len(models) == k) & (out.clean_probability[rows] >= 0.5)]
-        if len(clean) > RETRIEVAL_PAIRS:
-            clean = np.sort(rng.choice(clean, RETRIEVAL_PAIRS, replace=False))
+    for model, clean in zip(models, folds, strict=True):
         if len(clean) < 2:
             continue
         pairs += len(clean)

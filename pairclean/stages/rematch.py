@@ -10,8 +10,8 @@ import numpy as np
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
 from ..files import write_json
-from ..judge import Reference, Scorer, reference_rows
-from ..rematch import SURE, Pool, calibrate_rematching, draw_sure, emit, fit_temperature, propose
+from ..judge import ENCODER_SCORES, Reference, Scorer, keeping, reference_rows
+from ..rematch import SURE, Pool, Terms, calibrate_rematching, draw_sure, fit_temperature, propose, settle
 from ..run import Execution, Run
 from .common import emptied, learning_device, load_array, open_embeddings, save_array
 
@@ -19,68 +19,100 @@ NO_PARTNER = "no caption of the data fits better"
 TAKEN = "the caption that fits best stays with its own picture"
 UNSURE = "no rematch is sure enough"
 UNCALIBRATED = "too few clean pairs to learn how far rematches can be trusted"
+REASONS = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
 
 
 def rematch(run: Run, execution: Execution) -> None:
-    """Leaves in RUN/rematch, over all pairs: partner.npy (row of the new caption, -1 for none), probability.npy, and
-    reason.npy (an index into rematch.json's reasons, why a noisy pair has no partner).
+    """Leaves in RUN/rematch, over all pairs: partner.npy (row of the new caption, -1 for none), probability.npy,
+    reason.npy (an index into rematch.json's reasons, why a noisy pair has no partner) and clean_probability.npy: the
+    judge's, lowered where a pair that was not flagged is rematched.
+
+    Beside them, for the report: offered.npy, the probabilities of all proposals, the surest first, and trials.npy,
+    (t, 3): of the proposals of the trials the probability, whether it was right, and its weight.
     """
     emb, config = open_embeddings(run), run.config
     execution.progress.start("rematch")
-    gpu = learning_device(execution).startswith("cuda")
     home = emptied(run.path / "rematch")
-    clean = np.asarray(load_array(run.path / "judge" / "clean_probability.npy"))
     judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    partner = np.full(len(emb), -1)
-    probability = np.full(len(emb), np.nan, np.float32)
-    reasons = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
-    reason = np.zeros(len(emb), np.int8)
-    about: dict[str, Any] = {"emitted": 0, "expected_precision": None, "calibrated_on": 0, "orphans": None}
-    rows = np.flatnonzero(clean < max(SURE, config.flag_below))  # NaN, not judged, is never below
-    if judged["unjudged"] is None and len(rows):
-        model, held_out = _rematcher(run, emb, clean, judged["score"])
-        sure = _pool(emb, model, held_out, clean)
-        sample = reference_rows(np.flatnonzero(~np.isnan(clean)), np.random.default_rng(config.seed))
-        reference = Reference.embed(model, emb.image, emb.text, emb.image_id, emb.caption_id, sample)
-        # Without a pair to fit by, any temperature does: nothing is calibrated then, and nothing rematched.
-        scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0)
-        suspects = _pool(emb, model, np.setdiff1d(rows, held_out), clean)
-        decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
-        calibration = calibrate_rematching(
-            suspects, sure, scorer, decoys, flag_below=config.flag_below, seed=config.seed, gpu=gpu
-        )
-        noisy = clean < config.flag_below  # False for NaN
-        if calibration is None:
-            reason[noisy] = reasons.index(UNCALIBRATED)
-        else:
-            proposals = propose(_pool(emb, model, rows, clean), scorer, gpu=gpu)
-            has = proposals.partner >= 0
-            to = rows[proposals.partner]
-            free = noisy[to]  # a caption whose own pair is not flagged is not given away
-            wanted = has & noisy[rows]
-            reason[rows[wanted & ~free]] = reasons.index(TAKEN)
-            reason[rows[wanted & free]] = reasons.index(UNSURE)
-            offered = np.flatnonzero(wanted & free)
-            chance = calibration(proposals.mass[offered])
-            chosen = emit(chance, config.min_precision)
-            partner[rows[offered[chosen]]] = to[offered[chosen]]
-            probability[rows[offered[chosen]]] = chance[chosen]
-            about |= {
-                "emitted": int(chosen.sum()),
-                "expected_precision": float(chance[chosen].mean()) if chosen.any() else None,
-                "calibrated_on": calibration.broken,
-                "orphans": calibration.orphans,
-            }
-    save_array(home / "partner.npy", partner)
-    save_array(home / "probability.npy", probability)
-    save_array(home / "reason.npy", reason)
-    write_json(home / "rematch.json", {**about, "reasons": reasons})
+    clean = np.array(load_array(run.path / "judge" / "clean_probability.npy"))
+    flag_below = config.flag_below if config.keep_fraction is None else keeping(clean, config.keep_fraction)
+    found = _Found(clean, flag_below)
+    if judged["unjudged"] is None:
+        gpu = learning_device(execution).startswith("cuda")
+        _rematch(run, emb, found, judged["score"], gpu)
+    found.save(home)
+
+
+class _Found:
+    """What the stage leaves, over all pairs."""
+
+    def __init__(self, clean: np.ndarray, flag_below: float):
+        self.clean, self.flag_below = clean, flag_below
+        self.partner = np.full(len(clean), -1)
+        self.probability = np.full(len(clean), np.nan, np.float32)
+        self.reason = np.zeros(len(clean), np.int8)
+        self.offered = np.zeros(0, np.float32)
+        self.trials = np.zeros((0, 3), np.float32)
+        self.about: dict[str, Any] = {"emitted": 0, "expected_precision": None, "calibrated_on": 0, "orphans": None}
+
+    def save(self, home: Any) -> None:
+        for name, array in (("clean_probability", self.clean), *((k, getattr(self, k)) for k in _SAVED)):
+            save_array(home / f"{name}.npy", array)
+        write_json(home / "rematch.json", {**self.about, "flag_below": self.flag_below, "reasons": REASONS})
+
+
+_SAVED = ("partner", "probability", "reason", "offered", "trials")
+
+
+def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) -> None:
+    config, clean = run.config, found.clean
+    flagged = clean < found.flag_below  # NaN, not judged, is never below
+    every = np.flatnonzero(~np.isnan(clean))
+    rows = every if config.pool == "all" else np.flatnonzero(clean < max(SURE, found.flag_below))
+    if not flagged.any():
+        return
+    model, held_out = _rematcher(run, emb, clean, score)
+    fresh = isinstance(model, ZeroShot) or run.frozen_from is not None  # it has trained on none of the pairs
+    prior = float(clean[every].sum() / (1 - clean[every]).sum())
+    terms = Terms(config.capacity, config.pool == "all", np.log(prior) if fresh else None, gpu=gpu)
+    sure = _pool(emb, model, held_out, clean)
+    sample = reference_rows(every, np.random.default_rng(config.seed))
+    reference = Reference.embed(model, emb.image, emb.text, emb.image_id, emb.caption_id, sample)
+    # Without a pair to fit by, any temperature does: nothing is calibrated then, and nothing rematched.
+    scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0)
+    suspects = _pool(emb, model, np.setdiff1d(rows, held_out), clean)
+    decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
+    calibration = calibrate_rematching(suspects, sure, scorer, decoys, terms, seed=config.seed)
+    if calibration is None:
+        found.reason[flagged] = REASONS.index(UNCALIBRATED)
+        return
+    proposals = propose(_pool(emb, model, rows, clean), scorer, calibration.terms)
+    has = proposals.partner >= 0
+    chance = np.where(has, calibration(proposals.mass), 0.0)
+    # A pair with a rematch that is right with probability p is itself matched with at most 1 - p: one that the judge
+    # let pass is flagged by that, unless the user asked for a share to keep.
+    wanted = flagged[rows] | ((chance > 1 - found.flag_below) & (config.keep_fraction is None))
+    chosen, offered = settle(proposals.partner, chance, flagged[rows], wanted, config.min_precision, terms.again)
+    found.reason[rows[has]] = REASONS.index(TAKEN)
+    found.reason[rows[offered]] = REASONS.index(UNSURE)
+    found.partner[rows[chosen]] = rows[proposals.partner[chosen]]
+    found.probability[rows[chosen]] = chance[chosen]
+    overturned = rows[chosen & ~flagged[rows]]
+    clean[overturned] = (clean[overturned] * (1 - chance[chosen & ~flagged[rows]])).astype(np.float32)
+    found.offered = -np.sort(-chance[offered]).astype(np.float32)
+    found.trials = np.stack([calibration.probability, calibration.right, calibration.weight], axis=1).astype(np.float32)
+    found.about |= {
+        "emitted": int(chosen.sum()),
+        "expected_precision": float(chance[chosen].mean()) if chosen.any() else None,
+        "calibrated_on": calibration.broken,
+        "orphans": calibration.orphans,
+    }
 
 
 def _rematcher(run: Run, emb: Embeddings, clean: np.ndarray, score: str) -> tuple[Alignment, np.ndarray]:
     """The model to rematch by, and pairs to calibrate it with: such as it never trained on."""
     learned = run.path / "model" / "rematcher.safetensors"
-    model = Alignment.load(learned) if score != "clip" and learned.exists() else ZeroShot()
+    model = Alignment.load(learned) if score not in ENCODER_SCORES and learned.exists() else ZeroShot()
     if isinstance(model, ZeroShot) or run.frozen_from:
         return model, draw_sure(clean, 1.0, np.random.default_rng(run.config.seed))
     return model, np.asarray(load_array(run.path / "model" / "held_out.npy"))

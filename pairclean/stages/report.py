@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import numpy as np
 
 from ..files import write_json
 from ..pairs import UserError
-from ..report import choose_gallery, load_thumbnails, read_captions, render_html, summarise
+from ..report import (
+    check_calibration,
+    choose_gallery,
+    load_thumbnails,
+    read_captions,
+    rematch_curve,
+    render_html,
+    summarise,
+)
 from ..run import Execution, Run
-from .common import embedded_source, open_embeddings
+from ..sources import Source
+from .audit import uneven_columns
+from .common import embedded_source, flag_below, load_array, open_embeddings
+
+MOST_VALUES = 100  # of a column that pairs are grouped by
+FEWEST_PAIRS = 20  # judged, in each of two groups at least
+COLUMNS_SHOWN, GROUPS_SHOWN = 6, 12
 
 
 def report(run: Run, execution: Execution) -> None:
@@ -16,16 +33,20 @@ def report(run: Run, execution: Execution) -> None:
     execution.progress.start("report")
     judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
     rematched = json.loads((run.path / "rematch" / "rematch.json").read_text(encoding="utf-8"))
+    try:
+        source = embedded_source(run)
+    except UserError:  # moved or changed since: the numbers stand without the pictures
+        source = None
     nothing = {"estimate": None, "low": None, "high": None, "level": None}
     facts = {
         "version": run.manifest["pairclean"],
         "source": run.manifest["source"],
         "layout": run.manifest["layout_of_source"],
-        "model": config.model,
+        "model": run.manifest["encoder"]["description"].get("vectors", config.model),
         "method": config.method,
         "score": judged["score"],
-        "calibration": "decoy",
-        "flag_below": config.flag_below,
+        "calibration": config.calibration,
+        "flag_below": flag_below(run),
         "min_precision": config.min_precision,
         "device": run.manifest["device"],
         "seconds": {stage: record["seconds"] for stage, record in run.manifest["stages"].items() if stage != "report"},
@@ -34,14 +55,56 @@ def report(run: Run, execution: Execution) -> None:
         "retrieval": judged["retrieval"],
         "notes": judged["notes"],
         "score_histogram": judged.get("score_histogram"),
+        "calibration_check": _calibration_check(run, judged),
+        "rematch_curve": _rematch_curve(run, rematched["emitted"]),
+        "groups": _groups(run, source),
+        "broken": run.manifest.get("broken") or {},
     }
     content = summarise(run.verdict_tables(), facts)
     write_json(run.path / "report.json", content)
-    picks = choose_gallery(run.verdict_tables(), flag_below=config.flag_below)
+    picks = choose_gallery(run.verdict_tables(), flag_below=flag_below(run))
     emb = open_embeddings(run)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
-    try:
-        source = embedded_source(run)
-    except UserError:  # moved or changed since: the numbers stand without the pictures
-        source = None
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
+
+
+def _calibration_check(run: Run, judged: dict[str, Any]) -> dict[str, Any] | None:
+    rate = judged.get("mismatch_rate")
+    if rate is None:
+        return None
+    home = run.path / "judge"
+    return check_calibration(
+        np.asarray(load_array(home / "clean_probability.npy")),
+        np.asarray(load_array(home / "decoy_clean_probability.npy")),
+        rate["estimate"],
+    )
+
+
+def _rematch_curve(run: Run, emitted: int) -> dict[str, Any] | None:
+    offered, trials = (run.path / "rematch" / f"{name}.npy" for name in ("offered", "trials"))
+    if not offered.exists():  # rematched by an earlier version
+        return None
+    return rematch_curve(np.asarray(load_array(offered)), np.asarray(load_array(trials)), emitted)
+
+
+def _groups(run: Run, source: Source | None) -> list[dict[str, Any]]:
+    """The columns whose groups differ most, each with its largest groups, the worst first."""
+    if source is None:
+        return []
+    columns = uneven_columns(run, source, most_values=MOST_VALUES, fewest_pairs=FEWEST_PAIRS)
+    return [
+        {
+            "column": column,
+            "count": len(groups),
+            "groups": [
+                {"name": None if row[column] is None else str(row[column]), **{name: row[name] for name in _SHOWN}}
+                for row in groups.nlargest(GROUPS_SHOWN, "judged")
+                .sort_values("rate", ascending=False, kind="stable")
+                .to_dict("records")
+            ],
+        }
+        for column, groups in columns[:COLUMNS_SHOWN]
+    ]
+
+
+_SHOWN = ("pairs", "judged", "unjudged", "unreadable", "mismatched", "rate", "low", "high", "small")

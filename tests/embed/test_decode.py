@@ -248,3 +248,29 @@ def test_threads_agree() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(result == alone for result in pool.map(together, range(4)))
+
+
+# --- at a fraction of its size ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "format", "expected"),
+    [
+        ((1280, 960), "JPEG", (640, 480)),
+        ((960, 1280), "JPEG", (480, 640)),
+        ((512, 384), "JPEG", (512, 384)),  # a half would be less than twice what the model sees
+        ((3600, 3600), "JPEG", (450, 450)),
+        ((1280, 960), "PNG", (1280, 960)),
+    ],
+)
+def test_large_jpegs_are_decoded_at_a_fraction(size: tuple[int, int], format: str, expected: tuple[int, int]) -> None:
+    data = encoded(two_halves(size), format)
+    image = decode(data, 448)
+    assert image.size == expected
+    assert np.abs(np.subtract(colours(image), colours(decode(data)))).max() <= 2
+
+
+def test_a_fraction_of_a_truncated_jpeg_is_unreadable_too() -> None:
+    data = encoded(two_halves((1280, 960)), "JPEG")
+    with pytest.raises(Unreadable, match=r"^truncated JPEG$"):
+        decode(data[: len(data) // 2], 448)

@@ -43,7 +43,7 @@ def numbered(first: int, count: int) -> list[Row]:
 class ToyEncoder:
     """The red level as an angle, the caption's length as another; counts what it is given."""
 
-    image_dim, text_dim, comparable, device = 2, 3, False, "cpu"
+    image_dim, text_dim, comparable, device, least_side = 2, 3, False, "cpu", None
     description: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, largest: int = 10**9, error: Exception | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
@@ -15,8 +16,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from pairclean.embed import openclip as module
+from pairclean.embed.decode import decode
 from pairclean.embed.encoder import load_encoder
 from pairclean.embed.openclip import OpenClip
+from pairclean.evaluate.scenes import draw_scenes
 from pairclean.pairs import UserError
 
 CAPTIONS = ["a red square on blue", "two green circles", "日本語の説明", "a very long caption " * 40]
@@ -266,3 +269,19 @@ def test_quick_gelu_comes_with_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_built_in_encoder() -> None:
     assert load_encoder("hog-tfidf").comparable is False
+
+
+def test_decoding_at_a_fraction_keeps_the_vectors(encoder: OpenClip, tinyclip: Path) -> None:
+    exact = OpenClip(f"local-dir:{tinyclip}", device="cpu", exact=True)
+    assert encoder.least_side == 320
+    assert exact.least_side is None
+    assert exact.description != encoder.description
+    large = []
+    for scene in draw_scenes(8, 0):
+        file = io.BytesIO()
+        picture = Image.open(io.BytesIO(scene.image)).convert("RGB").resize((1280, 960), Image.Resampling.BICUBIC)
+        picture.save(file, "JPEG", quality=90)
+        large.append(file.getvalue())
+    vectors = [e.encode_images([e.prepare(decode(data, e.least_side)) for data in large]) for e in (encoder, exact)]
+    assert (vectors[0] * vectors[1]).sum(1).min() > 0.995
+    assert not np.array_equal(*vectors)

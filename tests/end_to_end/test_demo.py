@@ -29,7 +29,7 @@ def result(folder: Path) -> DemoResult:
 @pytest.mark.slow
 def test_every_pair_has_one_verdict(result: DemoResult, folder: Path) -> None:
     verdicts = result.run.verdicts()
-    truth = pq.read_table(folder / "truth.parquet")
+    truth = pq.read_table(folder / "shards.truth.parquet")
     assert verdicts["pair_id"].to_pylist() == truth["key"].to_pylist()
     assert set(verdicts["verdict"].to_pylist()) <= {verdict.value for verdict in Verdict}
     assert sum(result.run.report["verdicts"].values()) == result.scores["pairs"] == PAIRS
@@ -70,20 +70,19 @@ def test_a_demo_of_other_settings_is_refused(result: DemoResult, folder: Path) -
 
 def test_an_interrupted_drawing_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pairclean import demo as module
-    from pairclean.evaluate import plant
 
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(plant, "plant_shards", stopped)
+        patch.setattr(module, "plant", stopped)
         with pytest.raises(KeyboardInterrupt):
             demo(tmp_path / "demo", pairs=30, rate=0.5)
-    assert not (tmp_path / "demo" / "truth.parquet").exists()
+    assert not (tmp_path / "demo" / "shards.truth.parquet").exists()
     monkeypatch.setattr(module, "clean", stopped)
     with pytest.raises(KeyboardInterrupt):  # now while cleaning
         demo(tmp_path / "demo", pairs=30, rate=0.5)
-    truth = pq.read_table(tmp_path / "demo" / "truth.parquet")
+    truth = pq.read_table(tmp_path / "demo" / "shards.truth.parquet")
     assert len(truth) == 30
     assert truth["key"].equals(pq.read_table(tmp_path / "demo" / "shards" / "00000.parquet")["key"])
 

@@ -1,19 +1,14 @@
-"""Planted mismatches: who moves, how many, and what the copied shards and the truth say."""
+"""Drawing planted mismatches: who moves, how many, and what mixed captions are made of."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairclean.evaluate.plant import plant, plant_shards
-from pairclean.pairs import UserError
+from pairclean.evaluate.plant import group_labels, mix, plant
+from pairclean.pairs import UserError, normalise_caption
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=60), st.floats(0, 1), st.integers(0, 1000))
@@ -49,75 +44,52 @@ def test_a_rate_that_is_no_share_is_refused(rate: float) -> None:
         plant(np.zeros(3), rate, np.random.default_rng(0))
 
 
-@pytest.fixture
-def source(tmp_path):
-    """Two shards of 25 and 7 rows, one caption repeated, with other columns and row groups of 10."""
-    folder = tmp_path / "source"
-    folder.mkdir()
-    for shard, rows in enumerate((25, 7)):
-        key = [f"{shard:05d}{i:04d}" for i in range(rows)]
-        caption = ["the same" if i in (1, 2) else f"caption {shard} {i}" for i in range(rows)]
-        table = pa.table({"jpg": [k.encode() for k in key], "caption": caption, "key": key, "n": list(range(rows))})
-        pq.write_table(table.replace_schema_metadata({"who": "me"}), folder / f"{shard:05d}.parquet", row_group_size=10)
-    return folder
+@given(st.lists(st.integers(0, 5), max_size=40), st.floats(0, 1), st.integers(0, 1000))
+def test_no_caption_moves_to_its_own_image(owners: list[int], rate: float, seed: int) -> None:
+    owner = np.array(owners, int)
+    carried = plant(np.zeros(len(owner)), rate, np.random.default_rng(seed), owners=owner)
+    moved = carried != np.arange(len(owner))
+    assert sorted(carried) == list(range(len(owner)))
+    assert (owner[carried][moved] != owner[moved]).all()
+    assert moved.sum() <= round(rate * len(owner))
 
 
-def read(folder) -> pa.Table:
-    return pa.concat_tables(pq.read_table(f) for f in sorted(folder.glob("*.parquet")))
+def test_owners_cost_no_moves_where_there_are_many() -> None:
+    owner = np.repeat(np.arange(200), 5)
+    carried = plant(np.zeros(1000), 0.4, np.random.default_rng(0), owners=owner)
+    assert (carried != np.arange(1000)).sum() == 400
+    assert (owner[carried] != owner).sum() == 400
+    distinct = plant(np.zeros(1000), 0.4, np.random.default_rng(0), owners=np.arange(1000))
+    assert (distinct == plant(np.zeros(1000), 0.4, np.random.default_rng(0))).all()  # owners change nothing there
 
 
-def test_shards_are_copied_with_moved_captions_and_the_truth_says_which(tmp_path, source) -> None:
-    truth = plant_shards(source, tmp_path / "planted", rate=0.5, seed=3)
-    before, after = read(source), read(tmp_path / "planted")
-    assert after.schema.equals(before.schema, check_metadata=True)
-    assert after.drop(["caption"]).equals(before.drop(["caption"]))
-    own = dict(zip(before["key"].to_pylist(), before["caption"].to_pylist(), strict=True))
-    assert truth.column_names == ["key", "caption_key", "caption", "carried_caption"]
-    assert {f.type for f in truth.schema} == {pa.string()}
-    assert truth["key"].to_pylist() == before["key"].to_pylist()
-    assert truth["caption"].to_pylist() == before["caption"].to_pylist()
-    assert truth["carried_caption"].to_pylist() == after["caption"].to_pylist()
-    assert truth["carried_caption"].to_pylist() == [own[k] for k in truth["caption_key"].to_pylist()]
-    moved = sum(a != b for a, b in zip(truth["key"].to_pylist(), truth["caption_key"].to_pylist(), strict=True))
-    assert moved == 16
-    groups = pq.ParquetFile(tmp_path / "planted" / "00000.parquet").metadata
-    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [10, 10, 5]
+def test_half_of_the_clauses_are_the_others() -> None:
+    rng = np.random.default_rng(0)
+    mixed = {mix("a cat, a dog and a bird; a fish", "red, blue, green", rng) for _ in range(50)}
+    assert mixed == {
+        *("red, blue and a bird; a fish", "blue, green and a bird; a fish"),
+        *("a cat, red and blue; a fish", "a cat, blue and green; a fish"),
+        *("a cat, a dog and red; blue", "a cat, a dog and blue; green"),
+    }
 
 
-def test_the_seed_decides(tmp_path, source) -> None:
-    first, again, other = (plant_shards(source, tmp_path / str(i), rate=0.5, seed=s) for i, s in enumerate((1, 1, 2)))
-    assert first.equals(again)
-    assert not first.equals(other)
+def test_one_clause_is_cut_into_words() -> None:
+    rng = np.random.default_rng(0)
+    assert {mix("one two three", "four five", rng) for _ in range(60)} == {
+        *("four two three", "five two three", "one four three", "one five three", "one two four", "one two five"),
+    }
 
 
-def test_planting_nothing_copies(tmp_path, source) -> None:
-    truth = plant_shards(source, tmp_path / "planted", rate=0, seed=3)
-    assert read(tmp_path / "planted").equals(read(source))
-    assert truth["caption_key"].equals(truth["key"])
+@given(st.text(max_size=30), st.text(max_size=30), st.integers(0, 100))
+def test_mixed_captions_are_other_captions(caption: str, other: str, seed: int) -> None:
+    mixed = mix(caption, other, np.random.default_rng(seed))
+    assert mixed is None or normalise_caption(mixed) != normalise_caption(caption)
 
 
-def test_the_referee_can_plant_from_our_truth(tmp_path, source, shared) -> None:
-    truth = plant_shards(source, tmp_path / "ours", rate=0.4, seed=7)
-    pq.write_table(truth, tmp_path / "truth.parquet")
-    tool = shared / "tools" / "plant.py"
-    subprocess.run([sys.executable, tool, source, tmp_path / "truth.parquet", tmp_path / "theirs"], check=True)
-    assert read(tmp_path / "ours").equals(read(tmp_path / "theirs"))
+@pytest.mark.parametrize(("caption", "other"), [("word", "two words"), ("", "x y"), ("a a", "a"), ("a b", " ")])
+def test_what_cannot_be_split_is_left_alone(caption: str, other: str) -> None:
+    assert mix(caption, other, np.random.default_rng(0)) is None
 
 
-def test_what_cannot_be_planted_in_is_refused_in_one_sentence(tmp_path, source) -> None:
-    out, empty = tmp_path / "out", tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(UserError, match="no Parquet files"):
-        plant_shards(empty, out, rate=0.5, seed=0)
-    with pytest.raises(UserError, match="in a copy"):
-        plant_shards(source, source, rate=0.5, seed=0)
-    pq.write_table(pa.table({"key": ["a"], "caption": [["a list"]]}), empty / "0.parquet")
-    with pytest.raises(UserError, match="'caption' of strings"):
-        plant_shards(empty, out, rate=0.5, seed=0)
-    pq.write_table(pa.table({"caption": ["a"]}), empty / "0.parquet")
-    with pytest.raises(UserError, match="'key' of strings"):
-        plant_shards(empty, out, rate=0.5, seed=0)
-    pq.write_table(pa.table({"key": ["a", "a"], "caption": ["x", "y"]}), empty / "0.parquet")
-    with pytest.raises(UserError, match="not unique"):
-        plant_shards(empty, out, rate=0.5, seed=0)
-    assert not out.exists()
+def test_equal_values_have_one_label() -> None:
+    assert group_labels(["x", None, ["a"], "x", ["a"], 1, "1"]).tolist() == [0, -1, 1, 0, 1, 2, 3]

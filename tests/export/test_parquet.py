@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pairclean.export import export_shard
+from pairclean.export import Tables, kept_pairs
 from pairclean.pairs import VERDICT_SCHEMA, UserError
 from pairclean.sources import open_source
 
@@ -47,6 +47,13 @@ def judged(source, shard, verdict):
                 record["clean_probability"] = 0.25 if word == "rematched" else 0.75
             records.append(record)
     return pa.Table.from_pylist(records, schema=VERDICT_SCHEMA)
+
+
+def export_shard(source, shard, verdicts, out):
+    """Write one shard; the number of pairs written."""
+    kept = kept_pairs(verdicts)
+    Tables(source).write(shard, kept, out)
+    return len(kept)
 
 
 def export(source, verdict, out):

@@ -7,7 +7,7 @@ import pytest
 
 from pairclean.align import Alignment, ZeroShot
 from pairclean.judge import crossfit
-from pairclean.judge.crossfit import Scores, cross_scores, frozen_scores, separates_better
+from pairclean.judge.crossfit import Scores, cosine_scores, cross_scores, frozen_scores, separates_better
 from pairclean.judge.scores import TEMPERATURES, Scorer
 
 N, K = 400, 24
@@ -52,11 +52,10 @@ def data() -> dict[str, np.ndarray]:
     }
 
 
-def test_each_pair_is_scored_by_its_folds_model(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossfit, "TEMPERATURES", (0.05,))
+def test_each_pair_is_scored_by_its_folds_model(data: dict[str, np.ndarray]) -> None:
     models = [Rotated(k) for k in range(3)]
-    found = cross_scores(models, **data)
-    alone = cross_scores([ZeroShot()], **data)
+    found = cross_scores(models, **data, temperatures=(0.05,))
+    alone = cross_scores([ZeroShot()], **data, temperatures=(0.05,))
     np.testing.assert_allclose(found.similarity, alone.similarity, atol=1e-5)  # rotations change no cosine
     np.testing.assert_allclose(found.score, alone.score, atol=1e-3)
     wrong = Rotated(9)
@@ -83,14 +82,11 @@ def test_decoys_are_twenty_a_pair_and_within_the_fold(data: dict[str, np.ndarray
     assert spread < np.ptp(across.decoys) / 5
 
 
-def test_the_temperature_is_the_one_that_separates_best(
-    data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_temperature_is_the_one_that_separates_best(data: dict[str, np.ndarray]) -> None:
     found = cross_scores([ZeroShot()], **data)
     by_temperature = {}
     for t in TEMPERATURES:
-        monkeypatch.setattr(crossfit, "TEMPERATURES", (t,))
-        by_temperature[t] = cross_scores([ZeroShot()], **data).separation
+        by_temperature[t] = cross_scores([ZeroShot()], **data, temperatures=(t,)).separation
     assert found.separation == max(by_temperature.values())
     assert by_temperature[found.scorers[0].temperature] == found.separation
     assert len(set(by_temperature.values())) > 1
@@ -142,3 +138,33 @@ def test_a_better_space_separates_better(data: dict[str, np.ndarray]) -> None:
     assert separates_better(good, bad)
     assert not separates_better(bad, good)
     assert not separates_better(good, good)
+
+
+def test_cosines_are_scores_too(data: dict[str, np.ndarray]) -> None:
+    arguments = {k: v for k, v in data.items() if k != "fold"}
+    found = cosine_scores(**arguments, seed=2)
+    rows = data["rows"]
+    np.testing.assert_allclose(found.score, (data["image"][rows] * data["text"][rows]).sum(1), atol=1e-6)
+    assert np.array_equal(found.similarity, found.score.astype(np.float32))
+    assert len(found.decoys) == 20 * len(rows)
+    cosines = data["image"][rows] @ data["text"][rows].T
+    off = cosines[~np.eye(len(rows), dtype=bool)]
+    assert found.decoys.mean() == pytest.approx(off.mean(), abs=0.01)
+    assert np.quantile(found.decoys, 0.9) == pytest.approx(np.quantile(off, 0.9), abs=0.02)
+
+
+def test_chunks_change_nothing(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cross_scores([ZeroShot()] * 3, **data)
+    monkeypatch.setattr(crossfit, "CHUNK", 50)
+    parts = cross_scores([ZeroShot()] * 3, **data)
+    np.testing.assert_allclose(parts.score, whole.score, atol=1e-4)
+    np.testing.assert_allclose(parts.decoys, whole.decoys, atol=1e-4)
+
+
+def test_of_many_pairs_some_give_the_decoys(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    all_of_them = cross_scores([ZeroShot()] * 3, **data)
+    monkeypatch.setattr(crossfit, "DECOY_PAIRS", 90)
+    some = cross_scores([ZeroShot()] * 3, **data)
+    assert len(some.decoys) == 20 * 90
+    np.testing.assert_allclose(some.score, all_of_them.score, atol=1e-6)
+    np.testing.assert_allclose(some.decoys.mean(), all_of_them.decoys.mean(), atol=3 * all_of_them.decoys.std() / 9)

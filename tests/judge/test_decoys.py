@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from pairclean.judge.decoys import Calibration, DecoyScale, Rate, calibrate
+from pairclean.judge.decoys import DecoyCalibration, DecoyScale, Rate, calibrate
 
 N, DECOYS = 4000, 40_000
 
@@ -86,7 +86,7 @@ def test_a_likelihood_ratio_is_one_on_average_over_decoys() -> None:
 def test_it_is_read_back_as_it_was_written() -> None:
     observed, decoys, _ = scores(0.4, 5)
     fitted = calibrate(observed, decoys)
-    again = Calibration.from_json(json.loads(json.dumps(fitted.to_json())))
+    again = DecoyCalibration.from_json(json.loads(json.dumps(fitted.to_json())))
     grid = np.linspace(-1, 10, 999)
     assert np.array_equal(again.clean_probability(grid), fitted.clean_probability(grid))
     assert again.rate == fitted.rate

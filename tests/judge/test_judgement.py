@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pairclean.align import ZeroShot
-from pairclean.judge import Scores, all_alike, calibrate, cannot_judge, cross_scores, judge_scores
+from pairclean.judge import Scores, all_alike, calibrate, cannot_judge, cross_scores, judge_scores, keeping
 
 SAME = "every pair scores the same: the encoder tells nothing apart"
 NO_HIGHER = "the pairs score no higher than random re-pairings: the encoder does not tell matches from mismatches here"
@@ -80,3 +81,21 @@ def test_the_rate_is_that_of_the_untouched_scores() -> None:
     assert second.rate == first.rate
     assert second.clean_probability(lower).mean() != first.clean_probability(score).mean()
     assert second.clean_probability(np.array([6.0]))[0] > 0.95
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.25, 1 / 3, 0.7, 0.999, 1.0])
+def test_the_share_that_was_asked_for_is_kept(fraction: float) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.permutation(np.linspace(0, 1, 1009)).astype(np.float32).astype(np.float64)
+    p[rng.choice(1009, 9, replace=False)] = np.nan
+    threshold = keeping(p, fraction)
+    kept = p >= threshold
+    assert kept.sum() == max(1, round(1000 * fraction))
+    assert p[kept].min() > np.nanmax(np.where(kept, -1, p))
+    # And by the numbers as a reader of the verdicts has them.
+    assert np.array_equal(p.astype(np.float32) < np.float32(threshold), p < threshold)
+
+
+def test_pairs_that_tie_are_kept_together() -> None:
+    assert keeping(np.array([0.1, 0.5, 0.5, 0.5, 0.9]), 0.4) == 0.5
+    assert keeping(np.full(5, np.nan), 0.4) == 0.0

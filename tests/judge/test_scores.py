@@ -10,6 +10,7 @@ import pytest
 from pairclean.align import Alignment
 from pairclean.judge import scores as module
 from pairclean.judge.scores import (
+    DECOYS,
     Reference,
     Scorer,
     draw_decoys,
@@ -133,8 +134,9 @@ def test_similarities_of_pairs() -> None:
 
 def test_decoys_are_every_other_caption_alike() -> None:
     n, each = 20, 2000
-    ids = np.arange(n)
-    left, right = draw_decoys(ids, ids + 100, each, np.random.default_rng(0))
+    ids, rng = np.arange(n), np.random.default_rng(0)
+    drawn = [draw_decoys(ids, ids + 100, rng) for _ in range(each // DECOYS)]
+    left, right = (np.concatenate(side) for side in zip(*drawn, strict=True))
     assert len(left) == n * each
     counts = np.bincount(left * n + right, minlength=n * n).reshape(n, n)
     assert (np.diag(counts) == 0).all()
@@ -145,16 +147,28 @@ def test_decoys_are_every_other_caption_alike() -> None:
 def test_a_decoy_never_joins_an_image_with_a_caption_that_a_copy_of_it_carries() -> None:
     rng = np.random.default_rng(0)
     image_id, caption_id = rng.integers(30, size=200), rng.integers(25, size=200)
-    left, right = draw_decoys(image_id, caption_id, 50, rng)
+    left, right = draw_decoys(image_id, caption_id, rng)
     carried = set(zip(image_id.tolist(), caption_id.tolist(), strict=True))
     drawn = set(zip(image_id[left].tolist(), caption_id[right].tolist(), strict=True))
-    assert len(left) > 4000
+    assert len(left) > 2000
     assert not drawn & carried
     assert (image_id[left] != image_id[right]).all()
+
+
+def test_of_many_pairs_some_give_all_decoys() -> None:
+    ids = np.arange(5000)
+    left, right = draw_decoys(ids, ids, np.random.default_rng(0), pairs=100)
+    assert len(left) == 100 * DECOYS
+    assert set(left) == set(right)
+    assert len(set(left)) == 100
+    assert max(left) > 4000  # from all over the data
+    # A copy of the image outside of the hundred still says what it carries.
+    image_id, caption_id = np.arange(5000) // 2, np.tile([0, 1], 2500)
+    assert len(draw_decoys(image_id, caption_id, np.random.default_rng(0), pairs=100)[0]) == 0
 
 
 def test_where_there_is_no_decoy_none_is_drawn() -> None:
     apart, same = np.arange(10), np.zeros(10, np.int64)
     for image_id, caption_id in ((same, apart), (apart, same), (apart[:1], apart[:1]), (apart[:0], apart[:0])):
-        left, right = draw_decoys(image_id, caption_id, 20, np.random.default_rng(0))
+        left, right = draw_decoys(image_id, caption_id, np.random.default_rng(0))
         assert len(left) == len(right) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from pairclean.judge.scores import Reference, Scorer
 from pairclean.rematch import candidates as module
-from pairclean.rematch.candidates import candidate_edges
+from pairclean.rematch.candidates import Gallery, best
 
 
 def unit(n: int, k: int = 12, seed: int = 0) -> np.ndarray:
@@ -20,8 +20,9 @@ def edges(image: np.ndarray, text: np.ndarray, t: float = 0.05) -> tuple[np.ndar
     n = np.arange(len(image))
     scorer = Scorer(Reference(image, text, n, n), t)
     levels = scorer.levels(image, text)
-    found = candidate_edges(image, text, scorer, *levels)
-    return *found, image @ text.T / t - levels[0][:, None] / 2 - levels[1] / 2
+    found = Gallery(image, text, *levels, t).edges()
+    np.testing.assert_allclose(found.similarity, (image @ text.T)[found.image, found.caption], atol=1e-5)
+    return found.image, found.caption, image @ text.T / t - levels[0][:, None] / 2 - levels[1] / 2
 
 
 def hubs(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,12 +51,29 @@ def test_they_are_the_best_by_score_both_ways(k: int, monkeypatch: pytest.Monkey
 
 def test_small_pools() -> None:
     for m in (1, 2, 20):
-        left, right, _ = edges(unit(m), unit(m, seed=1))
-        assert len(left) == m * m
+        assert len(edges(unit(m), unit(m, seed=1))[0]) == m * m
     nothing = unit(1)[:0]
-    scorer = Scorer(Reference(unit(3), unit(3), np.arange(3), np.arange(3)), 0.05)
-    left, right = candidate_edges(nothing, nothing, scorer, np.zeros(0), np.zeros(0))
-    assert len(left) == len(right) == 0
+    found = Gallery(nothing, nothing, np.zeros(0), np.zeros(0), 0.05).edges()
+    assert len(found.image) == len(found.caption) == len(found.similarity) == 0
+
+
+def test_the_best_of_each_group() -> None:
+    rng = np.random.default_rng(0)
+    group, score = rng.integers(0, 5, 400), rng.standard_normal(400)
+    kept = best(group, score)
+    for k in range(5):
+        assert (
+            np.sort(score[kept][group[kept] == k]).tolist() == np.sort(score[group == k])[-module.CANDIDATES :].tolist()
+        )
+
+
+def test_the_search_for_a_gpu_finds_what_faiss_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 1000)
+    base, query = unit(150), unit(40, seed=1)
+    product, found = module._TorchIndex(base, "cpu").search(query, 7)
+    expected = np.argsort(-(query @ base.T), axis=1)[:, :7]
+    assert np.array_equal(found, expected)
+    np.testing.assert_allclose(product, np.take_along_axis(query @ base.T, expected, 1), rtol=1e-5)
 
 
 def test_an_inverted_file_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, Row, Shard
+from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, Roles, Row, Shard
 
 COLOURS = {"red": "#c8402f", "green": "#3f8f4f", "blue": "#3566b0", "yellow": "#e3b53a", "violet": "#7d4fa0"}
 GROUNDS = {"white": "#f4f1ea", "grey": "#9b978f", "black": "#22211f", "orange": "#e58a3c"}
@@ -42,6 +42,7 @@ class FabricatedRun:
     metadata: list[pa.Table]
     facts: dict[str, Any]
     image_calls: list[tuple[str, int]] = field(default_factory=list)
+    roles: Roles = field(default_factory=lambda: Roles("jpg", "caption", "key"))
 
     def image(self, shard: Shard, row: int) -> bytes:
         self.image_calls.append((shard.name, row))
@@ -141,6 +142,24 @@ def fabricate(shard_rows: tuple[int, ...] = (150, 150, 120), seed: int = 7) -> F
         "notes": ["Retrieval is measured on pairs that were judged clean, held out from learning.",
                   "Mismatches inside a group of look-alikes score higher than decoys; the rate is then a lower bound."],
         "score_histogram": {"edges": edges, "observed": observed, "decoys": decoys},
+        "calibration_check": {
+            "edges": [i / 10 for i in range(11)], "pairs": [150, 30, 3, 0, 1, 2, 1, 4, 25, 180], "gap": 0.0213,
+            "said": [0.01, 0.14] + [None] * 6 + [0.86, 0.98], "found": [0.0, 0.2] + [None] * 6 + [0.8, 0.99],
+            "low": [0.0, 0.1] + [None] * 6 + [0.7, 0.97], "high": [0.02, 0.3] + [None] * 6 + [0.9, 1.0],
+        },
+        "rematch_curve": {"taken": [1, 50, 90, 120], "expected": [0.99, 0.96, 0.9, 0.72],
+                          "measured": [None, 0.97, 0.91, 0.75]},
+        "groups": [
+            {"column": "<b>shop", "count": 14, "groups": [
+                {"name": HOSTILE[0], "pairs": 80, "judged": 78, "unjudged": 1, "unreadable": 1, "mismatched": 62.4,
+                 "rate": 0.8, "low": 0.71, "high": 0.88, "small": False},
+                {"name": None, "pairs": 9, "judged": 9, "unjudged": 0, "unreadable": 0, "mismatched": 1.8,
+                 "rate": 0.2, "low": 0.05, "high": 0.44, "small": True},
+                {"name": "of nothing", "pairs": 2, "judged": 0, "unjudged": 2, "unreadable": 0, "mismatched": None,
+                 "rate": None, "low": None, "high": None, "small": True},
+            ]},
+        ],
+        "broken": {"00007.parquet": "the file ends in the middle of a row group <i>"},
     }  # fmt: skip
     return FabricatedRun(shards, pictures, captions, tables, metadata, facts)
 

@@ -135,12 +135,19 @@ addEventListener("load", () => {
   result.script = shown();
   result.hash = location.hash;
   type("");
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "/", bubbles: true, cancelable: true }));
+  result.slash = document.activeElement.id;
+  type("script");
+  search.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  result.escaped = [search.value, shown()];
   document.querySelector('button[data-section="rematches"]').click();
   result.rematches = shown();
   document.querySelector('button[data-section=""]').click();
   result.again = shown();
   const focusable = [...document.querySelectorAll("a, button, input, select, summary, [tabindex]")];
   result.unfocusable = focusable.filter((e) => e.checkVisibility() && (e.focus(), document.activeElement !== e)).length;
+  result.bars = [...document.querySelectorAll(".small-interval .band")].map((e) => e.getBoundingClientRect().width > 0);
+  result.points = [...document.querySelectorAll(".dot")].map((e) => e.getBoundingClientRect().width > 0);
   result.images = [...document.images].filter((i) => { i.loading = "eager"; return i.alt; }).length;
   result.theme = getComputedStyle(document.documentElement).backgroundColor;
   parent.postMessage(result, "*");
@@ -170,6 +177,10 @@ def test_typing_clicking_and_focus_without_sideways_scrolling(browser: Browser, 
     assert 0 < result["script"] < 24
     assert result["hash"] == "#q=script"
     assert result["unfocusable"] == 0
+    assert result["slash"] == "search"
+    assert result["escaped"] == ["", 96]
+    assert result["bars"] == [True, True]
+    assert result["points"] == [True] * 4
     assert result["images"] == 96
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pairclean.pairs import VERDICT_SCHEMA, Row, Shard, UserError
+from pairclean.pairs import VERDICT_SCHEMA, Roles, Row, Shard, UserError
 from pairclean.report import Pick, choose_gallery, load_thumbnails, read_captions
 from pairclean.report.gallery import thumbnail
 
@@ -137,6 +137,7 @@ class Broken:
     def __init__(self, error: Exception | None = None, data: bytes = b"") -> None:
         self.error, self.data = error, data
         self.shards = [Shard("s", "s", 1, "")]
+        self.roles = Roles("jpg", "caption", None)
 
     def image(self, shard: Shard, row: int) -> bytes:
         if self.error:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
+from pairclean.pairs import Roles
 from pairclean.report import Gallery, Pick, Tile, choose_gallery, load_thumbnails, read_captions, render_html, summarise
 from pairclean.report.figures import histogram, nice_ticks
 from pairclean.report.html import _form, _shown, _visible
@@ -19,7 +20,7 @@ from pairclean.report.html import _form, _shown, _visible
 class Page(HTMLParser):
     """The parsed page: start tags with their attributes, <data> elements, text and scripts."""
 
-    VOID = frozenset({"meta", "link", "img", "input"})
+    VOID = frozenset({"meta", "link", "img", "input", "col"})
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -108,6 +109,9 @@ def test_every_number_equals_report_json(full_page: Page, report: dict[str, Any]
     }
     wanted |= {f"clean_probability_histogram.{part}.{i}" for part in ("kept", "flagged") for i in range(40)}
     wanted |= {f"score_histogram.{part}.{i}" for part in ("observed", "decoys") for i in range(50)}
+    wanted |= {f"calibration_check.{part}.{i}" for part in ("said", "found", "low", "high") for i in (0, 1, 8, 9)}
+    wanted |= {"calibration_check.gap", "groups.0.groups.0.rate", "groups.0.groups.1.judged"}
+    wanted |= {f"rematch_curve.expected.{i}" for i in range(4)} | {f"rematch_curve.measured.{i}" for i in range(1, 4)}
     assert wanted <= set(shown)
 
 
@@ -192,6 +196,56 @@ def test_nothing_is_fetched(full_page: Page) -> None:
     assert not re.search(r"url\(|@import|https?://", full_page.source)
 
 
+def test_groups_are_shown_with_their_intervals(full_page: Page) -> None:
+    text = full_page.words()
+    assert "by <b>shop" in text
+    assert "<script>document.title = 'owned'; alert(1)</script> 80.0% 78 none given * 20.0% 9 of nothing * – 0" in text
+    assert "and 11 smaller groups" in text
+    bands = [r for r in full_page.named("rect") if r["class"] == "band" and r["y"] == "25%"]
+    assert [(band["x"], band["width"]) for band in bands] == [("71%", "17%"), ("5%", "39%")]
+
+
+def test_the_calibration_check_draws_a_dot_where_there_are_pairs(full_page: Page) -> None:
+    dots = [(dot["cx"], dot["cy"]) for dot in full_page.named("circle")]
+    assert dots == [("1%", "100%"), ("14%", "80%"), ("86%", "20%"), ("98%", "1%")]
+    assert "this is no comparison with the truth" in full_page.words()
+
+
+def test_the_rematching_curve(full_page: Page) -> None:
+    lines = {path["class"]: path["d"] for path in full_page.named("path")}
+    assert lines["line expected"] == "M8.333 33.333L416.667 133.333L750 333.333L1000 933.333"
+    assert lines["line measured"] == "M416.667 100L750 300L1000 833.333"
+    assert "the 120 proposals" in full_page.words()
+
+
+def test_broken_files_are_named(full_page: Page) -> None:
+    assert "00007.parquet the file ends in the middle of a row group <i>" in full_page.words()
+
+
+def test_one_is_not_many(tmp_path: Path) -> None:
+    report = summarise([], {"mismatch_rate": {"estimate": 1.0, "low": None, "high": None, "level": None}})
+    report |= {"pairs": 1, "flagged": 1, "rematch": {"emitted": 1, "expected_precision": None}}
+    text = " ".join("".join(page_of(report, Gallery(), tmp_path).text).split())
+    assert "100.0% of 1 pair is estimated to be mismatched." in text
+    assert "Flagged is 1 pair: those with a clean probability below 0.5. 1 of them was rematched." in text
+
+
+def test_a_source_without_pictures_gives_cards_of_text(
+    fabricated_run: Any, report: dict[str, Any], tmp_path: Path
+) -> None:
+    fabricated_run.roles = Roles(None, "caption", "key")
+    picks = choose_gallery(fabricated_run.verdicts)
+    gallery = load_thumbnails(picks, fabricated_run, read_captions(picks, fabricated_run.metadata))
+    assert fabricated_run.image_calls == []
+    page = page_of(report, gallery, tmp_path)
+    assert page.named("img") == []
+    assert not [attrs for attrs in page.named("div") if attrs.get("class") == "picture"]
+    assert len([attrs for attrs in page.named("li") if attrs.get("class") == "tile"]) == 96
+    [section] = [attrs for attrs in page.named("section") if attrs.get("id") == "gallery"]
+    assert section["class"] == "wide text-only"
+    assert "Pairs 96 of 420 pairs" in page.words()
+
+
 def test_a_very_long_caption_is_cut_and_says_so(report: dict[str, Any], tmp_path: Path) -> None:
     page = page_of(report, one_tile("word " * 20_000), tmp_path)
     assert "the caption has 100,000 characters" in "".join(page.text)
@@ -247,7 +301,7 @@ def test_without_a_rate_there_is_no_decoy_curve(fabricated_run: Any, decoys: Any
     facts = fabricated_run.facts | {"mismatch_rate": None}
     facts["score_histogram"] = facts["score_histogram"] | {"decoys": decoys}
     page = page_of(summarise(fabricated_run.verdicts, facts), Gallery(), tmp_path)
-    assert page.named("path") == []
+    assert "decoys" not in [path["class"] for path in page.named("path")]
     assert "No mismatch rate could be estimated for 420 pairs: see the notes." in page.words()
     assert len([1 for rect in page.named("rect") if rect["class"] == "pairs"]) > 30
 

@@ -296,8 +296,11 @@ def test_without_images_the_image_column_is_not_read(tmp_path):
     source = open_source(tmp_path)
     rows = all_rows(source, images=False)
     assert [(row.captions, row.image, row.reason) for row in rows] == [(("x",), None, None), (("y",), None, None)]
-    with pytest.raises(UserError, match=r"a\.parquet cannot be read as Parquet"):
-        all_rows(source)
+    rows = all_rows(source)
+    assert [(row.captions, row.image) for row in rows] == [(("x",), None), (("y",), None)]
+    assert all(row.reason.startswith("corrupt file: a.parquet cannot be read as Parquet (") for row in rows)
+    with pytest.raises(UserError, match=r"a\.parquet has rows that cannot be read"):
+        all_rows(open_source(tmp_path, strict=True))
 
 
 def test_memory_does_not_grow_with_the_row_group(tmp_path):
@@ -337,7 +340,7 @@ def test_duplicate_ids_are_named(tmp_path):
 
 def test_ids_whose_hashes_agree_are_not_duplicates(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", {"jpg": PNGS[:3], "caption": ["x"] * 3, "key": ["p", "q", "r"]})
-    monkeypatch.setattr("pairclean.sources.parquet.hash", lambda value: 1, raising=False)
+    monkeypatch.setattr("pairclean.sources.base.hash", lambda value: 1, raising=False)
     assert [row.id for row in all_rows(open_source(tmp_path))] == ["p", "q", "r"]
 
 
@@ -356,7 +359,7 @@ def test_paths_that_hold_nothing(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     assert "no .parquet files" in refusal(tmp_path)
     assert "Parquet" in refusal(tmp_path / "x.txt")
-    assert "remote" in refusal("s3://bucket/shards")
+    assert "package" in refusal("s3://bucket/shards")
     write(tmp_path / "a.parquet", {"jpg": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
     assert "holds no rows" in refusal(tmp_path)
 
@@ -366,7 +369,8 @@ def test_a_corrupt_file_is_named(tmp_path):
     data = (tmp_path / "00001.parquet").read_bytes()
     for broken in (b"", data[: len(data) // 2], b"PAR1" * 10):
         (tmp_path / "00001.parquet").write_bytes(broken)
-        assert "00001.parquet cannot be read as Parquet" in refusal(tmp_path)
+        assert "00001.parquet cannot be read as Parquet" in refusal(tmp_path, strict=True)
+        assert "00001.parquet cannot be read as Parquet" in refusal(tmp_path / "00001.parquet")
 
 
 def test_shards_must_agree_about_the_roles(tmp_path):
@@ -399,6 +403,15 @@ def test_a_shard_of_nulls_only_does_not_matter(tmp_path):
     assert [row.captions for row in rows] == [(None,), (None,), ("x", "y")]
     assert [row.pair_id(0) for row in rows] == ["a:0:0", "a:1:0", "b:0:0"]
     assert [row.reason for row in rows] == ["the image is null", "the image is null", None]
+
+
+def test_a_shard_of_empty_lists_only_does_not_matter(tmp_path):
+    write(tmp_path / "a.parquet", {"captions": pa.array([[], [None]], pa.list_(pa.null())), "jpg": PNGS[:2]})
+    write(tmp_path / "b.parquet", {"captions": [["x", "y"]], "jpg": [PNGS[2]]})
+    source = open_source(tmp_path)
+    assert source.many
+    assert [row.captions for row in all_rows(source)] == [(None,), (None,), ("x", "y")]
+    assert [row.pair_id(0) for row in all_rows(source)] == ["a:0:0", "a:1:0", "b:0:0"]
 
 
 def test_a_column_that_is_there_twice(tmp_path):

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 import pairclean
-from pairclean.evaluate.plant import plant_shards
 from pairclean.evaluate.scenes import draw_scenes, write_shards
 from pairclean.run import Execution, Run
 from pairclean.stages.rematch import UNCALIBRATED
@@ -88,7 +87,8 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, pd.DataFrame]:
     for shard in range(4):
         part = {name: column[125 * shard : 125 * (shard + 1)] for name, column in columns.items()}
         pq.write_table(pa.table(part), home / "drawn" / f"{shard}.parquet")
-    truth = plant_shards(home / "drawn", home / "shards", rate=0.3, seed=0).to_pandas().set_index("key")
+    planted = pairclean.plant(home / "drawn", home / "shards", rate=0.3)
+    truth = pd.read_parquet(planted.truth).set_index("key")
     return pairclean.clean(home / "shards", home / "run", **HOG, min_precision=0.8), truth
 
 
@@ -190,7 +190,7 @@ def test_fewer_than_a_hundred_are_not_judged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["canonical", pytest.param("l2rm", marks=pytest.mark.slow)])
 def test_captions_drawn_at_random_are_not_judged(method: str, tmp_path: Path) -> None:
     write_shards(draw_scenes(300, seed=1), tmp_path / "drawn")
-    plant_shards(tmp_path / "drawn", tmp_path / "shards", rate=1.0, seed=0)
+    pairclean.plant(tmp_path / "drawn", tmp_path / "shards", rate=1.0)
     run = pairclean.clean(tmp_path / "shards", tmp_path / "run", **{**HOG, "method": method})
     nothing_was_judged(run, NO_HIGHER)
     assert not list((run.path / "model").glob("aligned_*"))  # there was nothing to learn from either

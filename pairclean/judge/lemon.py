@@ -1,0 +1,163 @@
+"""LEMoN's score of a pair: how far its two sides are apart, and how far each is from the company that the other keeps.
+
+    -score(x, y) = d(x, y) + beta s_n + gamma s_m,      d = 1 - cosine, in the encoder's own space
+    s_n = mean over the k images x' nearest to x, which carry y', of    d(y, y') exp(-tau_1 d(x, x') - tau_2 d(x', y'))
+    s_m = mean over the k captions y' nearest to y, which x' carry, of  d(x, x') exp(-tau_1 d(y, y') - tau_2 d(x', y'))
+
+Source: Zhang et al., LEMoN: Label Error Detection using Multimodal Neighbors, ICML 2025, with its fixed parameters.
+Beyond REFERENCE pairs the company is a fixed sample, as there; a pair and its copies are no company of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..align.arrays import Rows, chunks
+from ..align.zero_shot import ZeroShot
+from .crossfit import Decoys, Scores, embedded
+from .scores import Reference
+
+NEIGHBOURS, BETA, GAMMA, TAU_1, TAU_2 = 30, 5.0, 5.0, 0.1, 5.0
+REFERENCE = 50_000
+CHUNK = 1024  # pairs whose neighbours' vectors are held at once
+
+
+def lemon_scores(
+    image: Rows,
+    text: Rows,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    rows: np.ndarray,
+    *,
+    company: Company | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Scores of the pairs `rows` (n,) and of decoys.  image, text: (N, d) embeddings; ids: (N,) int64.
+
+    company: that of an earlier run; None takes it from these pairs.
+    """
+    rng = np.random.default_rng(seed)
+    model = ZeroShot()
+    if company is None:
+        sample = np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
+        company = Company.of(Reference.embed(model, image, text, image_id, caption_id, sample))
+    pair = _pair_code(image_id[rows], caption_id[rows])
+    score, similarity = np.empty(len(rows)), np.empty(len(rows), np.float32)
+    for part, x, y in embedded(model, image, text, rows, size=CHUNK):
+        kept = company.of_pairs(x, y, pair[part])
+        similarity[part] = (x * y).sum(1)
+        every = np.arange(len(x))
+        score[part] = kept.score(similarity[part], every, every)
+    drawn = Decoys.draw(model, image, text, image_id[rows], caption_id[rows], rows, rng)
+    used = np.unique(np.concatenate([drawn.left, drawn.right]))
+    left, right = np.searchsorted(used, drawn.left), np.searchsorted(used, drawn.right)
+    x, y = model.embed_image(image[rows[used]]), model.embed_text(text[rows[used]])
+    kept = company.of_pairs(x, y, pair[used])
+    decoys = [kept.score(drawn.similarity[part], left[part], right[part]) for part in chunks(len(left), 65536)]
+    return Scores(score, similarity, np.concatenate(decoys) if decoys else np.zeros(0), [company])
+
+
+@dataclass(frozen=True)
+class Company:
+    """Pairs to find neighbours among.  pair: (R,) int64, the same for copies; trust: (R,) exp(-tau_2 d) of each."""
+
+    reference: Reference
+    pair: np.ndarray
+    trust: np.ndarray
+    image_index: Any
+    text_index: Any
+
+    @staticmethod
+    def of(reference: Reference) -> Company:
+        import faiss
+
+        indexes = []
+        for vectors in (reference.image, reference.text):
+            index = faiss.IndexFlatIP(vectors.shape[1])
+            index.add(np.ascontiguousarray(vectors))
+            indexes.append(index)
+        trust = np.exp(-TAU_2 * (1 - (reference.image * reference.text).sum(1)))
+        return Company(reference, _pair_code(reference.image_id, reference.caption_id), trust, *indexes)
+
+    def save(self, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(value) for name, value in vars(self.reference).items()}, path)
+
+    @staticmethod
+    def load(path: Path) -> Company:
+        from safetensors.numpy import load_file
+
+        return Company.of(Reference(**load_file(path)))
+
+    def of_pairs(self, x: np.ndarray, y: np.ndarray, pair: np.ndarray) -> _Kept:
+        """x, y: (n, d) unit rows of n pairs, pair: (n,) their codes."""
+        r = self.reference
+        sides = ((self.image_index, x, r.text), (self.text_index, y, r.image))
+        return _Kept(x, y, pair, *(self._side(*side, pair) for side in sides))
+
+    def _side(self, index: Any, query: np.ndarray, partner: np.ndarray, pair: np.ndarray) -> _Side:
+        n, k = len(query), min(NEIGHBOURS, len(partner))
+        mean, total = np.empty((n, partner.shape[1]), np.float32), np.empty(n, np.float32)
+        neighbours = np.empty((n, k), np.int64)
+        for part in chunks(n, CHUNK):
+            near, found = index.search(np.ascontiguousarray(query[part]), min(2 * NEIGHBOURS, len(partner)))
+            other = self.pair[found] != pair[part, None]
+            order = np.argsort(~other, axis=1, kind="stable")[:, :k]
+            near, found, other = (np.take_along_axis(a, order, 1) for a in (near, found, other))
+            weight = other * np.exp(-TAU_1 * (1 - near)) * self.trust[found]
+            weight /= np.maximum(other.sum(1, keepdims=True), 1)
+            total[part] = weight.sum(1)
+            mean[part] = np.einsum("ij,ijk->ik", weight, partner[found], optimize=True)
+            neighbours[part] = self.pair[found]
+        return _Side(mean, total, neighbours)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side's neighbours.  mean: (n, d), the weighted mean of what they carry; total: (n,), their weights' sum;
+    pair: (n, k), their codes."""
+
+    mean: np.ndarray
+    total: np.ndarray
+    pair: np.ndarray
+
+    def apart(self, row: np.ndarray, vector: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """s of these rows' neighbours against other sides' (m, d) vectors, which pairs `own` (m,) carry.
+
+        In a decoy a neighbour can be the very pair that its other side comes from. No mismatched pair has that one, its
+        text being here in its own place; it is left out, which takes one from the count and nothing from the sum.
+        """
+        s = self.total[row] - np.einsum("ij,ij->i", self.mean[row], vector)
+        k = self.pair.shape[1]
+        return np.where((self.pair[row] == own[:, None]).any(1), s * k / max(k - 1, 1), s)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """n pairs and the company that their images and their captions keep."""
+
+    x: np.ndarray
+    y: np.ndarray
+    pair: np.ndarray
+    image: _Side
+    caption: _Side
+
+    def score(self, similarity: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """(m,) float64 scores of the images of pairs `left` with the captions of pairs `right`."""
+        s_n = self.image.apart(left, self.y[right], np.where(left == right, _NONE, self.pair[right]))
+        s_m = self.caption.apart(right, self.x[left], np.where(left == right, _NONE, self.pair[left]))
+        return similarity.astype(np.float64) - 1 - BETA * s_n - GAMMA * s_m
+
+
+_NONE = np.iinfo(np.int64).min
+
+
+def _pair_code(image_id: np.ndarray, caption_id: np.ndarray) -> np.ndarray:
+    """(n,) int64, the same for pairs of the same image and caption."""
+    with np.errstate(over="ignore"):
+        return image_id.astype(np.int64) * np.int64(-7046029254386353131) + caption_id

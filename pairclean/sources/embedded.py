@@ -1,0 +1,183 @@
+"""Sources of vectors: a Parquet file of captions, and arrays that go with it by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from ..pairs import PAIR_SCHEMA, Roles, Row, Shard, UserError
+from .base import CorruptFile, Faults, Vectors, file_fingerprint, shard_names
+from .parquet import check_ids, check_same_roles, table_rows
+from .roles import caption_kind, detect_roles, id_kind
+from .tables import column_types, columns_of, nulls, opened, read_schema, schema_of, texts
+from .vectors import Where, opened_vectors, whole_array
+
+#: Rows whose vectors are in memory at once.
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Part:
+    """What belongs together.  arrays: all the arrays beside the metadata, by name; image, text: the two to read."""
+
+    name: str
+    metadata: str
+    arrays: Mapping[str, Where]
+    image: str
+    text: str
+
+
+def open_embedded_source(
+    path: str,
+    layout: str,
+    vectors: str,
+    parts: Sequence[Part],
+    *,
+    caption_column: str | None,
+    id_column: str | None,
+    strict: bool,
+) -> EmbeddedSource:
+    """Open these parts as one source.  layout, vectors: what they are called.
+
+    Raises UserError where lengths disagree, or the vectors of one part have another dimension than those of another.
+    """
+    faults = Faults(strict)
+    names = shard_names(part.name for part in parts)
+    dims: dict[tuple[int, int], str] = {}
+    shards = [_shard(name, part, faults, dims) for name, part in zip(names, parts, strict=True)]
+    faults.check(path, shards)
+    if len(dims) > 1:
+        told = ", ".join(f"{dim} in {file}" for dim, file in dims.items())
+        raise UserError(f"the vectors of {path} are of different encoders, their lengths (image, text) are {told}")
+    schemas = {shard.path: read_schema(shard.path) for shard in shards if not shard.broken}
+    types = column_types(schemas)
+    of_run = set(PAIR_SCHEMA.names) <= types.keys()
+    roles = detect_roles(
+        types,
+        path=path,
+        caption_column=caption_column or ("caption" if of_run else None),
+        id_column=id_column or ("pair_id" if of_run else None),
+        has_images=False,
+    )
+    check_same_roles(schemas, types, {roles.caption: caption_kind, roles.id: id_kind})
+    if caption_kind(types[roles.caption]) == "list":
+        raise UserError(f"column {roles.caption!r} of {path} holds lists, but there is one vector a row: give it texts")
+    source = EmbeddedSource(
+        path=path,
+        layout=layout,
+        roles=roles,
+        shards=[shard for shard in shards if shard.rows or not shard.broken],
+        columns=list(next(iter(schemas.values())).names),
+        vectors=vectors,
+        dims=next(iter(dims)),
+        parts=dict(zip(names, parts, strict=True)),
+        of_run=of_run,
+        strict=strict,
+        broken=faults.found,
+    )
+    check_ids(path, source.shards, roles.id)
+    return source
+
+
+def _shard(name: str, part: Part, faults: Faults, dims: dict[tuple[int, int], str]) -> Shard:
+    rows: dict[str, int] = {}
+    broken = None
+    try:
+        with opened(part.metadata) as parquet:
+            rows[part.metadata] = parquet.metadata.num_rows
+    except CorruptFile as error:
+        faults.add(error)
+        broken = error.reason
+    image, text = part.arrays[part.image], part.arrays[part.text]
+    try:
+        with opened_vectors(image) as images, opened_vectors(text) as captions:
+            rows[str(image)], rows[str(text)] = images.rows, captions.rows
+            dims.setdefault((images.dim, captions.dim), image.path)
+    except CorruptFile as error:
+        faults.add(error)
+        broken = broken or error.reason
+    if len(set(rows.values())) > 1:
+        told = ", ".join(f"{count} in {file}" for file, count in rows.items())
+        raise UserError(f"rows that should go together by position are not as many ({told}): get the shard anew")
+    paths = dict.fromkeys([part.metadata, image.path, text.path])
+    return Shard(name, part.metadata, next(iter(rows.values()), 0), file_fingerprint(*paths), broken)
+
+
+@dataclass
+class EmbeddedSource:
+    """Vectors with their captions; see `VectorSource`. Holds no open file.
+
+    parts: by shard name.  of_run: whether the metadata are a run's own (PAIR_SCHEMA).
+    """
+
+    path: str
+    layout: str
+    roles: Roles
+    shards: list[Shard]
+    columns: list[str]
+    vectors: str | None
+    dims: tuple[int, int]
+    parts: dict[str, Part]
+    of_run: bool = False
+    strict: bool = False
+    broken: dict[str, str] = field(default_factory=dict)
+    many: bool = False
+
+    def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
+        for rows, _ in self._tables(shard):
+            yield from rows
+
+    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        if shard.broken:
+            there = next(other.path for other in self.shards if not other.broken)
+            yield nulls(schema_of(there, columns), shard.rows)
+        else:
+            yield from columns_of(shard.path, columns, shard.rows)
+
+    def image(self, shard: Shard, row: int) -> bytes:
+        raise UserError(f"{self.path} has vectors of images, not the images")
+
+    def embedded(self, shard: Shard) -> Iterator[Vectors]:
+        if shard.broken:
+            for rows, _ in self._tables(shard):
+                yield Vectors(rows, *(np.zeros((len(rows), dim), np.float32) for dim in self.dims))
+            return
+        part = self.parts[shard.name]
+        with opened_vectors(part.arrays[part.image]) as images, opened_vectors(part.arrays[part.text]) as captions:
+            for rows, batch in self._tables(shard):
+                image, text = images.read(len(rows)), captions.read(len(rows))
+                rows = [
+                    replace(row, reason=row.reason or wrong) if wrong else row
+                    for row, wrong in zip(rows, _wrong(image, text), strict=True)
+                ]
+                known = batch.column("image_id").to_numpy() if batch is not None and self.of_run else None
+                yield Vectors(rows, image, text, known)
+            if shard.rows == images.rows:  # the sum over a packed array is checked at its end
+                images.finish()
+                captions.finish()
+
+    def arrays(self, shard: Shard) -> dict[str, np.ndarray]:
+        """All the arrays beside a shard's metadata, also those that are not read, by name: (rows, d) each."""
+        return {name: whole_array(where) for name, where in self.parts[shard.name].arrays.items()}
+
+    def _tables(self, shard: Shard) -> Iterator[tuple[list[Row], pa.RecordBatch | None]]:
+        more = ["reason", "image_id"] if self.of_run else []
+        for rows, batch in table_rows(shard, self.roles, False, more=more, batch_rows=_BATCH):
+            if batch is None and self.strict:
+                raise UserError(f"{shard.path} has rows that cannot be read: {rows[0].reason}")
+            if batch is not None and self.of_run:
+                reasons = texts(batch.column("reason"))
+                rows = [replace(row, reason=why) for row, why in zip(rows, reasons, strict=True)]
+            yield rows, batch
+
+
+def _wrong(image: np.ndarray, text: np.ndarray) -> Iterator[str | None]:
+    """What is wrong with the vectors of each row."""
+    problems = np.full(len(image), None, object)
+    for what, vectors in (("caption", text), ("image", image)):
+        problems[~vectors.any(axis=1)] = f"the {what}'s vector is zero"
+        problems[~np.isfinite(vectors).all(axis=1)] = f"the {what}'s vector is not finite"
+    yield from problems

@@ -1,0 +1,460 @@
+"""Tars of webdataset and img2dataset, alone or with a Parquet sidecar that also has the rows that failed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ..pairs import Roles, Row, Shard, UserError
+from .base import CorruptFile, Faults, UniqueIds, counted, file_fingerprint, lost_row, open_file, shard_names, stem
+from .parquet import check_same_roles, failed
+from .roles import CAPTION_NAMES, caption_kind, id_kind
+from .tables import (
+    TEXT_BATCH,
+    Gap,
+    column_types,
+    columns_of,
+    nulls,
+    opened,
+    read_schema,
+    readable_batches,
+    record_batches,
+    schema_of,
+    texts,
+)
+from .tar import Index, Place, Sample, index, read, samples_at
+
+#: What members are called that hold the image.
+IMAGES = ("jpg", "jpeg", "png", "webp")
+#: What a sidecar calls the samples' keys.
+KEYS = ("key", "__key__")
+#: How many samples are looked at to see where captions are.
+_LOOKED_AT = 20
+#: Larger texts are no caption, and larger JSON is not about one image.
+_MAX_TEXT = 16 << 20
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Where captions are: in members of this extension, in a field of KEY.json, or in a column of the sidecar."""
+
+    place: Literal["member", "json", "sidecar"]
+    name: str
+    many: bool = False
+
+
+def samples(path: str) -> Iterator[Sample]:
+    """The samples of a tar, in its order, one in memory at a time: what has an image, a text, or JSON about one.
+
+    Members that are no files, are too large or have hostile names are left out. Ends where a broken tar does.
+    """
+    yield from samples_at(path, _samples(index(path, file_fingerprint(path)), IMAGES))
+
+
+def open_webdataset_source(
+    path: str,
+    tars: Sequence[str],
+    sidecars: Mapping[str, str],
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | None = None,
+    strict: bool = False,
+) -> WebdatasetSource:
+    """Open tars as one source; see `pairclean.sources.open_source`.  sidecars: the Parquet file of a tar, by tar."""
+    if image_root is not None:
+        raise UserError(f"{path} holds the images themselves, not paths: leave --image-root out")
+    faults = Faults(strict)
+    names = shard_names(map(stem, tars))
+    schemas = _sidecar_schemas([sidecars[tar] for tar in tars if tar in sidecars], faults)
+    key = _key_column(schemas, id_column)
+    source = WebdatasetSource(
+        path=path,
+        roles=Roles(None, "", None),
+        shards=[],
+        columns=[],
+        captions=Captions("member", "txt"),
+        images=IMAGES if image_column is None else (image_column.lower(),),
+        key=key,
+        sidecars={name: sidecars[tar] for name, tar in zip(names, tars, strict=True) if sidecars.get(tar) in schemas},
+        strict=strict,
+        broken=faults.found,
+    )
+    source.shards = [source._open(name, tar, sidecars.get(tar), faults) for name, tar in zip(names, tars, strict=True)]
+    faults.check(path, source.shards)
+    source.shards = [shard for shard in source.shards if shard.rows or not shard.broken]
+    source._detect(schemas, image_column, caption_column)
+    identifier = None if id_column == "none" else (key if schemas else "__key__")
+    source.roles = replace(source.roles, id=identifier)
+    if identifier:
+        unique = UniqueIds()
+        for shard in source.shards:
+            unique.add(list(source._ids(shard)))
+        again = (found for shard in source.shards for found in source._ids(shard))
+        unique.check(again, f"the keys of the samples of {path}")
+    return source
+
+
+def _sidecar_schemas(files: Sequence[str], faults: Faults) -> dict[str, pa.Schema]:
+    """The schemas of the sidecars that can be read."""
+    schemas = {}
+    for file in files:
+        try:
+            schemas[file] = read_schema(file)
+        except CorruptFile as error:  # noqa: PERF203
+            faults.add(error)
+    return schemas
+
+
+def _key_column(schemas: Mapping[str, pa.Schema], id_column: str | None) -> str:
+    """The sidecars' column that a tar's keys are in."""
+    names = KEYS if id_column in (None, "none") else (str(id_column),)
+    if not schemas:
+        if names[-1] not in KEYS:
+            raise UserError("samples of a tar are named by their key only: leave --id-column out, or give none")
+        return KEYS[0]
+    for file, schema in schemas.items():
+        found = next((name for name in names if name in schema.names), None)
+        if found is None:
+            raise UserError(
+                f"{file} has no column {names[0]!r} that says which sample of the tar a row is about: "
+                "move it elsewhere, or name another with --id-column"
+            )
+        names = (found,)
+    check_same_roles(schemas, column_types(schemas), {names[0]: id_kind})
+    return names[0]
+
+
+def _samples(found: Index, images: Sequence[str]) -> tuple[Place, ...]:
+    """Those that are pairs, or should be: others (a README, a list of classes) are about something else."""
+    known = {*images, *IMAGES, "txt", "json"}
+    return tuple(place for place in found.places if known & place.members.keys())
+
+
+@dataclass
+class WebdatasetSource:
+    """Tars, their sidecars joined by key; see `Source`. Holds no open file.
+
+    With a sidecar the rows are the sidecar's, then the samples that it does not have; without, the samples in order.
+    captions: where they are.  images: extensions of members that hold an image.  key: the sidecars' column of keys.
+    sidecars: by shard name, those that can be read.
+    """
+
+    path: str
+    roles: Roles
+    shards: list[Shard]
+    columns: list[str]
+    captions: Captions
+    images: tuple[str, ...]
+    key: str
+    sidecars: dict[str, str]
+    strict: bool = False
+    broken: dict[str, str] = field(default_factory=dict)
+    layout: str = "webdataset"
+    many: bool = False
+    vectors: str | None = None
+
+    def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
+        reader = _Reader(self, shard.path, images)
+        try:
+            for row, entry in enumerate(islice(self._entries(shard), shard.rows)):
+                identifier = entry.key if self.roles.id and entry.key is not None else f"{shard.name}:{row}"
+                if entry.place is None:
+                    captions, _ = self.as_captions(entry.caption)
+                    reason = entry.reason if images or entry.lost else None
+                    yield Row(row, identifier, None, captions, self.many, reason)
+                else:
+                    yield replace(reader.row(entry.place, entry.caption), row=row, id=identifier)
+        finally:
+            reader.close()
+
+    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of the sidecar or, where there is none with these names, fields of KEY.json."""
+        sidecar = self.sidecars.get(shard.name)
+        if sidecar is not None:
+            rows = shard.rows
+            for batch in columns_of(sidecar, columns, rows):
+                rows -= len(batch)
+                yield batch
+            if rows:
+                yield nulls(schema_of(sidecar, columns), rows)
+            return
+        missing = sorted(set(columns) - set(self.columns))
+        if missing:
+            raise UserError(f"{shard.path} has no column {missing[0]!r}; there are {', '.join(self.columns)}")
+        with open_file(shard.path) as file:
+            entries = islice(self._entries(shard), shard.rows)
+            while found := [self.fields(file, entry.place) for entry in islice(entries, TEXT_BATCH)]:
+                yield pa.RecordBatch.from_arrays([_array([f.get(n) for f in found]) for n in columns], list(columns))
+
+    def image(self, shard: Shard, row: int) -> bytes:
+        entry = next(islice(self._entries(shard), row, None), None) if 0 <= row < shard.rows else None
+        if entry is None:
+            raise UserError(f"{shard.path} has no row {row}")
+        found = lost_row(shard, row, entry.reason or "", self.many)
+        if entry.place is not None:
+            reader = _Reader(self, shard.path, True)
+            try:
+                found = reader.row(entry.place, None)
+            finally:
+                reader.close()
+        if found.image is None:
+            raise UserError(f"row {row} of {shard.path} has no image to show: {found.reason}")
+        return found.image
+
+    def samples(self, shard: Shard) -> Iterator[tuple[int, Sample]]:
+        """A shard's samples in the order of its rows, each with its row; rows without a sample are left out."""
+        entries = islice(self._entries(shard), shard.rows)
+        there = [(row, entry.place) for row, entry in enumerate(entries) if entry.place is not None]
+        places = tuple(place for _, place in there)
+        yield from zip((row for row, _ in there), samples_at(shard.path, places), strict=True)
+
+    # --- what a row is ---------------------------------------------------------------------------------------------
+
+    def _index(self, shard: Shard) -> tuple[tuple[Place, ...], str | None]:
+        found = index(shard.path, shard.fingerprint)
+        return _samples(found, self.images), found.broken.reason if found.broken else None
+
+    def _entries(self, shard: Shard) -> Iterator[_Entry]:
+        """Every row; those that nothing is known of but their number come last, without end."""
+        places, broken = self._index(shard)
+        unclaimed = dict.fromkeys(range(len(places)))
+        if shard.name in self.sidecars:
+            of_key = {places[i].key: i for i in reversed(range(len(places)))}
+            missing = f"not in the tar ({broken})" if broken else "not in the tar"
+            for key, caption, status, error in self._sidecar_rows(self.sidecars[shard.name]):
+                place = of_key.get(key)
+                if place is None:
+                    yield _Entry(key, None, caption, failed(status, error) or missing)
+                else:
+                    unclaimed.pop(place, None)
+                    yield _Entry(key, places[place], caption)
+        yield from (_Entry(places[i].key, places[i], None) for i in unclaimed)
+        reason = broken or next((f"corrupt file: {what}" for what in self.broken.values()), "the row is lost")
+        while True:
+            yield _Entry(None, None, None, reason, lost=True)
+
+    def _sidecar_rows(self, sidecar: str) -> Iterator[tuple[str, Any, Any, Any]]:
+        caption = self._sidecar_caption(read_schema(sidecar))
+        more = [name for name in (caption, "status", "error_message") if name]
+        for _, piece in readable_batches(sidecar, [self.key, *more], batch_rows=TEXT_BATCH):
+            if isinstance(piece, Gap):  # the keys were read when the source was opened
+                if self.strict:
+                    raise UserError(f"{sidecar} has rows that cannot be read: {piece.reason}")
+                for _, keys in readable_batches(sidecar, [self.key], batch_rows=TEXT_BATCH, groups=[piece.group]):
+                    if isinstance(keys, Gap):
+                        raise CorruptFile(sidecar, "has keys that can no longer be read")
+                    yield from ((key, None, None, None) for key in map(str, texts(keys.column(0))[piece.offset :]))
+                continue
+            found = [
+                texts(piece.column(name)) if name in piece.schema.names else [None] * len(piece)
+                for name in (self.key, caption or "", "status", "error_message")
+            ]
+            yield from ((str(key), *rest) for key, *rest in zip(*found, strict=True))
+
+    def _sidecar_caption(self, schema: pa.Schema) -> str | None:
+        """The sidecar's column of captions, for the rows that failed."""
+        wanted = {self.captions.name} if self.captions.name in schema.names else CAPTION_NAMES
+        return next((f.name for f in schema if f.name in wanted and caption_kind(f.type)), None)
+
+    def _ids(self, shard: Shard) -> Iterator[str]:
+        return (
+            f"{shard.name}:{row}" if entry.key is None else entry.key
+            for row, entry in enumerate(islice(self._entries(shard), shard.rows))
+        )
+
+    def as_captions(self, value: Any) -> tuple[tuple[str | None, ...], str | None]:
+        """A row's captions, and what is wrong with them."""
+        if self.many:
+            found = value if isinstance(value, list) else [value]
+            if all(text is None or isinstance(text, str) for text in found):
+                return tuple(found) or (None,), None
+        elif value is None or isinstance(value, str):
+            return (value,), None
+        return (None,), f"its caption is {type(value).__name__}, not text"
+
+    def fields(self, file: pa.NativeFile, place: Place | None) -> dict[str, Any]:
+        """KEY.json, where it is there and an object."""
+        member = None if place is None else place.members.get("json")
+        if member is None or member.problem or member.size > _MAX_TEXT:
+            return {}
+        try:
+            found = json.loads(read(file, member))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    # --- finding out -----------------------------------------------------------------------------------------------
+
+    def _open(self, name: str, tar: str, sidecar: str | None, faults: Faults) -> Shard:
+        """One shard: how many rows it has, and whether anything of it can be read."""
+        fingerprint = file_fingerprint(tar, *([sidecar] if sidecar else []))
+        found = index(tar, fingerprint)
+        places = _samples(found, self.images)
+        if found.broken:
+            faults.add(found.broken)
+        for place in places:
+            several = [kind for kind in self.images if kind in place.members]
+            if len(several) > 1:
+                choices = ", ".join(several)
+                raise UserError(f"{place.key} of {tar} has several images, {choices}: choose with --image-column")
+        rows = self._count(name, tar, places, found.broken is not None, sidecar, faults)
+        return Shard(name, tar, rows, fingerprint, found.broken.reason if found.broken and not places else None)
+
+    def _count(
+        self, name: str, tar: str, places: Sequence[Place], broken: bool, sidecar: str | None, faults: Faults
+    ) -> int:
+        """The rows of a shard. Where the sidecar is broken, it is left out, and what it has more is lost."""
+        if sidecar is None:
+            return max(len(places), counted(tar, "successes") if broken else 0)
+        if name not in self.sidecars:
+            return max(len(places), counted(tar))
+        keys: set[str] = set()
+        rows = 0
+        try:
+            for batch in record_batches(sidecar, [self.key], batch_rows=TEXT_BATCH):
+                rows += len(batch)
+                if batch.column(0).null_count:
+                    raise UserError(
+                        f"column {self.key!r} of {sidecar} has nulls, so that its rows cannot be told apart"
+                    )
+                keys.update(map(str, texts(batch.column(0))))
+        except CorruptFile as error:
+            faults.add(error)
+            del self.sidecars[name]
+            with opened(sidecar) as parquet:
+                return max(len(places), parquet.metadata.num_rows)
+        return rows + len(places) - len(keys & {place.key for place in places})
+
+    def _detect(self, schemas: Mapping[str, pa.Schema], image_column: str | None, caption_column: str | None) -> None:
+        """Find the image, the captions and the columns, looking at the first samples there are."""
+        shard, places = next(
+            ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
+        )
+        kinds = Counter(kind for place in places for kind in place.members)
+        images = [kind for kind in self.images if kinds[kind]]
+        if places and not images:
+            wanted = f".{self.images[0]}" if image_column else "an image"
+            raise UserError(
+                f"no sample of {shard.path} has {wanted} (its members end in: {', '.join(kinds)}): "
+                "name the right ending with --image-column"
+            )
+        with open_file(shard.path) as file:
+            fields: dict[str, Any] = {}
+            for place in places[:_LOOKED_AT]:
+                fields = {**self.fields(file, place), **fields}
+        self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
+        self.captions = _find_captions(
+            self.path, kinds, fields, column_types(schemas) if schemas else {}, caption_column
+        )
+        self.many = self.captions.many
+        self.roles = replace(
+            self.roles, image=max(images, key=lambda kind: kinds[kind], default="jpg"), caption=self.captions.name
+        )
+
+
+def _find_captions(
+    path: str,
+    members: Mapping[str, int],
+    fields: Mapping[str, Any],
+    columns: Mapping[str, pa.DataType],
+    named: str | None,
+) -> Captions:
+    """Lists of captions go before texts, which img2dataset makes of them by `str`; the tar before its sidecar."""
+    in_json = {name: isinstance(value, list) for name, value in fields.items() if isinstance(value, str | list)}
+    in_sidecar = {name: caption_kind(kind) == "list" for name, kind in columns.items() if caption_kind(kind)}
+    if named is not None:
+        if named in members and named not in IMAGES:
+            return Captions("member", named)
+        if named in in_sidecar:
+            return Captions("sidecar", named, in_sidecar[named])
+        if named in in_json:
+            return Captions("json", named, in_json[named])
+        raise UserError(
+            f"{path} has no captions called {named!r}: there are {', '.join({**members, **in_json, **in_sidecar})}"
+        )
+    choices: tuple[tuple[Literal["member", "json", "sidecar"], list[str], bool], ...] = (
+        ("sidecar", [name for name, many in in_sidecar.items() if many and name.lower() in CAPTION_NAMES], True),
+        ("json", [name for name, many in in_json.items() if many and name.lower() in CAPTION_NAMES], True),
+        ("member", ["txt"] if members.get("txt") else [], False),
+        ("json", [name for name in in_json if name.lower() in CAPTION_NAMES], False),
+        ("sidecar", [name for name in in_sidecar if name.lower() in CAPTION_NAMES], False),
+    )
+    for place, names, many in choices:
+        if len(names) > 1:
+            raise UserError(
+                f"{path} has several fields that could be the caption, {', '.join(map(repr, names))}: "
+                "choose with --caption-column"
+            )
+        if names:
+            return Captions(place, names[0], many)
+    raise UserError(
+        f"{path} has no captions that can be told (KEY.txt, or a field `caption` of KEY.json): name them with "
+        f"--caption-column (there are {', '.join({**members, **in_json, **in_sidecar}) or 'none'})"
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A row as it is known without its content.  lost: whether nothing but its number is known."""
+
+    key: str | None
+    place: Place | None
+    caption: Any
+    reason: str | None = None
+    lost: bool = False
+
+
+class _Reader:
+    """Reads samples from one tar, by their places."""
+
+    def __init__(self, source: WebdatasetSource, path: str, images: bool) -> None:
+        self._source, self._images = source, images
+        self._file = open_file(path)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def row(self, place: Place, of_sidecar: Any) -> Row:
+        many = self._source.many
+        if place.problem:
+            return Row(0, place.key, None, (None,), many, place.problem)
+        value = self._caption(place, of_sidecar)
+        captions, reason = self._source.as_captions(value)
+        image: bytes | None = None
+        if self._images:
+            member = next((place.members[kind] for kind in self._source.images if kind in place.members), None)
+            if member is None:
+                reason = "no image in the tar"
+            elif not reason:
+                image = read(self._file, member) or None
+                reason = None if image else "the image is empty"
+        return Row(0, place.key, image, captions, many, reason if self._images else None)
+
+    def _caption(self, place: Place, of_sidecar: Any) -> Any:
+        where = self._source.captions
+        if where.place == "member":
+            member = place.members.get(where.name)
+            return (
+                None
+                if member is None or member.size > _MAX_TEXT
+                else read(self._file, member).decode("utf-8", "replace")
+            )
+        if where.place == "sidecar" and of_sidecar is not None:
+            return of_sidecar
+        return self._source.fields(self._file, place).get(where.name)
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """JSON values as a column; where they are of several types, each as JSON."""
+    try:
+        return pa.array(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else json.dumps(value) for value in values])

@@ -1,0 +1,49 @@
+"""Class labels, from columns of the source to the embedded pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..embed import Embeddings
+from ..pairs import UserError
+from ..run import Run
+from .common import embedded_source
+
+
+def read_labels(run: Run, emb: Embeddings, columns: Sequence[str]) -> list[csr_matrix]:
+    """One (N, C) bool matrix a column: which of the C classes, of all the columns together, each pair is of.
+
+    A cell has one label or a list of them; a null is none. Raises UserError where the labels are no classes.
+    """
+    source = embedded_source(run)
+    numbers: dict[str, int] = {}
+    at: list[list[int]] = [[] for _ in columns]
+    classes: list[list[int]] = [[] for _ in columns]
+    for shard, offset in zip(source.shards, emb.shard_offsets.tolist(), strict=False):
+        rows = emb.pair_table(shard.name)["row"].to_pylist()
+        values = [row for batch in source.batches(shard, columns) for row in batch.to_pylist()]
+        for place, row in enumerate(rows, offset):
+            for k, column in enumerate(columns):
+                for label in set(_labels(values[row][column])):
+                    at[k].append(place)
+                    classes[k].append(numbers.setdefault(label, len(numbers)))
+    shape = (len(emb), len(numbers))
+    for k, column in enumerate(columns):
+        if not at[k]:
+            raise UserError(f"the column {column} has no label in it: name one that has")
+    if not 2 <= len(numbers) <= len(emb) / 2:
+        raise UserError(
+            f"{' and '.join(columns)} tell {len(numbers)} classes apart in {len(emb)} pairs: "
+            "name a column with at least two classes, and with several pairs in each"
+        )
+    return [csr_matrix((np.ones(len(a), bool), (a, c)), shape) for a, c in zip(at, classes, strict=True)]
+
+
+def _labels(value: Any) -> Iterator[str]:
+    for label in value if isinstance(value, list) else [value]:
+        if label is not None:
+            yield str(label)

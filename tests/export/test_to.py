@@ -1,0 +1,208 @@
+"""Cleaned data in another layout than the source's."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pairclean import clean
+from pairclean.api import preview
+from pairclean.embed import Embeddings
+from pairclean.embed.store import write_part
+from pairclean.export import Tables, check_layout, kept_pairs
+from pairclean.export.tar import Samples
+from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, UserError
+from pairclean.run import Execution, Run
+from pairclean.sources import open_source
+
+FIVE = ["clean", "noisy", "rematched", "unjudged", "clean", "unreadable"]
+
+
+def picture(value: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (value, 0, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PICTURES = [picture(value, kind) for value, kind in enumerate(["PNG", "JPEG", "WEBP", "GIF", "JPEG", "PNG"])]
+UIDS = [f"{15 - row:016x}{row:016x}" for row in range(6)]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for shard in range(2):
+        rows = slice(3 * shard, 3 * shard + 3)
+        captions = [f"caption {row}" for row in range(6)]
+        columns = {"key": list("abcdef")[rows], "caption": captions[rows], "uid": UIDS[rows], "jpg": PICTURES[rows]}
+        pq.write_table(pa.table(columns), tmp_path / "in" / f"{shard:05d}.parquet")
+    return tmp_path / "in"
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        found = tar.getmembers()
+        assert {(one.mtime, one.uid, one.gid, one.uname) for one in found} <= {(0, 0, 0, "")}
+        return {one.name: tar.extractfile(one).read() for one in found}  # type: ignore[union-attr]
+
+
+def test_webdataset(tmp_path: Path, shards: Path, export) -> None:
+    source = open_source(shards)
+    assert export(source, FIVE, tmp_path / "out", "webdataset") == ["00000.tar", "00001.tar"]
+    first, second = (members(tmp_path / "out" / f"0000{shard}.tar") for shard in range(2))
+    assert list(first) == ["a.png", "a.txt", "a.json", "c.webp", "c.txt", "c.json"]
+    assert list(second) == ["e.jpg", "e.txt", "e.json"]
+    assert [first["a.png"], first["c.webp"], second["e.jpg"]] == [PICTURES[0], PICTURES[2], PICTURES[4]]
+    assert [first["a.txt"], first["c.txt"]] == [b"caption 0", b"caption 3"]
+    assert json.loads(first["a.json"]) == {
+        "caption": "caption 0",
+        "pairclean_pair_id": "a",
+        "pairclean_verdict": "clean",
+        "pairclean_clean_probability": 0.75,
+        "pairclean_original_caption": None,
+        "pairclean_caption_pair_id": "a",
+    }
+    assert json.loads(first["c.json"]) == {
+        "caption": "caption 3",
+        "pairclean_pair_id": "c",
+        "pairclean_verdict": "rematched",
+        "pairclean_clean_probability": 0.25,
+        "pairclean_original_caption": "caption 2",
+        "pairclean_caption_pair_id": "d",
+    }
+    export(source, FIVE, tmp_path / "again", "webdataset")
+    assert (tmp_path / "again" / "00000.tar").read_bytes() == (tmp_path / "out" / "00000.tar").read_bytes()
+
+
+def test_webdataset_of_ids_that_are_no_keys(tmp_path: Path, export) -> None:
+    ids = ["../x", "x.y", "x/y", "é" * 300, "x_y"]
+    table = pa.table({"id": ids, "jpg": PICTURES[:5], "caption": [["a", None], ["b"], ["c"], ["d"], ["e"]]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    export(open_source(tmp_path / "s.parquet"), ["clean"] * 6, tmp_path / "out", "webdataset")
+    found = members(tmp_path / "out" / "s.tar")
+    keys = [name.removesuffix(".json") for name in found if name.endswith(".json")]
+    assert keys == ["x_0", "x_1", "x_y_0", "x_y_0-2", "0", "x_y_0-3"]
+    assert [json.loads(found[f"{key}.json"])["pairclean_pair_id"] for key in keys][2:4] == ["x.y:0", "x/y:0"]
+    assert found["x_0.png"] == found["x_1.png"] == PICTURES[0]
+    assert [found[f"{key}.txt"] for key in keys] == [b"a", b"", b"b", b"c", b"d", b"e"]
+
+
+def test_a_source_that_has_changed_is_noticed(tmp_path: Path, shards: Path, export) -> None:
+    source = open_source(shards)
+    for columns in (
+        {"key": ["a"], "caption": ["x"], "uid": [UIDS[0]], "jpg": PICTURES[:1]},
+        {"key": list("abc"), "caption": list("xyz"), "uid": UIDS[:3], "jpg": [*PICTURES[:2], None]},
+    ):
+        pq.write_table(pa.table(columns), shards / "00000.parquet")
+        verdicts = pa.Table.from_pylist(
+            [
+                {"pair_id": key, "shard": "00000", "row": row, "caption_index": 0, "verdict": "clean"}
+                for row, key in enumerate("abc")
+            ],
+            schema=VERDICT_SCHEMA,
+        )
+        with pytest.raises(UserError, match="has changed since"):
+            Samples(source).write(source.shards[0], kept_pairs(verdicts), tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_uids(tmp_path: Path, shards: Path, export) -> None:
+    files = export(open_source(shards), FIVE, tmp_path / "out", "uids")
+    assert files == ["rematched/00000.parquet", "rematched/00001.parquet", "uids.npy"]
+    uids = np.load(tmp_path / "out" / "uids.npy")
+    assert uids.dtype == np.dtype("u8,u8")
+    assert uids.tolist() == [(11, 4), (15, 0)]  # sorted, and of the clean pairs only
+    rematched = pq.read_table(tmp_path / "out" / "rematched")
+    assert rematched.select(["uid", "caption", "pairclean_caption_pair_id"]).to_pylist() == [
+        {"uid": UIDS[2], "caption": "caption 3", "pairclean_caption_pair_id": "d"}
+    ]
+
+
+def test_uids_are_32_hexadecimal_digits(tmp_path: Path, shards: Path, export) -> None:
+    for column, ids in (("key", ["a", "b"]), ("uid", [UIDS[0], UIDS[1][:31] + "g"])):
+        path = tmp_path / f"{column}.parquet"
+        pq.write_table(pa.table({column: ids, "jpg": PICTURES[:2], "caption": ["x", "y"]}), path)
+    with pytest.raises(UserError, match=r"'a' in .*key\.parquet is no DataComp uid of 32 hexadecimal digits"):
+        check_layout(open_source(tmp_path / "key.parquet"), "uids")
+    source = open_source(tmp_path / "uid.parquet")
+    check_layout(source, "uids")  # which looks at the first only
+    with pytest.raises(UserError, match="no DataComp uid"):
+        export(source, ["clean", "clean"], tmp_path / "out", "uids")
+    lists = tmp_path / "lists.parquet"
+    pq.write_table(pa.table({"uid": UIDS[:1], "jpg": PICTURES[:1], "caption": [["x"]]}), lists)
+    with pytest.raises(UserError, match="several captions a row"):
+        check_layout(open_source(lists), "uids")
+
+
+def test_embeddings(tmp_path: Path, shards: Path, export) -> None:
+    source = open_source(shards)
+    image, text = np.eye(6, dtype=np.float16), np.eye(6, dtype=np.float16)[::-1, :4]
+    for i, shard in enumerate(source.shards):
+        part = slice(3 * i, 3 * i + 3)
+        columns = {
+            "pair_id": list("abcdef")[part],
+            "shard": [shard.name] * 3,
+            "row": range(3),
+            "caption_index": [0] * 3,
+            "caption": [f"caption {row}" for row in range(6)][part],
+            "image_id": range(3),
+            "caption_id": range(3),
+            "reason": [None] * 3,
+        }
+        write_part(tmp_path / "emb", shard.name, "x", pa.table(columns, schema=PAIR_SCHEMA), image[part], text[part])
+    emb = Embeddings.open(tmp_path / "emb", ["00000", "00001"])
+    files = export(source, FIVE, tmp_path / "out", "embeddings", emb=emb)
+    folders = {"img_emb": "npy", "metadata": "parquet", "text_emb": "npy"}
+    assert files == [f"{name}/{name}_0000{i}.{kind}" for name, kind in folders.items() for i in range(2)]
+    parts = [np.load(tmp_path / "out" / "img_emb" / f"img_emb_0000{i}.npy") for i in range(2)]
+    assert np.concatenate(parts).tolist() == image[[0, 2, 4]].tolist()
+    parts = [np.load(tmp_path / "out" / "text_emb" / f"text_emb_0000{i}.npy") for i in range(2)]
+    assert np.concatenate(parts).tolist() == text[[0, 3, 4]].tolist()  # the third pair has the fourth's caption
+    table = pq.read_table(tmp_path / "out" / "metadata")
+    assert table["caption"].to_pylist() == ["caption 0", "caption 3", "caption 4"]
+    assert table["pairclean_original_caption"].to_pylist() == [None, "caption 2", None]
+    assert table["pairclean_pair_id"].to_pylist() == ["a", "c", "e"]
+    assert table["row"].to_pylist() == [0, 2, 1]
+
+
+def test_nothing_but_nulls_where_captions_are_lists(tmp_path: Path, export) -> None:
+    (tmp_path / "in").mkdir()
+    for shard, captions in enumerate([[["a", "b"]], [None]]):
+        kind = None if shard else pa.list_(pa.string())
+        columns = {"jpg": pa.array(PICTURES[:1]), "caption": pa.array(captions, kind)}
+        pq.write_table(pa.table(columns), tmp_path / "in" / f"{shard}.parquet")
+    source = open_source(tmp_path / "in")
+    export(source, ["clean", "noisy", "unreadable"], tmp_path / "out")
+    first, second = (pq.read_schema(tmp_path / "out" / f"{shard}.parquet") for shard in range(2))
+    assert second.equals(first)
+    assert first.field("pairclean_pair_id").type == pa.list_(pa.string())
+    assert Tables(source).files(source.shards[1]) == ["1.parquet"]
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_done(tmp_path: Path, shards: Path) -> None:
+    words = pa.table({"key": ["a", "b"], "caption": ["x", "y"], "jpg": PICTURES[:2]})
+    pq.write_table(words, tmp_path / "s.parquet")
+    with pytest.raises(UserError, match="no DataComp uid"):
+        clean(tmp_path / "s.parquet", tmp_path / "run", model="hog-tfidf", to="uids")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="no DataComp uid"):
+        preview(tmp_path / "s.parquet", tmp_path / "run", model="hog-tfidf", to="uids")
+    run = clean(tmp_path / "s.parquet", tmp_path / "run", model="hog-tfidf")
+    assert [f.name for f in (run.path / "cleaned").iterdir()] == ["s.parquet"]
+    with pytest.raises(UserError, match="no DataComp uid"):
+        run.redo("export", Execution(), to="uids")
+    assert Run.open(run.path).config.to == "source"
+    assert run.is_done("export")
+    assert run.redo("export", Execution(), to="webdataset")[0] == "export"
+    assert [f.name for f in (run.path / "cleaned").iterdir()] == ["s.tar"]
+    assert run.redo("export", Execution(), to="webdataset") == []
+    assert run.redo("export", Execution(), to="source")[0] == "export"
+    assert [f.name for f in (run.path / "cleaned").iterdir()] == ["s.parquet"]

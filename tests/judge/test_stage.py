@@ -1,0 +1,123 @@
+"""The judge's choices in a whole run: which score, which calibration, which threshold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pairclean.config import Config
+from pairclean.embed.store import write_part
+from pairclean.pairs import PAIR_SCHEMA
+from pairclean.run import Execution, Run
+
+N, D = 700, 48
+
+
+def run_over(
+    home: Path, image: np.ndarray, text: np.ndarray, carried: np.ndarray, *, first: int = 0, **options: Any
+) -> Run:
+    """A run directory over vectors, as if an encoder whose spaces are comparable had made them; numbered from first."""
+    run = Run.create(home, home.parent / "source", Config.make(**options))
+    home.mkdir(parents=True)
+    n = len(image)
+    columns = {
+        "pair_id": [str(i) for i in range(n)],
+        "shard": ["all"] * n,
+        "row": np.arange(n),
+        "caption_index": np.zeros(n, np.int32),
+        "caption": [f"caption {c}" for c in carried],
+        "image_id": np.arange(first, first + n) * 1024 + 5,
+        "caption_id": carried * 1024 + 9,
+        "reason": pa.nulls(n, pa.string()),
+    }
+    write_part(run.embeddings, "all", "made", pa.table(columns, schema=PAIR_SCHEMA), image, text)
+    run.manifest |= {"encoder": {"comparable": True}, "shards": ["all"], "parts": {"all": "made"}}
+    run.manifest["stages"]["embed"] = {"fingerprint": run._due("embed"), "seconds": 0.0}
+    run.save()
+    return run
+
+
+def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aligned vectors with a hub among the captions, two in five of which were moved."""
+    rng = np.random.default_rng(seed)
+    meaning = rng.standard_normal((N, D)) * np.geomspace(3, 0.3, D)
+    image, text = (meaning + 1.2 * rng.standard_normal((N, D)) for _ in range(2))
+    carried = np.arange(N)
+    carried[: 2 * N // 5] = np.roll(carried[: 2 * N // 5], 1)
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text[carried]))
+    return image, text, carried
+
+
+def found(run: Run) -> tuple[dict[str, Any], np.ndarray]:
+    run.advance(("align", "judge"), Execution())
+    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+    return judged, np.load(run.path / "judge" / "clean_probability.npy")
+
+
+@pytest.mark.parametrize("score", ["clip", "negclip", "lemon", "auto"])
+def test_every_score_judges_and_judges_other_data_alike(score: str, tmp_path: Path) -> None:
+    image, text, carried = world()
+    run = run_over(tmp_path / "run", image, text, carried, method="zero-shot", score=score)
+    judged, p = found(run)
+    assert judged["score"] == ("negclip" if score == "auto" else score)
+    assert judged["mismatch_rate"]["estimate"] == pytest.approx(0.4, abs=0.08)
+    noisy = carried != np.arange(N)
+    assert (p[~noisy] > 0.5).mean() > 0.85
+    assert (p[noisy] < 0.5).mean() > 0.85
+    order = np.argsort(p)
+    if score == "clip":
+        cosine = np.load(run.path / "judge" / "similarity.npy")
+        assert (np.diff(cosine[order]) >= -1e-3).all()  # the embeddings are kept as float16
+    half = np.arange(N // 2, N)
+    some = image[half], text[half], carried[half]
+    again = run_over(tmp_path / "again", *some, first=N // 2, method="zero-shot", score=score)
+    again.manifest["frozen_from"] = run._as_judge()
+    again.save()
+    _, q = found(again)
+    np.testing.assert_allclose(q, p[half], atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["decoy", "beta", "gauss"])
+def test_every_calibration_is_recorded_and_keeps_the_order(kind: str, tmp_path: Path) -> None:
+    run = run_over(tmp_path / "run", *world(), method="zero-shot", calibration=kind)
+    judged, p = found(run)
+    assert judged["calibration"]["kind"] == kind
+    assert judged["mismatch_rate"] == {**judged["calibration"]["mismatch_rate"], "level": 0.95}
+    assert len(np.unique(p)) > 0.9 * N
+    assert np.array_equal(p, p.astype(np.float32))
+    run.redo("judge", Execution(), calibration="decoy")
+    other = np.load(run.path / "judge" / "clean_probability.npy")
+    assert np.corrcoef(np.argsort(np.argsort(p)), np.argsort(np.argsort(other)))[0, 1] > 0.999
+
+
+def test_spaces_that_have_only_their_size_in_common_are_learned_from_nothing(tmp_path: Path) -> None:
+    image, text, carried = world(1)
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((D, D)))[0]
+    run = run_over(tmp_path / "run", image, text @ turn, carried, seed=1)
+    judged, p = found(run)
+    assert judged["unjudged"] is None
+    assert judged["score"] in ("first", "aligned")
+    assert any("do not tell matches from mismatches" in note for note in judged["notes"])
+    noisy = carried != np.arange(N)
+    assert p[~noisy].mean() > p[noisy].mean() + 0.3
+    plain, q = found(run_over(tmp_path / "plain", image, text @ turn, carried, method="zero-shot"))
+    assert "no higher than random" in plain["unjudged"]
+    assert np.isnan(q).all()
+
+
+def test_near_copies_of_a_picture_share_their_fold(tmp_path: Path) -> None:
+    image, text, carried = world(3)
+    half = N // 2
+    image[1:half:2] = image[:half:2] + 1e-3 * np.random.default_rng(0).standard_normal((half // 2, D))
+    run = run_over(tmp_path / "run", image, text, carried, method="zero-shot")
+    found(run)
+    near = np.load(run.path / "model" / "near_image_id.npy")
+    assert np.array_equal(near[:half:2], near[1:half:2])
+    assert len(set(near)) == N - half // 2
+    tied = np.load(run.path / "judge" / "tied_image_id.npy")
+    assert len(tied) > N / 8  # in another fold than their own hash says

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pairclean import api
+from pairclean.config import Config
+from pairclean.pairs import UserError
+from pairclean.run import Run
+from pairclean.sources import base, open_source
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["memory", "file"])
+def remote(request, tmp_path):
+    """An empty folder on a file system of fsspec's, by its address."""
+    address = "memory://bucket/shards" if request.param == "memory" else f"file://{tmp_path}/shards"
+    system, inside = fsspec.core.url_to_fs(address)
+    system.makedirs(inside, exist_ok=True)
+    yield address
+    if request.param == "memory":
+        system.rm("/bucket", recursive=True)
+
+
+def put(address: str, data: bytes) -> None:
+    with fsspec.open(address, "wb") as file:
+        file.write(data)
+
+
+def table(columns: dict) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, row_group_size=1)
+    return buffer.getvalue()
+
+
+def tar(*keys: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for i, key in enumerate(keys):
+            for end, data in (("png", png(i)), ("txt", key.encode())):
+                info = tarfile.TarInfo(f"{key}.{end}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_parquet(remote):
+    put(f"{remote}/b.parquet", table({"key": ["p", "q"], "caption": ["x", "y"], "jpg": [png(0), png(1)]}))
+    put(f"{remote}/a.parquet", table({"key": ["r"], "caption": ["z"], "jpg": [png(2)]}))
+    put(f"{remote}/a_stats.json", b"{}")
+    put(f"{remote}/deeper/c.parquet", b"")
+    source = open_source(remote + "/")
+    assert source.layout == "img2dataset"
+    rows = [(row.id, row.captions, row.image) for shard in source.shards for row in source.rows(shard)]
+    assert rows == [("r", ("z",), png(2)), ("p", ("x",), png(0)), ("q", ("y",), png(1))]
+    assert source.image(source.shards[1], 1) == png(1)
+    assert [shard.name for shard in open_source(f"{remote}/b.parquet").shards] == ["b"]
+    assert [shard.name for shard in open_source(f"{remote}/a*.parquet").shards] == ["a"]
+
+
+def test_tars_with_a_sidecar(remote):
+    put(f"{remote}/0.tar", tar("k1", "k0"))
+    put(f"{remote}/0.parquet", table({"key": ["k0", "k1", "k2"], "caption": ["k0", "k1", "k2"]}))
+    source = open_source(remote)
+    (shard,) = source.shards
+    assert [(row.id, row.image, row.reason) for row in source.rows(shard)] == [
+        ("k0", png(1), None),
+        ("k1", png(0), None),
+        ("k2", None, "not in the tar"),
+    ]
+    assert source.image(shard, 0) == png(1)
+
+
+def test_vectors(remote):
+    put(f"{remote}/m.parquet", table({"uid": ["a", "b"], "text": ["x", "y"]}))
+    buffer = io.BytesIO()
+    np.savez(buffer, b32_img=np.eye(2, dtype=np.float16), b32_txt=np.ones((2, 2), np.float32))
+    put(f"{remote}/m.npz", buffer.getvalue())
+    source = open_source(remote)
+    chunks = list(source.embedded(source.shards[0]))
+    np.testing.assert_array_equal(np.concatenate([chunk.image for chunk in chunks]), np.eye(2))
+    for folder, data in (("img_emb", np.eye(2)), ("text_emb", np.ones((2, 3)))):
+        buffer = io.BytesIO()
+        np.save(buffer, data)
+        put(f"{remote}/clip/{folder}/{folder}_0.npy", buffer.getvalue())
+    put(f"{remote}/clip/metadata/metadata_0.parquet", table({"caption": ["x", "y"]}))
+    source = open_source(f"{remote}/clip")
+    assert (source.layout, source.dims) == ("clip-retrieval", (2, 3))
+    np.testing.assert_array_equal(source.arrays(source.shards[0])["text_emb"], np.ones((2, 3)))
+
+
+def test_a_changed_file_is_noticed(remote):
+    put(f"{remote}/a.parquet", table({"caption": ["x"], "jpg": [png(0)]}))
+    first = open_source(remote).shards[0].fingerprint
+    assert open_source(remote).shards[0].fingerprint == first
+    put(f"{remote}/a.parquet", table({"caption": ["y"], "jpg": [png(0)]}))
+    assert open_source(remote).shards[0].fingerprint != first
+
+
+def test_a_broken_file_among_good_ones(remote):
+    put(f"{remote}/a.parquet", table({"caption": ["x"], "jpg": [png(0)]}))
+    put(f"{remote}/b.parquet", b"PAR1 and no more")
+    put(f"{remote}/b_stats.json", json.dumps({"count": 2}).encode())
+    source = open_source(remote)
+    assert [(shard.name, shard.rows, bool(shard.broken)) for shard in source.shards] == [
+        ("a", 1, False),
+        ("b", 2, True),
+    ]
+
+
+def test_a_run_keeps_the_address(tmp_path):
+    put("memory://bucket/in/a.parquet", table({"caption": ["x", "y"], "jpg": [png(0), png(1)]}))
+    try:
+        run = Run.create(tmp_path / "run", "memory://bucket/in", Config.make(model="hog-tfidf"))
+        assert run.manifest["source"] == "memory://bucket/in"
+        assert api.preview("memory://bucket/in", tmp_path / "run", model="hog-tfidf")["pairs"] == 2
+        assert api.embed("memory://bucket/in", tmp_path / "run", model="hog-tfidf") == ["embed"]
+        assert Run.open(tmp_path / "run").open_source().shards[0].rows == 2
+    finally:
+        fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_what_cannot_be_reached(monkeypatch):
+    with pytest.raises(UserError, match="does not exist"):
+        open_source("memory://nowhere")
+    with pytest.raises(UserError, match="no file system called nonsense://"):
+        open_source("nonsense://a/b")
+
+    def without(address):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", without)
+    with pytest.raises(UserError, match=r"s3:// addresses need another package \(Install s3fs to access S3\)"):
+        open_source("s3://bucket/shards")
+
+
+def test_a_network_that_fails_is_no_broken_file(monkeypatch):
+    """What cannot be reached now is not noted down as lost."""
+    put("memory://bucket/a.parquet", table({"caption": ["x"], "jpg": [png(0)]}))
+    source = open_source("memory://bucket")
+
+    class Failing(io.BytesIO):
+        def read(self, *_):
+            raise TimeoutError("the network is down")
+
+    monkeypatch.setattr(base, "open_file", lambda path: pa.PythonFile(Failing(bytes(5000)), mode="r"))
+    monkeypatch.setattr("pairclean.sources.tables.open_file", base.open_file)
+    try:
+        with pytest.raises(UserError, match=r"the network is down.*try again"):
+            list(source.rows(source.shards[0]))
+    finally:
+        fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_images_by_path_are_local(tmp_path):
+    put("memory://bucket/a.parquet", table({"caption": ["x"], "image_path": ["a.png"]}))
+    try:
+        with pytest.raises(UserError, match="copy them here"):
+            open_source("memory://bucket")
+        with pytest.raises(UserError, match="on this machine"):
+            open_source("memory://bucket", image_root="s3://bucket")
+        Path(tmp_path / "a.png").write_bytes(png(3))
+        source = open_source("memory://bucket", image_root=tmp_path)
+        assert [row.image for row in source.rows(source.shards[0])] == [png(3)]
+    finally:
+        fsspec.filesystem("memory").rm("/bucket", recursive=True)

@@ -1,0 +1,169 @@
+"""Learning from labels of the source, as the stage does it: what is read, what is refused, what `auto` takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pairclean.align import DRCL, L2RM, Canonical
+from pairclean.config import Config
+from pairclean.embed.store import write_part
+from pairclean.pairs import PAIR_SCHEMA, UserError
+from pairclean.run import Execution, Run
+from pairclean.stages.common import open_embeddings, part_fingerprints
+from pairclean.stages.labels import read_labels
+
+ENCODER = {"description": {"name": "drawn"}, "comparable": False}
+CLASSES = ("cat", "dog", "hen")
+
+
+def embedded_run(home: Path, labels: dict[str, list[Any]], *, rate: float = 0.0, **options: Any) -> Run:
+    """A run over as many pairs as there are labels, in two shards, with vectors that tell the class of each side.
+
+    Captions are moved at `rate`; the image of pair i is of class i % 3, and so is its own caption.
+    """
+    n, rng = len(next(iter(labels.values()))), np.random.default_rng(0)
+    moved = rng.permutation(n)[: round(rate * n)]
+    carried = np.arange(n)
+    carried[moved] = np.roll(moved, 1)
+    latent = 2 * rng.standard_normal((3, 6))[np.arange(n) % 3] + rng.standard_normal((n, 6))
+    image, text = (np.tanh(latent @ rng.standard_normal((6, d)) / 3).astype(np.float16) for d in (24, 20))
+    text = text[carried]
+    source, half = home / "source", n // 2
+    source.mkdir(parents=True)
+    columns = {"key": [f"k{i}" for i in range(n)], "jpg": [b"\xff\xd8"] * n, "caption": [f"c{i}" for i in carried]}
+    table = pa.table({**columns, **labels, "caption_type": [CLASSES[i % 3] for i in carried]})
+    run = Run.create(home / "run", source, Config.make(model="hog-tfidf", **options))
+    (home / "run").mkdir()
+    for k, part in enumerate((slice(0, half), slice(half, n))):
+        pq.write_table(table.slice(part.start, part.stop - part.start), source / f"s{k}.parquet")
+        rows = np.arange(part.stop - part.start)
+        pairs = {
+            "pair_id": columns["key"][part],
+            "shard": [f"s{k}"] * len(rows),
+            "row": rows,
+            "caption_index": np.zeros(len(rows), np.int32),
+            "caption": columns["caption"][part],
+            "image_id": np.arange(n)[part],
+            "caption_id": carried[part],
+            "reason": [None] * len(rows),
+        }
+        write_part(run.embeddings, f"s{k}", "drawn", pa.table(pairs, schema=PAIR_SCHEMA), image[part], text[part])
+    run.manifest |= {"encoder": ENCODER, "shards": ["s0", "s1"]}
+    run.manifest["parts"] = part_fingerprints(run.open_source(), ENCODER)
+    run.manifest["stages"]["embed"] = {"fingerprint": run._due("embed"), "seconds": 0.0}
+    run.save()
+    return run
+
+
+def image_types(n: int) -> list[str]:
+    return [CLASSES[i % 3] for i in range(n)]
+
+
+def took(run: Run) -> str:
+    found: str = json.loads((run.path / "model" / "method.json").read_text())["method"]
+    return found
+
+
+def test_labels_come_to_the_pairs_they_are_of(tmp_path: Path) -> None:
+    one = ["cat", None, "dog", "hen", None, "cat", "cat", "dog"]
+    several = [["dog", "dog"], [], None, ["cat", None], ["hen", "cow"], ["cat"], ["dog"], ["hen"]]
+    run = embedded_run(tmp_path, {"one": one, "several": several})
+    first, second = (found.toarray() for found in read_labels(run, open_embeddings(run), ["one", "several"]))
+    assert first.shape == second.shape == (8, 4)  # cat, dog, hen and cow
+    cat, dog, hen = (first[one.index(name)].argmax() for name in CLASSES)
+    cow = 6 - cat - dog - hen
+    expected = np.zeros((2, 8, 4), bool)
+    for i, (label, labels) in enumerate(zip(one, several, strict=True)):
+        number = {"cat": cat, "dog": dog, "hen": hen, "cow": cow}
+        for k, found in ((0, [label]), (1, labels or [])):
+            expected[k, i, [number[name] for name in found if name is not None]] = True
+    assert np.array_equal(first, expected[0])
+    assert np.array_equal(second, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("lost", "lost"),
+        ("none", "the column none has no label in it"),
+        ("alike", "alike tell 1 classes apart in 8 pairs"),
+        ("key", "key tell 8 classes apart in 8 pairs"),
+    ],
+)
+def test_columns_that_hold_no_classes_are_refused(tmp_path: Path, column: str, said: str) -> None:
+    run = embedded_run(tmp_path, {"none": [None] * 8, "alike": [7] * 8})
+    with pytest.raises(UserError, match=said):
+        read_labels(run, open_embeddings(run), [column])
+
+
+def test_a_source_that_has_changed_has_no_labels_for_its_pairs(tmp_path: Path) -> None:
+    run = embedded_run(tmp_path, {"type": image_types(8)})
+    file = next((tmp_path / "source").glob("*.parquet"))
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(UserError, match="has changed since"):
+        read_labels(run, open_embeddings(run), ["type"])
+
+
+def test_drcl_learns_from_the_labels_and_judges_by_them(tmp_path: Path) -> None:
+    labels = {"type": image_types(240)}
+    sides = {"image_label_column": "type", "caption_label_column": "caption_type"}
+    run = embedded_run(tmp_path, labels, rate=0.5, method="drcl", score="aligned", **sides)
+    run.advance(("align", "judge"), Execution())
+    assert took(run) == "drcl"
+    assert len(list((run.path / "model").glob("aligned_*.safetensors"))) == 5
+    assert json.loads((run.path / "judge" / "judge.json").read_text())["score"] == "aligned"
+    carried = np.array([int(c[1:]) for c in open_embeddings(run).captions(np.arange(240))])
+    alike = carried % 3 == np.arange(240) % 3
+    clean = np.load(run.path / "judge" / "clean_probability.npy")
+    assert (clean[alike][:, None] > clean[~alike]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "taken"),
+    [
+        (0.8, {"image_label_column": "type", "caption_label_column": "caption_type"}, "drcl"),
+        (0.8, {"image_label_column": "type"}, "l2rm"),
+        (0.2, {"image_label_column": "type", "caption_label_column": "caption_type"}, "l2rm"),
+    ],
+)
+def test_auto_takes_labels_where_pairs_are_no_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, options: dict[str, str], taken: str
+) -> None:
+    fitted = []
+
+    def no_fit(self: Any, *arrays: Any, **how: Any) -> Any:
+        fitted.append(type(self).__name__.lower())
+        return Canonical().fit(*arrays, **how)
+
+    for method in (DRCL, L2RM):
+        monkeypatch.setattr(method, "fit", no_fit)
+    run = embedded_run(tmp_path, {"type": image_types(900)}, rate=rate, method="auto", **options)
+    run.advance(("align",), Execution())
+    assert took(run) == taken
+    assert fitted == [taken] * 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "drcl"}, "--method drcl learns from class labels: name their column with --label-column"),
+        ({"label_column": "a"}, "--method l2rm needs no labels: say --label-column none, or choose drcl"),
+        ({"method": "rcar", "caption_label_column": "a"}, "say --caption-label-column none"),
+        ({"method": "drcl", "label_column": "a", "image_label_column": "b"}, "--label-column is of both sides"),
+    ],
+)
+def test_labels_and_methods_that_do_not_go_together(options: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Config.make(**options)
+
+
+def test_a_run_with_labels_can_be_learned_again_without() -> None:
+    config = Config.make(method="drcl", label_column="a")
+    assert Config.make(**{**config.model_dump(), "method": "l2rm", "label_column": "none"}).label_column is None

@@ -1,0 +1,68 @@
+"""What is said of the methods, and the rule of `auto`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pairclean_cli.main import app
+from typer.testing import CliRunner
+
+from pairclean import methods
+from pairclean.config import Config
+from pairclean.methods import AUTO, FEW, METHODS, MOST, choose, measured
+
+
+def test_every_method_is_told_of() -> None:
+    choices = set(get_args(Config.model_fields["method"].annotation))
+    assert {about.name for about in METHODS} == choices - {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("comparable", "pairs", "both_labelled", "rate", "chosen"),
+    [
+        (True, FEW - 1, False, 0.9, "zero-shot"),
+        (True, FEW, False, 0.9, "l2rm"),
+        (False, 200, False, 0.0, "l2rm"),
+        (True, 200, True, MOST, "zero-shot"),
+        (True, 200, True, MOST + 0.01, "drcl"),
+        (False, FEW, True, 0.9, "drcl"),
+        (False, FEW, True, 0.4, "l2rm"),
+    ],
+)
+def test_auto_goes_by_its_rule(comparable: bool, pairs: int, both_labelled: bool, rate: float, chosen: str) -> None:
+    def chosen_for(method: str) -> str:
+        return choose(method, comparable=comparable, pairs=pairs, both_labelled=both_labelled, rate=rate)
+
+    assert chosen_for("auto") == chosen
+    assert chosen_for("rcar") == "rcar"
+    assert f"{FEW:,}" in AUTO
+    assert "70%" in AUTO
+
+
+def test_the_table_shows_medians_of_the_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "align").mkdir()
+    monkeypatch.setattr(methods, "files", lambda package: tmp_path)
+    assert measured() == []
+    run = {"data": "cats", "noise": "random_0.4", "method": "l2rm", "seconds": 5.0}
+    other = {**run, "noise": "random_0.8", "seed": 0, "auroc": 0.5}
+    runs = [{**run, "seed": seed, "auroc": auroc} for seed, auroc in enumerate((0.7, 0.9125, 0.95))]
+    (tmp_path / "align" / "measured.json").write_text(json.dumps([*runs, other]))
+    assert measured() == [
+        {**run, "seeds": 3, "auroc": 0.9125},
+        {**run, "noise": "random_0.8", "seeds": 1, "auroc": 0.5},
+    ]
+    shown = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0
+    row = next(line.split() for line in shown.stdout.splitlines() if line.startswith("cats"))
+    assert row == ["cats", "l2rm", "0.912", "0.500", "5"]
+    assert "random 0.4" in shown.stdout
+
+
+def test_the_command_lists_them_and_says_the_rule() -> None:
+    found = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
+    assert [about["name"] for about in found["methods"]] == [about.name for about in METHODS]
+    assert found["auto"] == AUTO
+    assert found["measured"] == measured()
