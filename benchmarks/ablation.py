@@ -90,7 +90,6 @@ def arms(data: Data, rate: float, seed: int) -> dict[str, dict[str, float]]:
     learned, fixed = l2rm(), l2rm("fixed")
     run("plain contrast on everything", lambda: arm.models(learned, every, ones))
     run("contrast without what is judged noisy", lambda: arm.models(learned, clean >= 0.5, ones))
-    run("contrast weighted by the clean probability", lambda: arm.models(l2rm("none"), every, clean))
     run("L2RM, cost 1 - s", lambda: arm.models(fixed, every, clean))
     models = run("L2RM, learned cost", lambda: arm.models(learned, every, clean))
     out["L2RM, learned cost"]["moved"] = moved_cost(models[-1], test)

@@ -108,7 +108,7 @@ def measure(data: Data, method: str, noise: str, seed: int) -> dict[str, float]:
         found = detection(judged(run, ("judge",)), noisy)
         about = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
         rate = about["mismatch_rate"]["estimate"] if about["unjudged"] is None else float("nan")
-        learned = run.path / "model" / "rematcher.safetensors"
+        learned = run.path / "model" / "aligned_0.safetensors"
         model = Alignment.load(learned) if learned.exists() else ZeroShot()
     x, y = model.embed_image(test.image), model.embed_text(test.text)
     recalls = retrieval(x, y, image_id=test.image_id, caption_id=test.caption_id)

@@ -144,6 +144,8 @@ def _retrieval(found: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_title(f"Retrieval {where}"), _figures(found)]
     if "coco_1k" in found:
         parts += ["", _title("Mean of five folds of 1,000 images"), _figures(found["coco_1k"])]
+    if found["on"] != "embeddings" and not found["aligned"]:
+        parts += ["", Text("note: Learning was left out: the run uses the encoder alone.", style="dim")]
     if found.get("seen_images"):
         seen = f"note: {found['seen_images']:,} of the {found['images']:,} images are in the run's own data too."
         parts += ["", Text(seen, style="dim")]

@@ -93,16 +93,18 @@ _BY = {
 
 def _retrieval(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Recall at 1, of a caption for a picture and the other way round, before and after learning."""
-    if not found or not found.get("aligned"):
+    if not found:
         return []
-    before, after = found.get("zero_shot"), found["aligned"]
+    spaces = [found[name] for name in ("zero_shot", "aligned")[: 1 + found["learned"]] if found.get(name)]
+    if not spaces:
+        return []
 
     def recall(way: str) -> str:
-        now = f"{after[f'{way}_r1']:.1f}%"
-        return f"{before[f'{way}_r1']:.1f}% → {now}" if before else now
+        return " → ".join(f"{space[f'{way}_r1']:.1f}%" for space in spaces)
 
     text = f"recall@1 {recall('i2t')} image to text, {recall('t2i')} text to image"
-    return [("retrieval", text + f" ({found['pairs']:,} clean pairs, held out)")]
+    which = "held out" if found["learned"] else "learning was left out"
+    return [("retrieval", text + f" ({found['pairs']:,} clean pairs, {which})")]
 
 
 def _pairs_of(*rows: tuple[str, object]) -> Table:

@@ -79,5 +79,7 @@ def _draw(folder: Path, pairs: int, rate: float, seed: int, execution: Execution
     begun = time.perf_counter()
     execution.progress.start("draw", pairs)
     write_shards(map(counted, draw_scenes(pairs, seed)), folder / "original")
+    # An earlier drawing that was interrupted may have come that far, and `plant` replaces nothing.
+    (folder / "shards.truth.parquet").unlink(missing_ok=True)
     plant(folder / "original", folder / "shards", rate=rate, seed=seed)
     execution.progress.finish("draw", time.perf_counter() - begun)

@@ -43,8 +43,9 @@ def evaluate(
     columns: image_column, caption_column, id_column and image_root of the test source, where not called as in the run.
 
     Retrieval: `on` (held-out, source or embeddings), `pairs`, `images`, `folds`, and for each of `zero_shot` and
-    `aligned` what `retrieval.measure` gives, or None; `coco_1k` with the same two where there are 5,000 images; with a
-    source `seen_images`, how many of its images the run learned from.
+    `aligned` what `retrieval.measure` gives, or None, as for `aligned` where the run judges by its encoder alone;
+    `coco_1k` with the same two where there are 5,000 images; with a source `seen_images`, how many of its images the
+    run learned from.
     Raises UserError for everything that the caller can mend.
     """
     execution = execution or Execution()
@@ -87,7 +88,6 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
     from .align import ZeroShot
     from .stages.common import embedded_source, load_array, open_embeddings
     from .stages.held_out import clean_by_fold, folds_of
-    from .stages.judge import load_models
 
     if not run.is_done("judge"):
         raise UserError(
@@ -100,9 +100,7 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
     emb = open_embeddings(run)
     rows = np.flatnonzero(emb.readable)
     clean = np.asarray(load_array(run.path / "judge" / "clean_probability.npy"))
-    learned = load_models(run, "first" if judged["score"] == "first" else "aligned")
-    if all(model.image is None for model in learned):
-        learned = []
+    learned = _learned(run)
     fold = folds_of(run, emb, rows)
     parts = clean_by_fold(rows, fold, clean, models=max(1, len(learned)), seed=run.config.seed)
     aligned = [(model, part) for model, part in zip(learned, parts, strict=False) if len(part) > 1]
@@ -114,16 +112,27 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
     return {"on": "held-out", **_measured(emb, spaces, labels, run.config.seed, execution)}
 
 
+def _learned(run: Run) -> list[Alignment]:
+    """The models that the run uses, in the order of their folds; none where it judges by its encoder alone."""
+    from .judge import ENCODER_SCORES
+    from .stages.judge import load_models
+
+    if not run.is_done("align"):
+        return []
+    score = "aligned"
+    if run.is_done("judge"):
+        score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
+    return [] if score in ENCODER_SCORES else load_models(run, score)
+
+
 def _source(
     run: Run, source: str | Path, label_column: str | None, columns: dict[str, str | None], execution: Execution
 ) -> dict[str, Any]:
     import numpy as np
 
-    from .align import Alignment
     from .stages.common import open_embeddings
 
-    learned = run.path / "model" / "rematcher.safetensors"
-    aligned = [Alignment.load(learned)] if run.is_done("align") and learned.exists() else []
+    aligned = _learned(run)[:1]
     if not aligned and not run.comparable:
         raise UserError(f"{run.path} has learned no alignment, and its encoder alone compares nothing")
     options = {**run.config.model_dump(), "limit": None, "image_root": None}
@@ -206,12 +215,12 @@ def _measured(
     return {"pairs": sum(len(rows) for _, rows in parts), "images": images, "folds": len(parts), **found}
 
 
-def _labels(source: Source, emb: Embeddings, column: str) -> list[Any]:
-    """The class, or the list of classes, of every pair."""
-    import pyarrow as pa
+def _labels(source: Source, emb: Embeddings, column: str) -> list[list[str]]:
+    """The classes of every pair."""
+    from .stages.labels import labels_of
 
-    labels: list[Any] = []
+    labels: list[list[str]] = []
     for shard in source.shards:
-        of_row = pa.Table.from_batches(source.batches(shard, [column]))[column]
-        labels += of_row.take(emb.pair_table(shard.name)["row"]).to_pylist()
+        of_row = [cell for batch in source.batches(shard, [column]) for cell in batch.column(0).to_pylist()]
+        labels += [list(labels_of(of_row[row])) for row in emb.pair_table(shard.name)["row"].to_pylist()]
     return labels

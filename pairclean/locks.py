@@ -43,7 +43,10 @@ class Lock:
 
     @property
     def note(self) -> str:
-        return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
 
     @note.setter
     def note(self, words: str) -> None:

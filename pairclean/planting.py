@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 import time
@@ -24,6 +25,7 @@ from .run import Execution
 from .sources import Source, open_source
 from .sources.base import CORRUPT
 from .sources.embedded import EmbeddedSource
+from .sources.tables import texts
 
 _WITHIN = "within:"
 TRUTH = pa.schema([(name, pa.string()) for name in ("key", "caption_key", "caption", "carried_caption", "noise_kind")])
@@ -76,7 +78,7 @@ def plant(
     moved to a pair with the same text is clean.
     Raises UserError for everything that the caller can mend; `out` is then as it was.
     """
-    out, execution = Path(out), execution or Execution()
+    out, execution = Path(os.path.abspath(out)), execution or Execution()
     for name, share in (("rate", rate), ("orphans", orphans)):
         if not 0 <= share <= 1:
             raise UserError(f"--{name} {share}: it should be a share between 0 and 1")
@@ -117,7 +119,7 @@ def plant(
                 execution.progress.advance()
             writer.finish(folder)
         truth = _truth(opened, pairs, text, carried, kept, "partial" if kind == "partial" else "complete")
-        beside = out.with_name(f"{out.name}.truth.parquet")
+        beside = _truth_of(out)
         with written_whole(beside) as file:
             pq.write_table(truth, file)
     execution.progress.finish("plant", time.perf_counter() - begun)
@@ -139,6 +141,17 @@ def _check_out(source: Path, out: Path) -> None:
         raise UserError(f"{out} is a file: name a directory for the copy")
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name a new directory for the copy")
+    truth = _truth_of(out)
+    if truth.exists():
+        raise UserError(f"{truth} is there already: move it elsewhere, or name another directory for the copy")
+    folder = os.path.realpath(out.parent)
+    among = folder == os.path.realpath(source.parent) and fnmatch.fnmatchcase(truth.name, source.name)
+    if among or folder == os.path.realpath(source):
+        raise UserError(f"{out} is in the source, where {truth.name} would be a shard: name a directory elsewhere")
+
+
+def _truth_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.truth.parquet")
 
 
 @contextmanager
@@ -180,7 +193,7 @@ def _read(source: Source, column: str | None, execution: Execution) -> _Pairs:
     counts, ids, captions, numbers = [0], [], [], []
     labels: list[object] = []
     for shard in source.shards:
-        found, names, texts = [], [], []
+        found, names, own = [], [], []
         values = _values(source, shard, column) if column else None
         for row, image in _rows(source, shard):
             owner = content_id(image or f"{shard.name}:{row.row}".encode())
@@ -189,12 +202,12 @@ def _read(source: Source, column: str | None, execution: Execution) -> _Pairs:
                 takes_part = row.reason is None and bool(caption and caption.strip())
                 found.append((row.row, index, owner, takes_part, there))
                 names.append(row.id)
-                texts.append(caption)
+                own.append(caption)
                 if values is not None:
                     labels.append(values[row.row])
         numbers.append(np.array(found, np.int64).reshape(-1, 5))
         ids.append(pa.array(names, pa.string()))
-        captions.append(pa.array(texts, pa.string()))
+        captions.append(pa.array(own, pa.string()))
         counts.append(len(found))
         execution.progress.advance()
     row, index, owner, takes_part, there = np.concatenate(numbers).T
@@ -222,7 +235,7 @@ def _rows(source: Source, shard: Shard) -> Iterator[tuple[Row, bytes | None]]:
 
 
 def _values(source: Source, shard: Shard, column: str) -> list[object]:
-    return [value for batch in source.batches(shard, [column]) for value in batch.column(0).to_pylist()]
+    return [value for batch in source.batches(shard, [column]) for value in texts(batch.column(0))]
 
 
 def _drawn(pairs: _Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray, pa.Array, int]:

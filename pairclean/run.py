@@ -141,8 +141,9 @@ class Run:
             for name, value in config.of(stage).items():
                 there = getattr(self.config, name)
                 if value != there:
-                    change = f"`pairclean {stage} {shlex.quote(str(self.path))} {flag(name)} {value}`"
-                    instead = f", or change only that with {change}" if stage != "embed" else ""
+                    change = f"`pairclean {stage} {shlex.quote(str(self.path))} {flag(name)} {shlex.quote(str(value))}`"
+                    # The command line has no word for None.
+                    instead = f", or change only that with {change}" if stage != "embed" and value is not None else ""
                     raise UserError(
                         f"{self.path} is a run with {_spoken(name, there)}, not with {_spoken(name, value)}: "
                         f"name another directory{instead}"

@@ -143,12 +143,8 @@ class _Sample:
         return (row for row in self._source.rows(self._whole[shard.name], images=images) if row.row in drawn)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        drawn, start = sorted(self._rows[shard.name]), 0
-        for batch in self._source.batches(self._whole[shard.name], columns):
-            yield batch.take(pa.array([row - start for row in drawn if start <= row < start + len(batch)], pa.int64()))
-            start += len(batch)
+        """Of all rows, drawn or not: a row keeps its number, and is found by it."""
+        return self._source.batches(self._whole[shard.name], columns)
 
     def image(self, shard: Shard, row: int) -> bytes:
         return self._source.image(self._whole[shard.name], row)

@@ -171,12 +171,50 @@ def test_what_a_broken_file_has_lost_is_left_out(tmp_path: Path, source: Path) -
         ({"out": "source"}, "is the source itself"),
         ({"out": "full"}, "is not empty"),
         ({"out": "full/file"}, "is a file"),
+        ({"out": "source/copy"}, r"source/copy is in the source, where copy\.truth\.parquet would be a shard"),
+        ({"out": "full/../there"}, r"there\.truth\.parquet is there already"),
     ],
 )
 def test_what_cannot_be_planted_is_refused(tmp_path: Path, source: Path, options: dict, sentence: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
+    (tmp_path / "there.truth.parquet").write_text("")
     out = tmp_path / options.pop("out", "out")
     with pytest.raises(UserError, match=sentence):
         plant(source, out, **{"rate": 0.5, **options})
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["full", "source"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["full", "source", "there.truth.parquet"]
+
+
+def test_a_pattern_would_match_the_truth(source: Path) -> None:
+    with pytest.raises(UserError, match="is in the source"):
+        plant(source / "*.parquet", source / "copy", rate=0.5)
+
+
+def test_the_copy_can_be_the_folder_one_is_in(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    planted = plant(source, ".", rate=0.5)
+    assert (planted.shards, planted.truth) == (tmp_path / "here", tmp_path / "here.truth.parquet")
+    assert read(tmp_path / "here").num_rows == 32
+
+
+def not_utf8(path: Path, column: str) -> None:
+    """The same table with bytes in a column of text that are none, as Parquet does not refuse them."""
+    table = pq.read_table(path)
+    place, texts = table.column_names.index(column), table[column].combine_chunks().cast(pa.binary())
+    values = pa.array([text.replace(b"m", b"\xff") for text in texts.to_pylist()], pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+    pq.write_table(table.set_column(place, column, broken), path)
+
+
+def test_a_column_that_is_no_unicode(tmp_path: Path, source: Path) -> None:
+    for path in sorted(source.iterdir()):
+        table = pq.read_table(path)
+        kinds = pa.array([f"{n}m" for n in table["n"].to_pylist()])
+        pq.write_table(table.append_column("kind", kinds), path)
+        not_utf8(path, "kind")
+    planted = plant(source, tmp_path / "planted", rate=1, kind="within:kind")
+    truth = pd.read_parquet(planted.truth)
+    number = dict(zip(read(source)["key"].to_pylist(), read(source)["n"].to_pylist(), strict=True))
+    assert (truth["key"].map(number) == truth["caption_key"].map(number)).all()
+    assert planted.moved == 30

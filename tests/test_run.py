@@ -15,6 +15,7 @@ import pairclean
 from pairclean import api, stages
 from pairclean.config import Config, read_recipe
 from pairclean.evaluate.scenes import draw_scenes, write_shards
+from pairclean.locks import Lock
 from pairclean.options import STAGES
 from pairclean.pairs import VERDICT_SCHEMA, UserError
 from pairclean.run import Execution, Progress, Run
@@ -315,3 +316,25 @@ def test_what_is_not_up_to_date_is_not_shown(run: Run) -> None:
         run.verdicts()
     with pytest.raises(UserError, match="up to date"):
         _ = run.report
+
+
+def test_only_what_can_be_given_is_advised(run: Run, shards: Path) -> None:
+    def refused(**options: object) -> str:
+        with pytest.raises(UserError) as caught:
+            pairclean.clean(shards, run.path, **{**HOG, **options})
+        return str(caught.value)
+
+    assert refused(min_precision=0.5).endswith("--min-precision 0.5`")
+    run.manifest["config"] |= {"method": "auto", "keep_fraction": 0.5}
+    run.save()
+    assert refused(method="auto").endswith("name another directory")
+    assert refused(method="auto", label_column="a b").endswith("--label-column 'a b'`")
+
+
+def test_a_note_that_goes_away_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lock(tmp_path / "lock") as lock:
+        lock.note = "here"
+        assert lock.note == "here"
+        monkeypatch.setattr(Path, "exists", lambda self: True)
+        lock.path.unlink()
+        assert lock.note == ""

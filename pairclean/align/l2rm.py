@@ -66,14 +66,14 @@ class L2RM(Trainer):
         clean_probability: (N,) in [0, 1], what a judge found before; it then stands for the warm-up and for the
         method's own split, which see each pair's loss under a model that trained on it.
         """
-        weight = np.ones(len(rows)) if clean_probability is None else clean_probability[rows]
-        warm_up = WARM_UP_EPOCHS if clean_probability is None else 0
+        judged = None if clean_probability is None else clean_probability[rows]
+        warm_up = WARM_UP_EPOCHS if judged is None else 0
+        weight = np.ones(len(rows)) if judged is None else _clean(judged).astype(float)
         pairs = self._begin(image, text, image_id, caption_id, rows, weight, warm_up + EPOCHS)
         for epoch in range(warm_up):
             self._warm_up(pairs, epoch)
         for epoch in range(warm_up, warm_up + EPOCHS):
-            clean = self._split(pairs) if clean_probability is None else torch.from_numpy(weight).float()
-            self._rematch(pairs, clean.to(self.device), epoch)
+            self._rematch(pairs, _clean(self._split(pairs) if judged is None else judged), epoch)
         return self
 
     def _warm_up(self, pairs: Pairs, epoch: int) -> None:
@@ -82,28 +82,28 @@ class L2RM(Trainer):
         for batch in pairs.batches(epoch):
             self._step(warm_up_loss(pairs.similarity(batch), TEMPERATURE))
 
-    def _split(self, pairs: Pairs) -> Tensor:
+    def _split(self, pairs: Pairs) -> np.ndarray:
         """Step 2: the posterior of being clean, (n,), from a beta mixture on the per-pair triplet losses."""
         self.image.eval(), self.text.eval()
         loss = torch.zeros(len(pairs))
         with torch.no_grad():
             for batch in pairs.batches(0):
                 loss[batch] = triplet_per_pair(pairs.similarity(batch), MARGIN).cpu()
-        return torch.as_tensor(split_clean(loss.numpy()), dtype=torch.float32)
+        return split_clean(loss.numpy())
 
-    def _rematch(self, pairs: Pairs, clean: Tensor, epoch: int) -> None:
-        """Steps 5 and 6: contrast on clean pairs, transported soft targets on noisy ones."""
-        noisy = torch.nonzero(clean < 0.5).squeeze(1).cpu()
+    def _rematch(self, pairs: Pairs, clean: np.ndarray, epoch: int) -> None:
+        """Steps 5 and 6: contrast on clean pairs, transported soft targets on noisy ones.  clean: (n,) bool."""
+        noisy = torch.from_numpy(np.flatnonzero(~clean))
         noisy = noisy[torch.randperm(len(noisy), generator=torch.Generator().manual_seed(self.seed + epoch))]
         noisy_batches = list(chunks(len(noisy), NOISY_BATCH))
         self.image.train(), self.text.train()
         transported = self.cost != "none" and len(noisy) >= FEWEST_NOISY
-        for step, batch in enumerate(pairs.batches(epoch)):
-            loss = info_nce(self._logits(pairs.similarity(batch)), pairs.same(batch), clean[batch])
+        for step, batch in enumerate(pairs.batches(epoch, torch.from_numpy(np.flatnonzero(clean)))):
+            loss = info_nce(self._logits(pairs.similarity(batch)), pairs.same(batch))
             if transported:
                 suspects = noisy[noisy_batches[step % len(noisy_batches)]]
                 if self.cost == "learned":
-                    self._learn_cost(pairs, suspects, batch[clean[batch].cpu() >= 0.5])
+                    self._learn_cost(pairs, suspects, batch)
                 loss = loss + REMATCH_WEIGHT * self._rematching_loss(pairs, suspects, len(suspects) / len(noisy))
             self._step(loss)
 
@@ -111,8 +111,6 @@ class L2RM(Trainer):
     def _learn_cost(self, pairs: Pairs, suspects: Tensor, clean: Tensor) -> None:
         """Steps 3 and 4: images of clean pairs take places among the noisy ones; the cost has to tell who fits whom."""
         suspects, clean = suspects[:QUEUE], clean[:NOISY_BATCH]
-        if not len(clean):
-            return
         queue, images = (self.image.finish(pairs.image[batch]) for batch in (suspects, clean))
         captions = self.text.finish(pairs.text[clean])
         queue, target = plant_matches(queue, images, generator=self.generator)
@@ -137,3 +135,9 @@ class L2RM(Trainer):
             by_row, by_column, rows, columns = targets_from_plan(plan, mass_threshold=0.1)
         temperature = 1 / self.log_scale.exp().item()
         return symmetric_kl(similarity, by_row, by_column, temperature, row_mask=rows, column_mask=columns)
+
+
+def _clean(probability: np.ndarray) -> np.ndarray:
+    """(n,) bool, the pairs to learn from as they are: likelier clean than not; all of them where hardly any is."""
+    clean = probability >= 0.5
+    return clean if clean.sum() >= FEWEST_NOISY else np.ones(len(clean), bool)

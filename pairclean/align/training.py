@@ -12,7 +12,9 @@ from .canonical import canonical_maps
 from .losses import same_identity
 
 BATCH = 1024
-LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 1e-2, 2.0
+#: An encoder that is aligned already is only tuned: at the rate of a fresh start a few thousand pairs undo more than
+#: they teach, without any noise too.
+LEARNING_RATE, TUNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 1e-4, 1e-2, 2.0
 #: Of the similarity, where learning starts.
 TEMPERATURE = 0.05
 
@@ -39,7 +41,9 @@ class Trainer(Alignment):
         weight: np.ndarray,
         epochs: int,
     ) -> Pairs:
-        """weight: (n,) of the rows in the linear start; epochs: over which the learning rate rises and falls."""
+        """weight: (n,) of the rows in the linear start, zero for those that no step contrasts; epochs: over which the
+        learning rate rises and falls.
+        """
         if self.comparable:
             self.image = Head(image.shape[1], seed=self.seed)
             self.text = Head(text.shape[1], seed=self.seed + 1)
@@ -50,12 +54,13 @@ class Trainer(Alignment):
         self.image.to(self.device), self.text.to(self.device)
         self.log_scale = nn.Parameter(torch.tensor(-np.log(TEMPERATURE), dtype=torch.float32, device=self.device))
         learned = [p for h in (self.image, self.text) for p in h.parameters()]
-        steps = max(1, round(len(rows) / BATCH))
+        steps = _steps(int(np.count_nonzero(weight)))
         self.optimiser = torch.optim.AdamW(
             [{"params": learned, "weight_decay": WEIGHT_DECAY}, {"params": [self.log_scale], "weight_decay": 0.0}]
         )
+        rate = TUNING_RATE if self.comparable else LEARNING_RATE
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, LEARNING_RATE, total_steps=epochs * steps, pct_start=0.15
+            self.optimiser, rate, total_steps=epochs * steps, pct_start=0.15
         )
         return Pairs(image, text, image_id, caption_id, rows, self)
 
@@ -71,6 +76,11 @@ class Trainer(Alignment):
         self.schedule.step()
 
 
+def _steps(pairs: int) -> int:
+    """An epoch's batches."""
+    return max(1, round(pairs / BATCH))
+
+
 class Pairs:
     """The pairs to learn from, as batches; an index below is a position in `rows`."""
 
@@ -84,9 +94,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, epoch: int) -> list[Tensor]:
-        order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(self.owner.seed + epoch))
-        return list(order.tensor_split(max(1, round(len(self.rows) / BATCH))))
+    def batches(self, epoch: int, among: Tensor | None = None) -> list[Tensor]:
+        """among: (m,) int64, the positions to draw from; None is all."""
+        chosen = torch.arange(len(self.rows)) if among is None else among
+        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(self.owner.seed + epoch))
+        return list(chosen[order].tensor_split(_steps(len(chosen))))
 
     def similarity(self, batch: Tensor) -> Tensor:
         """(B, B) cosines of the batch's images (rows) and captions."""

@@ -49,21 +49,67 @@ _CELLS = 256
 _FEWEST_CELLS = 32  # that the posterior has to spread over
 _STRENGTHS = np.geomspace(0.5, 2000, 40)
 
+#: The columns of the tables of `audit` and `compare`.
+COUNTS = ("pairs", "judged", "unjudged", "unreadable")
+ESTIMATES = ("rate", "low", "high")
+COMPARED = ("pairs", "judged", *ESTIMATES)  # with the other run's beside them
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+_AGAINST = "_against"
+_TAKEN = {*COUNTS, "mismatched", *ESTIMATES, "small", *(name + _AGAINST for name in COMPARED), *DIFFERENCE}
+
+
+def shown_names(by: Sequence[str]) -> list[str]:
+    """What the columns that are grouped by are called in a table: one that has a name of the table's own is marked."""
+    names: list[str] = []
+    for name in by:
+        while name in _TAKEN or name in names:
+            name += " (source)"
+        names.append(name)
+    return names
+
 
 def tally(groups: pd.DataFrame, clean_probability: np.ndarray, unreadable: np.ndarray) -> pd.DataFrame:
     """Count pairs by group and by what is known of them; tallies of parts can be concatenated.
 
     groups: (n, columns), what the pairs are grouped by.  clean_probability: (n,) float, NaN where not judged.
     unreadable: (n,) bool.
-    Returns the columns of `groups`, `bin` and `pairs` (int64); memory grows with the groups, not with the pairs.
+    Returns a column for each of `groups`, called by its place (0, ...), `bin` and `pairs` (int64); memory grows with
+    the groups, not with the pairs.
     """
     p = np.clip(np.nan_to_num(clean_probability.astype(np.float64), nan=0.5), 1e-9, 1 - 1e-9)
     log_odds = np.clip(np.log(p) - np.log1p(-p), -_LOG_ODDS, _LOG_ODDS)
     place = np.minimum((log_odds + _LOG_ODDS) * (_BINS / (2 * _LOG_ODDS)), _BINS - 1).astype(np.int64)
     place = np.where(np.isnan(clean_probability), _UNJUDGED, place)
     place = np.where(unreadable, _UNREADABLE, place)
-    frame = groups.assign(bin=place)
-    return frame.groupby(list(frame.columns), dropna=False, sort=False).size().reset_index(name="pairs")
+    codes, values = zip(*(_numbered(groups[name]) for name in groups), strict=True)
+    frame = pd.DataFrame(dict(enumerate(codes))).assign(bin=place)
+    counts = frame.groupby(list(frame.columns), sort=False).size().reset_index(name="pairs")
+    return _named(counts, range(len(codes)), values)
+
+
+def _numbered(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Which of its different values each of a column's is, and these: objects, in the order of their text, None last.
+
+    Values of one text are the same: shards and runs may hold a number in columns of different types.
+    """
+    code, values = pd.factorize(column.to_numpy(object))
+    text = np.array([_text(value) for value in values], object)
+    _, first, same = np.unique(text, return_index=True, return_inverse=True)
+    return np.append(same, len(first))[code], np.append(values[first], [None])
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _named(table: pd.DataFrame, columns: Iterable[Any], values: Iterable[np.ndarray]) -> pd.DataFrame:
+    """`table` with values for the numbers that stand for them; of one type, so that a file can hold them."""
+    for name, of_column in zip(columns, values, strict=True):
+        kinds = {type(value) for value in of_column if value is not None}
+        if len(kinds) > 1:
+            of_column = np.array([None if value is None else _text(value) for value in of_column], object)
+        table[name] = pd.Series(of_column[table[name]], table.index, dtype=object)
+    return table
 
 
 def audit(
@@ -73,34 +119,35 @@ def audit(
 
     tallies: of `tally`.  by: the columns to group by, at least one.  prior: the prior in the clean probabilities, None
     where nothing was judged.  whole: `mismatch_rate` of report.json (estimate, low, high).
-    Returns the columns `by`, then pairs, judged, unjudged, unreadable (int64), mismatched (float64, rate * judged),
-    rate, low, high (float64, NaN where nothing is judged), and small (bool, fewer than SMALL judged).
+    Returns the columns `by` (objects, None for null; called as `shown_names` says), then pairs, judged, unjudged,
+    unreadable (int64), mismatched (float64, rate * judged), rate, low, high (float64, NaN where nothing is judged), and
+    small (bool, fewer than SMALL judged).
     """
-    by = list(by)
+    names = shown_names(by)
     counts = pd.concat(list(tallies), ignore_index=True)
-    number = counts.groupby(by, dropna=False, sort=True)
-    code = number.ngroup().to_numpy()
-    names = number.first().reset_index()[by]
-    names = names.astype({name: object for name in by if names[name].isna().any()}).replace({np.nan: None})
+    codes, values = zip(*(_numbered(counts[place]) for place in range(len(names))), strict=True)
+    crossed = pd.DataFrame(dict(zip(names, codes, strict=True))).groupby(names, sort=True)
+    code = crossed.ngroup().to_numpy()
+    groups = _named(crossed.size().reset_index()[names], names, values)
     bins, pairs = counts["bin"].to_numpy(), counts["pairs"].to_numpy()
 
     def total(chosen: np.ndarray) -> np.ndarray:
-        return np.bincount(code[chosen], pairs[chosen], len(names)).astype(np.int64)
+        return np.bincount(code[chosen], pairs[chosen], len(groups)).astype(np.int64)
 
     judged = bins >= 0
-    table = names.assign(
+    table = groups.assign(
         pairs=total(np.ones(len(counts), bool)),
         judged=total(judged),
         unjudged=total(bins == _UNJUDGED),
         unreadable=total(bins == _UNREADABLE),
     )
-    estimate = np.full((len(names), 3), np.nan)
+    estimate = np.full((len(groups), 3), np.nan)
     known = table["judged"].to_numpy() > 0
     if prior is not None and known.any():
-        counted = _counted(code[judged], bins[judged], pairs[judged], len(names))
+        counted = _counted(code[judged], bins[judged], pairs[judged], len(groups))
         estimate[known] = _rates(counted[known], prior, whole["estimate"], _shared_error(whole, pairs[judged].sum()))
     table["mismatched"] = estimate[:, 0] * table["judged"]
-    table[["rate", "low", "high"]] = estimate
+    table[list(ESTIMATES)] = estimate
     table["small"] = table["judged"] < SMALL
     return table.sort_values("mismatched", ascending=False, kind="stable", na_position="last", ignore_index=True)
 
@@ -186,6 +233,7 @@ def _beta_interval(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, 
     """Quantiles of the Beta distributions with these moments."""
     from scipy.special import betaincinv
 
+    mean = np.clip(mean, 1e-12, 1 - 1e-12)  # of nothing but certain pairs, it is rounded to 0 or 1
     size = np.maximum(mean * (1 - mean) / np.maximum(variance, 1e-18) - 1, 1e-6)
     low, high = (betaincinv(mean * size, (1 - mean) * size, tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return low, high
@@ -207,16 +255,19 @@ def compare(table: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.D
     """Two audits side by side: the columns of `table`; pairs, judged, rate, low and high of the other with `_against`
     at the end; and difference, difference_low, difference_high.  Groups that one of them lacks have nulls there.
     """
-    by = list(by)
-    theirs = other[[*by, "pairs", "judged", "rate", "low", "high"]]
-    both = table.merge(theirs, on=by, how="outer", suffixes=("", "_against"), sort=False)
-    counted = ["pairs", "judged", "unjudged", "unreadable"]
-    both[[*counted, "pairs_against", "judged_against"]] = (
-        both[[*counted, "pairs_against", "judged_against"]].fillna(0).astype(np.int64)
-    )
-    both["small"] = (both["judged"] < SMALL) | (both["judged_against"] < SMALL)
-    found = difference(*(both[name] for name in ("rate", "low", "high", "rate_against", "low_against", "high_against")))
-    both[["difference", "difference_low", "difference_high"]] = np.column_stack(found)
+    names = shown_names(by)
+    ours, theirs, values = table.copy(), other[[*names, *COMPARED]].copy(), []
+    for name in names:
+        code, of_both = _numbered(pd.concat([table[name], other[name]]))
+        ours[name], theirs[name] = code[: len(table)], code[len(table) :]
+        values.append(of_both)
+    both = ours.merge(theirs, on=names, how="outer", suffixes=("", _AGAINST), sort=False)
+    both = _named(both, names, values)
+    counted = [*COUNTS, *(name + _AGAINST for name in COMPARED if name in COUNTS)]
+    both[counted] = both[counted].fillna(0).astype(np.int64)
+    both["small"] = (both["judged"] < SMALL) | (both["judged" + _AGAINST] < SMALL)
+    found = difference(*(both[name] for name in (*ESTIMATES, *(name + _AGAINST for name in ESTIMATES))))
+    both[list(DIFFERENCE)] = np.column_stack(found)
     return both.sort_values("mismatched", ascending=False, kind="stable", na_position="last", ignore_index=True)
 
 

@@ -35,6 +35,8 @@ def check_layout(source: Source, to: str) -> None:
 
 def _first_uid(source: Source) -> list[str]:
     for shard in source.shards:
+        if shard.broken:
+            continue
         if "uid" in source.columns:
             for batch in source.batches(shard, ["uid"]):
                 for uid in batch.column(0).to_pylist():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ..pairs import Shard
 from ..sources import Source
+from ..sources.base import CorruptFile
 from ..sources.roles import huggingface_features, is_one_of
 from ..sources.tables import Gap, read_schema, readable_batches
 from .kept import ADDED, added, adds, as_lists, captions_now, changed, column, whole
@@ -78,9 +79,11 @@ def _rewritten(shard: Shard, kept: pa.Table, caption: str, many: bool, schema: p
     rows = column(kept, "row").to_numpy()
     written = 0
     for start, batch in readable_batches(shard.path):
+        first, last = np.searchsorted(rows, [start, start + (batch.rows if isinstance(batch, Gap) else len(batch))])
         if isinstance(batch, Gap):
+            if first < last:
+                raise _damaged(shard, batch)
             continue
-        first, last = np.searchsorted(rows, [start, start + len(batch)])
         part, owner = kept.slice(first, last - first), rows[first:last] - start
         if not len(part):
             continue
@@ -108,6 +111,17 @@ def _rewritten(shard: Shard, kept: pa.Table, caption: str, many: bool, schema: p
         yield pa.Table.from_arrays(arrays, schema=schema)
     if written != len(kept):
         raise changed(shard)
+
+
+def _damaged(shard: Shard, gap: Gap) -> CorruptFile:
+    """What is wrong with rows that could be judged, but have something else that cannot be read."""
+    broken = [
+        name
+        for name in read_schema(shard.path).names
+        if any(isinstance(piece, Gap) for _, piece in readable_batches(shard.path, [name], groups=[gap.group]))
+    ]
+    what = f"column {broken[0]!r}" if broken else "the data"
+    return CorruptFile(shard.path, f"is damaged in {what} of row group {gap.group}, so that its rows cannot be copied")
 
 
 def _cast(array: pa.Array, field: pa.Field) -> pa.Array:

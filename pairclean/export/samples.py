@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -11,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..pairs import Shard
-from ..sources.roles import CAPTION_NAMES, caption_kind
 from ..sources.tables import Gap, nulls, read_schema, readable_batches
 from ..sources.webdataset import Sample, WebdatasetSource
 from .kept import ADDED, added, adds, as_lists, captions_now, changed, column
@@ -22,14 +21,16 @@ from .parquet import output_schema, write_tables
 from .tar import add, as_json, encoded, opened
 
 _BATCH = 64  # images that are in memory at once
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
 class Tars:
     """`<shard>.tar` with the samples that are left, and the sidecar `<shard>.parquet` with the added columns.
 
-    Members are copied byte for byte, but for KEY.txt and the caption in KEY.json where it is a new one. The sidecar has
-    the columns of the source's, or the key and the caption where it has none (then only if there is something to add).
+    Members are copied byte for byte, but for KEY.txt and the caption in KEY.json, if they held the old one, where it is
+    a new one. The sidecar has the columns of the source's, or the key and the caption where it has none (then only if
+    there is something to add). A key that was there before, which webdataset refuses, gets a number.
     """
 
     source: WebdatasetSource
@@ -41,46 +42,64 @@ class Tars:
         texts = _Texts.read(self.source, shard, kept)
         tar, sidecar = (out / name for name in self.files(shard))
         keys: dict[int, str] = {}
+        taken: set[str] = set()
         with opened(tar) as file:
             for row, sample in self.source.samples(shard):
                 if row in texts.new:
-                    keys[row] = sample.key
-                    for name, data in self._members(sample, texts.new[row]):
-                        add(file, name, data)
+                    keys[row] = _free(sample.key, taken)
+                    for name, data in self._members(sample, texts.old[row], texts.new[row]):
+                        add(file, keys[row] + name[len(sample.key) :], data)
             if adds(kept) and len(keys) < len(texts.new):
                 raise changed(shard)
         if adds(kept) or shard.name in self.source.sidecars:
             table = texts.table(keys)
             write_tables(sidecar, iter([table] if len(table) else []), table.schema)
 
-    def _members(self, sample: Sample, new: list[str | None] | None) -> Iterator[tuple[str, bytes]]:
-        """new: the captions, where they are not those that the sample has."""
+    def _members(
+        self, sample: Sample, old: list[str | None], new: list[str | None] | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """old, new: the captions of the source, and those that there are instead; None where these are the same."""
         if new is None:
             yield from sample.members
             return
-        caption = new if self.source.many else new[0]
+        was, caption = (old, new) if self.source.many else (old[0], new[0])
         where = self.source.captions
-        texts = {"txt", where.name} if where.place == "member" else {"txt"}
         for name, data in sample.members:
             extension = name[len(sample.key) + 1 :].lower()
-            if extension in texts:
-                data = encoded(str(caption))  # which is what img2dataset makes of a list
+            # `str` is what img2dataset makes of a list.
+            if (where.place == "member" and extension == where.name) or (
+                extension == "txt" and data.decode("utf-8", "replace").strip() == str(was).strip()
+            ):
+                data = encoded(str(caption))
             elif extension == "json":
-                data = _recaptioned(data, {"caption", where.name}, caption)
+                data = _recaptioned(data, where.name if where.place == "json" else None, was, caption)
             yield name, data
 
     def finish(self, out: Path) -> None: ...
 
 
-def _recaptioned(data: bytes, names: set[str], caption: Any) -> bytes:
-    """KEY.json with another caption, if it has one."""
+def _free(key: str, taken: set[str]) -> str:
+    """The key, with a number where it is taken; then it is."""
+    free, number = key, 1
+    while free in taken:
+        number += 1
+        free = f"{key}-{number}"
+    taken.add(free)
+    return free
+
+
+def _recaptioned(data: bytes, place: str | None, was: Any, caption: Any) -> bytes:
+    """KEY.json with another caption: in the field `place`, where captions are read from, and where `caption` agrees."""
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):
         return data
-    if not isinstance(fields, dict) or not names & fields.keys():
+    if not isinstance(fields, dict):
         return data
-    return as_json({name: caption if name in names else value for name, value in fields.items()})
+    names = {place} & fields.keys()
+    if "caption" in fields and fields["caption"] == was:
+        names.add("caption")
+    return as_json({name: caption if name in names else value for name, value in fields.items()}) if names else data
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,8 @@ class TablesOfTars:
 class _Texts:
     """All of a shard's rows that stay, but for the images.
 
-    rows: their numbers, ascending.  new: by row, its captions where they are not the source's any more, else None.
+    rows: their numbers, ascending.  old: by row, the source's captions.  new: by row, its captions where they are not
+    the source's any more, else None.
     columns: the caption, and the added columns.
     """
 
@@ -135,6 +155,7 @@ class _Texts:
     shard: Shard
     rows: list[int]
     ids: list[str]
+    old: dict[int, list[str | None]]
     new: dict[int, list[str | None] | None]
     caption: pa.Array
     columns: dict[str, pa.Array]
@@ -157,30 +178,41 @@ class _Texts:
             new[row] = None if same else captions[start:end]
         if source.many:
             now, columns = as_lists(now, ends), {name: as_lists(values, ends) for name, values in columns.items()}
-        return cls(source, shard, list(new), [there[row].id for row in new], new, now, columns)
+        old = {row: list(there[row].captions) for row in new}
+        return cls(source, shard, list(new), [there[row].id for row in new], old, new, now, columns)
 
     def table(self, keys: Mapping[int, str] | None = None) -> pa.Table:
         """One row each: the sidecar's columns, or key and caption, and the added columns.
 
-        keys: of the samples, by row, where the sidecar does not have them.
+        keys: of the samples in the new tar, by row.
         """
         sidecar = self.source.sidecars.get(self.shard.name)
-        schema = pa.schema([("key", pa.string())]) if sidecar is None else read_schema(sidecar)
-        name = _caption_column(schema)
+        schema = pa.schema([(self.source.key, pa.string())]) if sidecar is None else read_schema(sidecar)
+        name = self.source.sidecar_caption(schema) or "caption"
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
         kind = pa.list_(pa.string()) if self.source.many else schema.field(name).type
         place = schema.get_field_index(name)
         schema = schema.set(place, pa.field(name, kind))
         schema = output_schema(schema, name, self.source.many, bool(self.columns))
-        found = self._of_sidecar(sidecar, schema) if sidecar else {"key": pa.nulls(len(self.rows), pa.string())}
+        found = self._of_sidecar(sidecar, schema) if sidecar else {}
         columns = {**found, **self.columns, name: self.caption}
-        key = columns[self.source.key]
-        if key.null_count:  # the sidecar does not have these rows, or they cannot be read
-            named = [(keys or {}).get(row, key_id) for row, key_id in zip(self.rows, self.ids, strict=True)]
-            columns[self.source.key] = pc.coalesce(key, pa.array(named, pa.string()).cast(key.type))
+        columns[self.source.key] = self._keys(found.get(self.source.key), keys or {})
+        place = schema.get_field_index(self.source.key)
+        schema = schema.set(place, schema.field(place).with_type(columns[self.source.key].type))
         arrays = [columns[field.name].cast(field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
+
+    def _keys(self, there: pa.Array | None, keys: Mapping[int, str]) -> pa.Array:
+        """The column of keys.  there: the sidecar's, null for rows that it does not have.  keys: as for `table`."""
+        own = self.ids if there is None else there.cast(pa.string()).to_pylist()
+        named = [keys.get(row, key or name) for row, key, name in zip(self.rows, own, self.ids, strict=True)]
+        if there is not None and named == own:
+            return there
+        texts = pa.array(named, pa.string())
+        if there is None or (pa.types.is_integer(there.type) and not all(map(_INTEGER.fullmatch, named))):
+            return texts
+        return texts.cast(there.type)
 
     def _of_sidecar(self, sidecar: str, like: pa.Schema) -> dict[str, pa.Array]:
         """The sidecar's columns of these rows; nulls where it does not have them."""
@@ -196,8 +228,3 @@ class _Texts:
         parts.append(pa.Table.from_batches([nulls(schema, int((rows >= last).sum()))]))
         table = pa.concat_tables(parts, promote_options="permissive")
         return {name: column(table, name) for name in table.column_names if name in like.names}
-
-
-def _caption_column(schema: pa.Schema) -> str:
-    """The column of captions; what it is to be called where there is none."""
-    return next((f.name for f in schema if f.name.lower() in CAPTION_NAMES and caption_kind(f.type)), "caption")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -76,15 +77,20 @@ class Samples:
 
 
 class _Keys:
-    """Ids as keys: letters, digits, `-` and `_` only, as `.` and `/` have a meaning; each of them once."""
+    """Ids as keys: letters, digits, `-` and `_` only, as `.` and `/` have a meaning; each of them once.
+
+    An id that is no key gets a hash of the id, so that no other one, also in another shard, becomes the same.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def of(self, pair_id: str) -> str:
         # Names that begin with "__" are about the tar.
-        key = safe = re.sub(r"[^A-Za-z0-9_-]", "_", pair_id).lstrip("_")[:_KEY_LENGTH] or "pair"
-        number = 1
+        safe = re.sub(r"[^A-Za-z0-9_-]", "_", pair_id).lstrip("_")[:_KEY_LENGTH] or "pair"
+        if safe != pair_id or safe.casefold() in self._taken:
+            safe += "-" + hashlib.blake2b(encoded(pair_id), digest_size=4).hexdigest()
+        key, number = safe, 1
         while key.casefold() in self._taken:
             number += 1
             key = f"{safe}-{number}"

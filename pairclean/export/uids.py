@@ -45,7 +45,8 @@ class Uids:
         if "uid" not in self.source.columns:
             found: list[str] = column(clean, "pairclean_pair_id").to_pylist()
             return found
-        uids = pa.chunked_array([batch.column(0) for batch in self.source.batches(shard, ["uid"])], pa.string())
+        batches = self.source.batches(shard, ["uid"])
+        uids = pa.chunked_array([batch.column(0).cast(pa.string()) for batch in batches], pa.string())
         return [str(uid) for uid in uids.take(column(clean, "row")).to_pylist()]
 
     def finish(self, out: Path) -> None:
@@ -55,7 +56,8 @@ class Uids:
             np.save(file, np.sort(uids), allow_pickle=False)
         for part in parts:
             part.unlink()
-        (out / _PARTS).rmdir()
+        if parts:  # none, where all shards are broken
+            (out / _PARTS).rmdir()
 
 
 def as_uids(uids: Iterable[str], path: str) -> np.ndarray:

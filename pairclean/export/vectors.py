@@ -91,7 +91,7 @@ class DataComp:
         return [f"{shard.name}.npz", *Tables(self.source).files(shard)]
 
     def write(self, shard: Shard, kept: pa.Table, out: Path) -> None:
-        left = left_of(self.source.arrays(shard), kept, self.donors, shard)
+        left = left_of(self.source.arrays(shard, empty=not len(kept)), kept, self.donors, shard)
         with whole(out / f"{shard.name}.npz") as file:
             np.savez(file, **left)  # type: ignore[arg-type]
         Tables(self.source).write(shard, kept, out)
@@ -116,7 +116,7 @@ class ClipRetrieval(_ClipRetrieval):
     donors: Donors
 
     def write(self, shard: Shard, kept: pa.Table, out: Path) -> None:
-        left = left_of(self.source.arrays(shard), kept, self.donors, shard)
+        left = left_of(self.source.arrays(shard, empty=not len(kept)), kept, self.donors, shard)
         _save(image_path(out, shard.name), left["img_emb"])
         _save(text_path(out, shard.name), left["text_emb"])
         Tables(self.source, "metadata_").write(shard, kept, out / "metadata")

@@ -25,7 +25,7 @@ from .judgement import (
 )
 from .lemon import Company, lemon_scores
 from .near import near_identities
-from .scores import Reference, Scorer, reference_rows
+from .scores import Reference, Scorer, pair_codes, reference_rows
 
 __all__ = [
     "ENCODER_SCORES",
@@ -54,6 +54,7 @@ __all__ = [
     "lemon_scores",
     "near_identities",
     "near_ranks",
+    "pair_codes",
     "read_calibration",
     "reference_rows",
     "separates_better",

@@ -1,7 +1,6 @@
 """Rematching: which caption of the data set belongs to each noisy image, and how sure that is."""
 
 from .rematch import (
-    HELD_OUT,
     SURE,
     Calibration,
     Pool,
@@ -16,7 +15,6 @@ from .rematch import (
 )
 
 __all__ = [
-    "HELD_OUT",
     "SURE",
     "Calibration",
     "Pool",

@@ -8,11 +8,11 @@ with `again` every caption can be given although its own pair keeps it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..judge.scores import Scorer, carries, pair_similarity
+from ..judge.scores import Scorer, carries, pair_codes, pair_similarity
 from .candidates import Edges, Gallery, best
 from .plan import Graph, round_plan, transport
 
@@ -23,8 +23,7 @@ SURE = 0.99
 ORPHANS, FEWEST_ORPHANS = 0.3, 0.01
 #: Edges that cannot carry more mass than this are left out of the plan.
 LEAST_MASS = 1e-4
-#: Share of the likely clean pairs that are held out of the rematcher's training and broken, and the most of them.
-HELD_OUT, MOST_HELD_OUT = 0.2, 4000
+MOST_HELD_OUT = 4000  # pairs to calibrate with
 #: Pairs broken in all, over at least FEWEST_TRIALS and at most MOST_TRIALS trials.
 BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
 #: Pairs drawn for a trial, a share of the suspects: few, since every broken pair makes the pool noisier than it is.
@@ -56,6 +55,7 @@ class Pool:
 class Terms:
     """How captions are given.
 
+    carried: the `pair_codes` of all pairs of the data: what an image, or a copy of it, carries already is no rematch.
     capacity: images that one caption can be given to.  again: also such captions as their own pairs keep.
     prior: log odds of a pair to be clean before anything is known of it; given where the rematcher trained on none of
     the pairs, so that its own scores say something of whether they stay together.
@@ -66,6 +66,7 @@ class Terms:
     again: bool = False
     prior: float | None = None
     orphans: float = ORPHANS
+    carried: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     gpu: bool = False
 
 
@@ -96,8 +97,8 @@ class _Searched:
     def propose(self) -> Proposals:
         return _settle(self.pool, self.scorer, self.levels, self.edges, self.terms)
 
-    def propose_with(self, added: Pool, scorer: Scorer) -> Proposals:
-        """The added pairs come first.  scorer: for their levels.
+    def propose_with(self, added: Pool, scorer: Scorer, broken: np.ndarray) -> Proposals:
+        """The added pairs come first.  scorer: for their levels; broken: (b,) codes of pairs that are none any more.
 
         Only they are searched for: a pair of the pool can still go to an added caption that has it among its best.
         """
@@ -114,13 +115,16 @@ class _Searched:
         parts = ((x[out_best] for x in out), (x[back_best] for x in back))
         whole = (self.edges.image + n, self.edges.caption + n, self.edges.similarity)
         edges = Edges.union(*map(np.concatenate, zip(*parts, whole, strict=True)))
-        return _settle(Pool.joined(added, self.pool), self.scorer, (image_level, text_level), edges, self.terms)
+        terms = replace(self.terms, carried=np.setdiff1d(self.terms.carried, broken))
+        return _settle(Pool.joined(added, self.pool), self.scorer, (image_level, text_level), edges, terms)
 
 
 def _settle(pool: Pool, scorer: Scorer, levels: tuple[np.ndarray, np.ndarray], edges: Edges, terms: Terms) -> Proposals:
     m = len(pool.clean)
     # Copies of what an image carries already are no rematch.
-    moved = np.flatnonzero(~carries(pool.image_id, pool.caption_id, edges.image, edges.caption))
+    carried = carries(pool.image_id, pool.caption_id, edges.image, edges.caption)
+    carried |= np.isin(pair_codes(pool.image_id[edges.image], pool.caption_id[edges.caption]), terms.carried)
+    moved = np.flatnonzero(~carried)
     image, caption = edges.image[moved], edges.caption[moved]
     own = np.arange(m)
     score = _score(pool, scorer, levels, image, caption, edges.similarity[moved])
@@ -203,14 +207,14 @@ def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
     return max((float(t) for t in np.geomspace(0.005, 0.3, 42)), key=fit)
 
 
-def draw_sure(clean: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Rows of pairs to break, ascending, each likely clean pair taken with probability `share` times its own.
+def draw_sure(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of pairs to break, ascending, each likely clean pair taken with its own probability.
 
     clean: (N,) probability of being clean, NaN where not judged.  Matched pairs are drawn as they come, hard ones among
     them, and not the surest only.
     """
     likely = np.flatnonzero(clean >= 0.5)
-    drawn = likely[rng.random(len(likely)) < share * clean[likely]]
+    drawn = likely[rng.random(len(likely)) < clean[likely]]
     if len(drawn) > MOST_HELD_OUT:
         drawn = np.sort(rng.choice(drawn, MOST_HELD_OUT, replace=False))
     return drawn
@@ -311,7 +315,8 @@ def _break(searched: _Searched, sure: Pool, size: int, decoy_clean: np.ndarray, 
     clean = np.empty(len(images))
     clean[np.argsort(fit, kind="stable")] = np.sort(rng.choice(np.asarray(decoy_clean), len(images)))
     added = Pool.joined(replace(broken, clean=clean), sure.take(whole))
-    found = searched.propose_with(added, scorer)
+    taken = order[: 4 * quarter]
+    found = searched.propose_with(added, scorer, pair_codes(sure.image_id[taken], sure.caption_id[taken]))
     everyone = Pool.joined(added, searched.pool)
     own = np.concatenate([sure.caption_id[images], sure.caption_id[whole], searched.pool.caption_id])
     right = (found.partner >= 0) & (everyone.caption_id[found.partner] == own)
@@ -351,6 +356,8 @@ def settle(
 
 def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> float:
     """Maximum-likelihood share of orphans among the suspects, from histograms of plan mass."""
+    if not len(home) + len(orphan):
+        return ORPHANS
     edges = np.unique(np.quantile(np.concatenate([home, orphan]), np.linspace(0, 1, 13)[1:-1]))
     h, o, s = (np.bincount(np.digitize(x, edges), minlength=len(edges) + 1) + 0.5 for x in (home, orphan, suspects))
     h, o = h / h.sum(), o / o.sum()

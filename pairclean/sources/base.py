@@ -21,6 +21,8 @@ from ..pairs import Roles, Row, Shard, UserError
 CORRUPT = "corrupt file"
 #: The largest image that is read at all.
 MAX_BYTES = 256 << 20
+#: What files of shards are usually called. Where a folder has such, its other files are not looked into.
+SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PATTERN = re.compile(r"[*?[]")
 #: What changes when a remote file does, under the names that the file systems have for it.
@@ -167,7 +169,8 @@ def beside(path: str, suffix: str) -> str:
 def listing(folder: str) -> tuple[list[str], list[str]]:
     """A folder's own files and sub-folders, in order of name.
 
-    Hidden ones are other programs' (macOS leaves `._00000.parquet` beside `00000.parquet`).
+    Hidden ones are other programs' (macOS leaves `._00000.parquet` beside `00000.parquet`). Raises CorruptFile where
+    what is called like a shard is a link to nothing.
     """
     if is_remote(folder):
         system, inside = _file_system(folder)
@@ -177,14 +180,27 @@ def listing(folder: str) -> tuple[list[str], list[str]]:
     else:
         try:
             with os.scandir(folder) as entries:
-                names = [(entry.name, entry.is_file()) for entry in entries if entry.is_file() or entry.is_dir()]
+                found = [(entry.name, _type(entry)) for entry in entries]
         except OSError as error:
             raise UserError(f"cannot read {folder}: {error.strerror}") from None
+        names = [(name, kind == "file") for name, kind in found if kind in ("file", "directory")]
+        for name, kind in found:
+            if kind == "nothing" and name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
+                raise CorruptFile(f"{folder.rstrip('/')}/{name}", "is a link to a file that is not there")
     shown = sorted((name, is_file) for name, is_file in names if name and name[0] != ".")
     return (
         [f"{folder.rstrip('/')}/{name}" for name, is_file in shown if is_file],
         [f"{folder.rstrip('/')}/{name}" for name, is_file in shown if not is_file],
     )
+
+
+def _type(entry: os.DirEntry[str]) -> str:
+    """What fsspec calls it, or "nothing" for a link that leads nowhere."""
+    if entry.is_file():
+        return "file"
+    if entry.is_dir():
+        return "directory"
+    return "nothing" if entry.is_symlink() and not os.path.exists(entry.path) else "other"
 
 
 def is_folder(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..pairs import PAIR_SCHEMA, Roles, Row, Shard, UserError
 from .base import CorruptFile, Faults, Vectors, file_fingerprint, shard_names
 from .parquet import check_ids, check_same_roles, table_rows
 from .roles import caption_kind, detect_roles, id_kind
-from .tables import column_types, columns_of, nulls, opened, read_schema, schema_of, texts
+from .tables import column_types, columns_of, lost_columns, opened, read_schema, texts
 from .vectors import Where, opened_vectors, whole_array
 
 #: Rows whose vectors are in memory at once.
@@ -52,6 +53,7 @@ def open_embedded_source(
     if len(dims) > 1:
         told = ", ".join(f"{dim} in {file}" for dim, file in dims.items())
         raise UserError(f"the vectors of {path} are of different encoders, their lengths (image, text) are {told}")
+    parts = _alike(path, parts, shards, faults)
     schemas = {shard.path: read_schema(shard.path) for shard in shards if not shard.broken}
     types = column_types(schemas)
     of_run = set(PAIR_SCHEMA.names) <= types.keys()
@@ -106,6 +108,37 @@ def _shard(name: str, part: Part, faults: Faults, dims: dict[tuple[int, int], st
     return Shard(name, part.metadata, next(iter(rows.values()), 0), file_fingerprint(*paths), broken)
 
 
+def _alike(path: str, parts: Sequence[Part], shards: Sequence[Shard], faults: Faults) -> list[Part]:
+    """The parts with those arrays only that all of them have, as all shards are written with the same arrays."""
+    lengths = [None if shard.broken else _lengths(part, shard) for part, shard in zip(parts, shards, strict=True)]
+    there = [set(found) for found in lengths if found is not None]
+    shared, known = set.intersection(*there), set.union(*there)
+    for part, found in zip(parts, lengths, strict=True):
+        if found is not None and known - found.keys():
+            missing = " and ".join(sorted(known - found.keys()))
+            file = part.arrays[part.image].path
+            faults.add(CorruptFile(file, f"has no {missing} that can be read, so that no shard is written with it"))
+    for name in sorted(shared):
+        told = {found[name] for found in lengths if found is not None}
+        if len(told) > 1:
+            raise UserError(f"the vectors {name} of {path} are of different lengths: give each its own run")
+    return [replace(part, arrays={k: v for k, v in part.arrays.items() if k in shared}) for part in parts]
+
+
+def _lengths(part: Part, shard: Shard) -> dict[str, int]:
+    """The length of the vectors in each array, also those that are not read; without the arrays that are broken."""
+    found = {}
+    for name, where in part.arrays.items():
+        with suppress(CorruptFile), opened_vectors(where) as array:
+            found[name] = array.dim
+            if array.rows != shard.rows:
+                raise UserError(
+                    f"rows that should go together by position are not as many ({array.rows} in {where}, {shard.rows} "
+                    f"in {shard.path}): get the shard anew"
+                )
+    return found
+
+
 @dataclass
 class EmbeddedSource:
     """Vectors with their captions; see `VectorSource`. Holds no open file.
@@ -132,8 +165,7 @@ class EmbeddedSource:
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if shard.broken:
-            there = next(other.path for other in self.shards if not other.broken)
-            yield nulls(schema_of(there, columns), shard.rows)
+            yield lost_columns(self.shards, columns, shard.rows)
         else:
             yield from columns_of(shard.path, columns, shard.rows)
 
@@ -159,9 +191,13 @@ class EmbeddedSource:
                 images.finish()
                 captions.finish()
 
-    def arrays(self, shard: Shard) -> dict[str, np.ndarray]:
-        """All the arrays beside a shard's metadata, also those that are not read, by name: (rows, d) each."""
-        return {name: whole_array(where) for name, where in self.parts[shard.name].arrays.items()}
+    def arrays(self, shard: Shard, *, empty: bool = False) -> dict[str, np.ndarray]:
+        """All the arrays beside a shard's metadata, also those that are not read, by name: (rows, d) each.
+
+        empty: without their rows, which need not be readable then. Raises CorruptFile where they are not.
+        """
+        arrays = self.parts[shard.name].arrays
+        return {name: whole_array(where, empty=empty) for name, where in arrays.items()}
 
     def _tables(self, shard: Shard) -> Iterator[tuple[list[Row], pa.RecordBatch | None]]:
         more = ["reason", "image_id"] if self.of_run else []

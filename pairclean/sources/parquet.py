@@ -34,12 +34,11 @@ from .tables import (
     column_types,
     columns_of,
     holds_nothing,
-    nulls,
+    lost_columns,
     opened,
     read_schema,
     readable_batches,
     record_batches,
-    schema_of,
     texts,
 )
 
@@ -260,8 +259,7 @@ class ParquetSource:
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if shard.broken:
-            there = next(other.path for other in self.shards if not other.broken)
-            yield nulls(schema_of(there, columns), shard.rows)
+            yield lost_columns(self.shards, columns, shard.rows)
         else:
             yield from columns_of(shard.path, columns, shard.rows)
 
@@ -333,7 +331,9 @@ def _read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
     try:
         top = os.path.realpath(root)
         real = os.path.realpath(os.path.join(top, path))
-        if os.path.isabs(path) or os.path.commonpath([top, real]) != top:
+        if os.path.isabs(path):
+            return None, f"the image path {path!r} is absolute: image paths have to be relative to the image root"
+        if os.path.commonpath([top, real]) != top:
             return None, f"the image path {path!r} leaves the image root"
         if not os.path.isfile(real):  # reading a pipe or a device could wait for ever
             return None, f"there is no image file {path!r}"

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..pairs import UserError
-from .base import Source, absolute, beside, exists, head, is_folder, listing, matching, parent, stem
+from .base import SUFFIXES, Source, absolute, beside, exists, head, is_folder, listing, matching, parent, stem
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
 from .parquet import open_parquet_source
 from .tar import BLOCK, is_tar
 from .webdataset import open_webdataset_source
 
-#: What files of shards are usually called. Where a folder has such, its other files are not looked into.
-SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
@@ -120,7 +118,10 @@ def _files(where: str) -> list[str]:
 
 def _kind(file: str) -> str:
     """What a file is by its first bytes; a broken one is what it is called. "" for everything else."""
-    first = head(file, BLOCK)
+    try:
+        first = head(file, BLOCK)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     if first.startswith(b"PAR1"):
         return "parquet"
     if first.startswith(b"\x93NUMPY"):

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..pairs import UserError
+from ..pairs import Shard, UserError
 from .base import CorruptFile, open_file
 from .roles import is_list
 
@@ -170,6 +170,12 @@ def schema_of(path: str, columns: Sequence[str]) -> pa.Schema:
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; there are {', '.join(schema.names)}")
     return pa.schema([schema.field(name) for name in columns])
+
+
+def lost_columns(shards: Sequence[Shard], columns: Sequence[str], rows: int) -> pa.RecordBatch:
+    """So many rows of a broken file, of the types that another of the shards has."""
+    there = next((shard.path for shard in shards if not shard.broken), None)
+    return nulls(schema_of(there, columns) if there else pa.schema([(name, pa.null()) for name in columns]), rows)
 
 
 def nulls(schema: pa.Schema, rows: int) -> pa.RecordBatch:

@@ -16,6 +16,8 @@ BLOCK = 512
 #: Names longer than a header holds are in a member of their own; none needs more than this.
 _MAX_NAME = 1 << 20
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)", re.DOTALL)
+_ABOUT_THE_TAR = re.compile(r"__[^/]*__(\.|$)")
+_NUMBER = re.compile(r"[0-9]{1,20}")
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
@@ -31,7 +33,8 @@ class Member:
 
 @dataclass
 class Place:
-    """Where a sample is: consecutive members of one key, by extension in lower case; the first where one recurs.
+    """Where a sample is: consecutive members of one key, by extension in lower case; where one recurs, a new sample
+    begins.
 
     problem: why the sample as a whole cannot be used.
     """
@@ -106,12 +109,12 @@ def samples_at(path: str, places: tuple[Place, ...]) -> Iterator[Sample]:
 def _sort_in(member: Member, places: list[Place]) -> None:
     """Put a member to the sample that it belongs to: the last, or a new one."""
     found = _NAME.fullmatch(member.name)
-    if found is None or member.name.rpartition("/")[2].startswith("__"):  # no sample's, or about the tar
+    if found is None or _ABOUT_THE_TAR.match(member.name.rpartition("/")[2]):  # no sample's
         return
     key, extension = found[1], found[2].lower()
-    if not places or places[-1].key != key:
+    if not places or places[-1].key != key or extension in places[-1].members:
         places.append(Place(key))
-    places[-1].members.setdefault(extension, member)
+    places[-1].members[extension] = member
 
 
 def _members(file: pa.NativeFile, path: str) -> Iterator[Member]:
@@ -138,11 +141,11 @@ def _members(file: pa.NativeFile, path: str) -> Iterator[Member]:
                 raise CorruptFile(path, f"has a name of {header.size} bytes")
             data = bytes(file.read(header.size))
             if header.type == tarfile.GNUTYPE_LONGNAME:
-                name = data.rstrip(b"\0").decode("utf-8", "replace")
+                name = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif header.type == tarfile.XHDTYPE:
                 facts = _pax(data)
                 name = facts.get("path", name)
-                size = int(facts["size"]) if facts.get("size", "").isdigit() else None
+                size = int(facts["size"]) if _NUMBER.fullmatch(facts.get("size", "")) else None
             offset += _padded(header.size)
             continue
         regular = header.type in _REGULAR
@@ -159,7 +162,8 @@ def _members(file: pa.NativeFile, path: str) -> Iterator[Member]:
 
 
 def _member(name: str, offset: int, size: int, end: int, regular: bool) -> Member:
-    shown = re.sub(r"^(\./)+", "", name).encode("utf-8", "replace").decode("utf-8")
+    # Bytes that are no UTF-8 are spelled out, so that names stay apart.
+    shown = re.sub(r"^(\./)+", "", name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     problem = None
     if shown.startswith("/") or ".." in shown.split("/"):
         problem = f"{shown!r} leaves the folder of the tar"
@@ -182,7 +186,7 @@ def _pax(data: bytes) -> dict[str, str]:
             break
         record = data[place + len(digits) + 1 : place + int(digits) - 1]
         name, _, value = record.partition(b"=")
-        facts[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        facts[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         place += int(digits)
     return facts
 

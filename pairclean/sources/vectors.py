@@ -103,11 +103,18 @@ def array_names(path: str) -> list[str]:
     return [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
 
 
-def whole_array(where: Where) -> np.ndarray:
-    """All of an array as it is: mapped where that is possible, else in memory."""
-    if where.member is None and not is_remote(where.path):
-        array: np.ndarray = np.load(where.path, mmap_mode="r", allow_pickle=False)
-        return array
+def whole_array(where: Where, *, empty: bool = False) -> np.ndarray:
+    """All of an array as it is: mapped where that is possible, else in memory.  empty: without its rows.
+
+    Raises CorruptFile where it cannot be read.
+    """
     with opened_vectors(where) as found:
-        data = found.stream.read(found.rows * found.dim * found.dtype.itemsize)
+        if empty or not found.rows:
+            return np.zeros((0, found.dim), found.dtype)
+        with _parsing(where.path):
+            if where.member is None and not is_remote(where.path):
+                array: np.ndarray = np.load(where.path, mmap_mode="r", allow_pickle=False)
+                return array
+            data = found.stream.read(found.rows * found.dim * found.dtype.itemsize)
+        found.finish()
         return np.frombuffer(data, found.dtype).reshape(found.rows, found.dim)

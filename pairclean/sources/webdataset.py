@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Literal
@@ -31,13 +32,15 @@ from .tables import (
 from .tar import Index, Place, Sample, index, read, samples_at
 
 #: What members are called that hold the image.
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jp2", "img")
 #: What a sidecar calls the samples' keys.
 KEYS = ("key", "__key__")
 #: How many samples are looked at to see where captions are.
 _LOOKED_AT = 20
 #: Larger texts are no caption, and larger JSON is not about one image.
 _MAX_TEXT = 16 << 20
+#: Larger members are no label.
+_MAX_LABEL = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class WebdatasetSource:
             reader.close()
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Columns of the sidecar or, where there is none with these names, fields of KEY.json."""
+        """Columns of the sidecar or, where there is none, fields of KEY.json and texts of members (KEY.cls)."""
         sidecar = self.sidecars.get(shard.name)
         if sidecar is not None:
             rows = shard.rows
@@ -191,7 +194,7 @@ class WebdatasetSource:
             raise UserError(f"{shard.path} has no column {missing[0]!r}; there are {', '.join(self.columns)}")
         with open_file(shard.path) as file:
             entries = islice(self._entries(shard), shard.rows)
-            while found := [self.fields(file, entry.place) for entry in islice(entries, TEXT_BATCH)]:
+            while found := [self._labels(file, entry.place, columns) for entry in islice(entries, TEXT_BATCH)]:
                 yield pa.RecordBatch.from_arrays([_array([f.get(n) for f in found]) for n in columns], list(columns))
 
     def image(self, shard: Shard, row: int) -> bytes:
@@ -242,7 +245,7 @@ class WebdatasetSource:
             yield _Entry(None, None, None, reason, lost=True)
 
     def _sidecar_rows(self, sidecar: str) -> Iterator[tuple[str, Any, Any, Any]]:
-        caption = self._sidecar_caption(read_schema(sidecar))
+        caption = self.sidecar_caption(read_schema(sidecar))
         more = [name for name in (caption, "status", "error_message") if name]
         for _, piece in readable_batches(sidecar, [self.key, *more], batch_rows=TEXT_BATCH):
             if isinstance(piece, Gap):  # the keys were read when the source was opened
@@ -259,10 +262,13 @@ class WebdatasetSource:
             ]
             yield from ((str(key), *rest) for key, *rest in zip(*found, strict=True))
 
-    def _sidecar_caption(self, schema: pa.Schema) -> str | None:
-        """The sidecar's column of captions, for the rows that failed."""
-        wanted = {self.captions.name} if self.captions.name in schema.names else CAPTION_NAMES
-        return next((f.name for f in schema if f.name in wanted and caption_kind(f.type)), None)
+    def sidecar_caption(self, schema: pa.Schema) -> str | None:
+        """The sidecar's column of captions, also where they are read from elsewhere."""
+        if self.captions.place == "sidecar" and self.captions.name in schema.names:
+            return self.captions.name
+        texts = [field.name for field in schema if caption_kind(field.type)]
+        known = (name for name in texts if name.lower() in CAPTION_NAMES)
+        return next((name for name in (self.captions.name, "caption") if name in texts), None) or next(known, None)
 
     def _ids(self, shard: Shard) -> Iterator[str]:
         return (
@@ -286,10 +292,20 @@ class WebdatasetSource:
         if member is None or member.problem or member.size > _MAX_TEXT:
             return {}
         try:
-            found = json.loads(read(file, member))
+            found = _unicode(json.loads(read(file, member)))
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def _labels(self, file: pa.NativeFile, place: Place | None, columns: Sequence[str]) -> dict[str, Any]:
+        """The fields of KEY.json and, for columns that are none of them, what KEY.<column> says."""
+        found = self.fields(file, place)
+        for name in columns:
+            member = None if place is None or name in IMAGES else place.members.get(name)
+            if name not in found and member and not member.problem and member.size <= _MAX_LABEL:
+                with suppress(UnicodeDecodeError):
+                    found[name] = read(file, member).decode("utf-8").strip()
+        return found
 
     # --- finding out -----------------------------------------------------------------------------------------------
 
@@ -316,7 +332,7 @@ class WebdatasetSource:
             return max(len(places), counted(tar, "successes") if broken else 0)
         if name not in self.sidecars:
             return max(len(places), counted(tar))
-        keys: set[str] = set()
+        keys: dict[str, None] = {}  # a set that keeps its order
         rows = 0
         try:
             for batch in record_batches(sidecar, [self.key], batch_rows=TEXT_BATCH):
@@ -325,13 +341,19 @@ class WebdatasetSource:
                     raise UserError(
                         f"column {self.key!r} of {sidecar} has nulls, so that its rows cannot be told apart"
                     )
-                keys.update(map(str, texts(batch.column(0))))
+                keys.update(dict.fromkeys(map(str, texts(batch.column(0)))))
         except CorruptFile as error:
             faults.add(error)
             del self.sidecars[name]
             with opened(sidecar) as parquet:
                 return max(len(places), parquet.metadata.num_rows)
-        return rows + len(places) - len(keys & {place.key for place in places})
+        both = keys.keys() & {place.key for place in places}
+        if keys and places and not both:
+            raise UserError(
+                f"no key in column {self.key!r} of {sidecar} is in the tar (the first are {next(iter(keys))!r} and "
+                f"{places[0].key!r}): name the right column with --id-column, or move the Parquet file elsewhere"
+            )
+        return rows + len(places) - len(both)
 
     def _detect(self, schemas: Mapping[str, pa.Schema], image_column: str | None, caption_column: str | None) -> None:
         """Find the image, the captions and the columns, looking at the first samples there are."""
@@ -450,6 +472,15 @@ class _Reader:
         if where.place == "sidecar" and of_sidecar is not None:
             return of_sidecar
         return self._source.fields(self._file, place).get(where.name)
+
+
+def _unicode(value: Any) -> Any:
+    """The same JSON, with U+FFFD for halves of surrogate pairs, which JSON can hold but UTF-8 cannot."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    if isinstance(value, list):
+        return [_unicode(one) for one in value]
+    return {_unicode(name): _unicode(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def _array(values: list[Any]) -> pa.Array:

@@ -14,7 +14,7 @@ from ..files import write_json
 from ..judge import FEWEST, FOLDS, assign_folds, cannot_judge, cross_scores, judge_scores
 from ..methods import choose
 from ..pairs import UserError
-from ..rematch import HELD_OUT, draw_sure
+from ..rematch import draw_sure
 from ..run import Execution, Run
 from .common import emptied, learning_device, open_embeddings, save_array, side_by_side
 from .identities import find_identities
@@ -23,7 +23,9 @@ from .labels import read_labels
 
 def align(run: Run, execution: Execution) -> None:
     """Two rounds: the first learns without trusting any pair (or nothing, where the encoder is aligned already); what
-    its out-of-fold scores say about each pair is what the second learns from, and the rematcher.
+    its out-of-fold scores say about each pair is what the second learns from.
+
+    The first fold's model is the rematcher too: its fold has the pairs to calibrate it with.
     """
     device = learning_device(execution)
     home = emptied(run.path / "model")
@@ -37,7 +39,7 @@ def align(run: Run, execution: Execution) -> None:
         return
     method = _method(run, len(rows))
     start, learn = _rounds(method, run, emb, device, run.comparable)
-    progress.start("align", FOLDS * (start is not None) + (FOLDS + 1) * (learn is not None))
+    progress.start("align", FOLDS * (start is not None) + FOLDS * (learn is not None))
     fold = assign_folds(image_id[rows], caption_id[rows], FOLDS)
     pairs = (emb.image, emb.text, image_id, caption_id)
 
@@ -65,7 +67,7 @@ def align(run: Run, execution: Execution) -> None:
         method = "l2rm" if method == "zero-shot" else method
         start, learn = _rounds(method, run, emb, device, False)
         assert start is not None
-        progress.start("align", 2 * FOLDS + 1)
+        progress.start("align", 2 * FOLDS)
         models = fit(start, [f"first_{k}" for k in range(FOLDS)], others, None)
         first = cross_scores(models, *pairs, rows, fold, seed=seed)
     judged = None if cannot_judge(first) else judge_scores(first, first, seed=seed)
@@ -77,10 +79,10 @@ def align(run: Run, execution: Execution) -> None:
     if learn and judged:
         clean = np.zeros(len(emb))
         clean[rows] = judged.clean_probability(first.score)
-        held_out = draw_sure(clean, HELD_OUT, np.random.default_rng(seed))
-        save_array(home / "held_out.npy", held_out)
-        rest = np.setdiff1d(rows, held_out)
-        fit(learn, [f"aligned_{k}" for k in range(FOLDS)] + ["rematcher"], [*others, rest], clean)
+        fit(learn, [f"aligned_{k}" for k in range(FOLDS)], others, clean)
+        unseen = np.zeros(len(emb))
+        unseen[rows[fold == 0]] = clean[rows[fold == 0]]
+        save_array(home / "held_out.npy", draw_sure(unseen, np.random.default_rng(seed)))
 
 
 def _method(run: Run, pairs: int, rate: float = 0.0) -> str:

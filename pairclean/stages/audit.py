@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from ..pairs import Shard, UserError, Verdict
 from ..run import Run
 from ..sources import Source
-from .common import embedded_source
+from ..sources.tables import texts
+from .common import embedded_source, load_array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,9 @@ DOMAIN, URL, SHARD = "domain", "url", "shard"
 class Audit:
     """Mismatch rates of a run, of the whole and of groups.
 
-    by: the columns that the pairs are grouped by.  whole: pairs, judged, unjudged, unreadable, estimate, low, high,
-    level; with another run also against {the same} and difference {estimate, low, high}.  groups: one row a group, the
-    columns of `evaluate.audit.audit` (or `compare`), None where `by` is empty.
+    by: the columns that the pairs are grouped by, as `groups` calls them.  whole: pairs, judged, unjudged, unreadable,
+    estimate, low, high, level; with another run also against {the same} and difference {estimate, low, high}.
+    groups: one row a group, the columns of `evaluate.audit.audit` (or `compare`), None where `by` is empty.
     """
 
     by: tuple[str, ...]
@@ -51,6 +52,8 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
     source has no such column, the host in its column `url`.  against: another run, to compare with.
     Raises UserError where a run is not finished, its source has changed, or there is no such column.
     """
+    from ..evaluate.audit import compare, difference, shown_names
+
     by = tuple(by)
     if len(set(by)) != len(by) or len(by) > 2:
         raise UserError("group by one column or by two different ones")
@@ -58,8 +61,6 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
         one._must_be_done("export")
     whole, groups = _whole(run), _groups(run, by) if by else None
     if against is not None:
-        from ..evaluate.audit import compare, difference
-
         theirs = _whole(against)
         whole = {**whole, "against": theirs, "difference": {"estimate": None, "low": None, "high": None}}
         if whole["estimate"] is not None and theirs["estimate"] is not None:
@@ -68,7 +69,7 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
             whole["difference"] = dict(zip(("estimate", "low", "high"), values, strict=True))
         if groups is not None:
             groups = compare(groups, _groups(against, by), by)
-    return Audit(by, whole, groups)
+    return Audit(tuple(shown_names(by)), whole, groups)
 
 
 def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
@@ -131,11 +132,16 @@ def _groups(run: Run, by: Sequence[str], source: Source | None = None) -> pd.Dat
 
 
 def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
-    """Each shard's groups, clean probabilities, and which pairs are unreadable."""
+    """Each shard's groups, clean probabilities, and which pairs are unreadable.
+
+    The probabilities are the judge's: the verdicts hold lower ones where rematching overturned the judgement, and it
+    is the former from which the calibration's prior can be taken out.
+    """
     import pandas as pd
 
     opened = source or (embedded_source(run) if set(by) != {SHARD} else None)
     shards = {} if opened is None else {shard.name: shard for shard in opened.shards}
+    clean, start = load_array(run.path / "judge" / "clean_probability.npy"), 0
     for name, table in _verdicts(run):
         columns: dict[str, Any] = {}
         for column in by:
@@ -145,7 +151,8 @@ def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple
                 assert opened is not None
                 columns[column] = _values(opened, shards[name], column, table["row"].to_numpy())
         unreadable = pc.equal(table["verdict"], Verdict.UNREADABLE.value).to_numpy()
-        yield pd.DataFrame(columns), table["clean_probability"].cast(pa.float64()).to_numpy(), unreadable
+        yield pd.DataFrame(columns), np.asarray(clean[start : start + len(table)]), unreadable
+        start += len(table)
 
 
 def _verdicts(run: Run) -> Iterator[tuple[str, pa.Table]]:
@@ -170,7 +177,7 @@ def _values(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np.n
         raise UserError(f"pairs cannot be grouped by {column!r}, which holds {kind}: name a column of plain values")
     if pa.types.is_dictionary(kind):
         chunks = [chunk.dictionary_decode() for chunk in chunks]
-    values = np.array(pa.chunked_array(chunks).to_pylist(), object)[rows]
+    values = np.array([value for chunk in chunks for value in texts(chunk)], object)[rows]
     return np.array([domain_of(value) for value in values], object) if derived else values
 
 

@@ -46,13 +46,15 @@ def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
     unjudged = json.loads((judge / "judge.json").read_text(encoding="utf-8"))["unjudged"]
     reasons = np.array(json.loads((found / "rematch.json").read_text(encoding="utf-8"))["reasons"], object)
     ids, threshold = _PairIds(run), flag_below(run)
+    partners = np.unique(partner[partner >= 0])
+    captions = np.array(emb.captions(partners), object)  # of any shard, so that each is read once
     for i, shard in enumerate(emb.shard_names):
         part = slice(int(emb.shard_offsets[i]), int(emb.shard_offsets[i + 1]))
         to = np.asarray(partner[part])
         there = np.flatnonzero(to >= 0)
         partner_id, partner_caption = np.full(len(to), None, object), np.full(len(to), None, object)
         partner_id[there] = ids.of(to[there])
-        partner_caption[there] = emb.captions(to[there])
+        partner_caption[there] = captions[np.searchsorted(partners, to[there])]
         yield verdict_table(
             emb.pair_table(shard),
             Findings(

@@ -236,7 +236,10 @@ def _histogram(scores: Scores, rate: float) -> dict[str, Any]:
 
 
 def _retrieval(out: _Output, fold: np.ndarray, models: Sequence[Alignment]) -> dict[str, Any]:
-    """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean of the folds."""
+    """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean of the folds.
+
+    `aligned` is the space that the run uses; where learning was left out (`learned` is false) that is the encoder's own.
+    """
     emb, seed = out.emb, out.run.config.seed
     folds = clean_by_fold(out.rows, fold, out.clean_probability, models=len(models), seed=seed)
     spaces: dict[str, list[dict[str, float]]] = {"zero_shot": [], "aligned": []}
@@ -245,12 +248,12 @@ def _retrieval(out: _Output, fold: np.ndarray, models: Sequence[Alignment]) -> d
         if len(clean) < 2:
             continue
         pairs += len(clean)
-        candidates = [("aligned", model)] + ([("zero_shot", ZeroShot())] if out.run.comparable else [])
-        for name, space in candidates:
+        candidates = [("aligned", model, True), ("zero_shot", ZeroShot(), out.run.comparable)]
+        for name, space in ((name, space) for name, space, there in candidates if there):
             x, y = space.embed_image(emb.image[clean]), space.embed_text(emb.text[clean])
             spaces[name].append(retrieval(x, y, image_id=emb.image_id[clean], caption_id=emb.caption_id[clean]))
     means = {
         name: {key: float(np.mean([r[key] for r in found])) for key in found[0] if key != "queries"} if found else None
         for name, found in spaces.items()
     }
-    return {"pairs": pairs, **means}
+    return {"pairs": pairs, "learned": not _is_encoder(models), **means}

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from ..embed import Embeddings
 from ..pairs import UserError
 from ..run import Run
+from ..sources.tables import texts
 from .common import embedded_source
 
 
@@ -25,16 +26,19 @@ def read_labels(run: Run, emb: Embeddings, columns: Sequence[str]) -> list[csr_m
     classes: list[list[int]] = [[] for _ in columns]
     for shard, offset in zip(source.shards, emb.shard_offsets.tolist(), strict=False):
         rows = emb.pair_table(shard.name)["row"].to_pylist()
-        values = [row for batch in source.batches(shard, columns) for row in batch.to_pylist()]
+        values: list[list[Any]] = [[] for _ in columns]
+        for batch in source.batches(shard, columns):
+            for column, found in zip(batch.columns, values, strict=True):
+                found += texts(column)
         for place, row in enumerate(rows, offset):
-            for k, column in enumerate(columns):
-                for label in set(_labels(values[row][column])):
+            for k, found in enumerate(values):
+                for label in set(labels_of(found[row])):
                     at[k].append(place)
                     classes[k].append(numbers.setdefault(label, len(numbers)))
     shape = (len(emb), len(numbers))
-    for k, column in enumerate(columns):
+    for k, name in enumerate(columns):
         if not at[k]:
-            raise UserError(f"the column {column} has no label in it: name one that has")
+            raise UserError(f"the column {name} has no label in it: name one that has")
     if not 2 <= len(numbers) <= len(emb) / 2:
         raise UserError(
             f"{' and '.join(columns)} tell {len(numbers)} classes apart in {len(emb)} pairs: "
@@ -43,7 +47,8 @@ def read_labels(run: Run, emb: Embeddings, columns: Sequence[str]) -> list[csr_m
     return [csr_matrix((np.ones(len(a), bool), (a, c)), shape) for a, c in zip(at, classes, strict=True)]
 
 
-def _labels(value: Any) -> Iterator[str]:
+def labels_of(value: Any) -> Iterator[str]:
+    """The labels in a cell, as text."""
     for label in value if isinstance(value, list) else [value]:
         if label is not None:
             yield str(label)

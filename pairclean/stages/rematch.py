@@ -10,10 +10,11 @@ import numpy as np
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
 from ..files import write_json
-from ..judge import ENCODER_SCORES, Reference, Scorer, keeping, reference_rows
+from ..judge import ENCODER_SCORES, Reference, Scorer, keeping, pair_codes, reference_rows
 from ..rematch import SURE, Pool, Terms, calibrate_rematching, draw_sure, fit_temperature, propose, settle
 from ..run import Execution, Run
 from .common import emptied, learning_device, load_array, open_embeddings, save_array
+from .identities import identities
 
 NO_PARTNER = "no caption of the data fits better"
 TAKEN = "the caption that fits best stays with its own picture"
@@ -74,19 +75,31 @@ def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) ->
     model, held_out = _rematcher(run, emb, clean, score)
     fresh = isinstance(model, ZeroShot) or run.frozen_from is not None  # it has trained on none of the pairs
     prior = float(clean[every].sum() / (1 - clean[every]).sum())
-    terms = Terms(config.capacity, config.pool == "all", np.log(prior) if fresh else None, gpu=gpu)
-    sure = _pool(emb, model, held_out, clean)
+    image_id, caption_id = identities(run, emb)
+    terms = Terms(
+        config.capacity,
+        config.pool == "all",
+        np.log(prior) if fresh else None,
+        carried=np.unique(pair_codes(image_id[every], caption_id[every])),
+        gpu=gpu,
+    )
+
+    def pool(rows: np.ndarray) -> Pool:
+        x, y = model.embed_image(emb.image[rows]), model.embed_text(emb.text[rows])
+        return Pool(x, y, image_id[rows], caption_id[rows], clean[rows])
+
+    sure = pool(held_out)
     sample = reference_rows(every, np.random.default_rng(config.seed))
-    reference = Reference.embed(model, emb.image, emb.text, emb.image_id, emb.caption_id, sample)
+    reference = Reference.embed(model, emb.image, emb.text, image_id, caption_id, sample)
     # Without a pair to fit by, any temperature does: nothing is calibrated then, and nothing rematched.
     scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0)
-    suspects = _pool(emb, model, np.setdiff1d(rows, held_out), clean)
+    suspects = pool(np.setdiff1d(rows, held_out))
     decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
     calibration = calibrate_rematching(suspects, sure, scorer, decoys, terms, seed=config.seed)
     if calibration is None:
         found.reason[flagged] = REASONS.index(UNCALIBRATED)
         return
-    proposals = propose(_pool(emb, model, rows, clean), scorer, calibration.terms)
+    proposals = propose(pool(rows), scorer, calibration.terms)
     has = proposals.partner >= 0
     chance = np.where(has, calibration(proposals.mass), 0.0)
     # A pair with a rematch that is right with probability p is itself matched with at most 1 - p: one that the judge
@@ -111,18 +124,8 @@ def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) ->
 
 def _rematcher(run: Run, emb: Embeddings, clean: np.ndarray, score: str) -> tuple[Alignment, np.ndarray]:
     """The model to rematch by, and pairs to calibrate it with: such as it never trained on."""
-    learned = run.path / "model" / "rematcher.safetensors"
+    learned = run.path / "model" / "aligned_0.safetensors"
     model = Alignment.load(learned) if score not in ENCODER_SCORES and learned.exists() else ZeroShot()
     if isinstance(model, ZeroShot) or run.frozen_from:
-        return model, draw_sure(clean, 1.0, np.random.default_rng(run.config.seed))
+        return model, draw_sure(clean, np.random.default_rng(run.config.seed))
     return model, np.asarray(load_array(run.path / "model" / "held_out.npy"))
-
-
-def _pool(emb: Embeddings, model: Alignment, rows: np.ndarray, clean: np.ndarray) -> Pool:
-    return Pool(
-        model.embed_image(emb.image[rows]),
-        model.embed_text(emb.text[rows]),
-        emb.image_id[rows],
-        emb.caption_id[rows],
-        clean[rows],
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from ..run import Execution, Run
 from ..sources import Source
 from .audit import uneven_columns
 from .common import embedded_source, flag_below, load_array, open_embeddings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_VALUES = 100  # of a column that pairs are grouped by
 FEWEST_PAIRS = 20  # judged, in each of two groups at least
@@ -43,7 +46,7 @@ def report(run: Run, execution: Execution) -> None:
         "source": run.manifest["source"],
         "layout": run.manifest["layout_of_source"],
         "model": run.manifest["encoder"]["description"].get("vectors", config.model),
-        "method": config.method,
+        "method": _method(run),
         "score": judged["score"],
         "calibration": config.calibration,
         "flag_below": flag_below(run),
@@ -68,16 +71,26 @@ def report(run: Run, execution: Execution) -> None:
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
 
 
+def _method(run: Run) -> str:
+    """The one that was taken, where the choice was left open."""
+    taken = run.path / "model" / "method.json"
+    if not taken.exists():  # nothing was learned
+        return run.config.method
+    return str(json.loads(taken.read_text(encoding="utf-8"))["method"])
+
+
 def _calibration_check(run: Run, judged: dict[str, Any]) -> dict[str, Any] | None:
     rate = judged.get("mismatch_rate")
     if rate is None:
         return None
     home = run.path / "judge"
-    return check_calibration(
-        np.asarray(load_array(home / "clean_probability.npy")),
-        np.asarray(load_array(home / "decoy_clean_probability.npy")),
-        rate["estimate"],
-    )
+    clean = np.asarray(load_array(home / "clean_probability.npy"))
+    decoys = np.asarray(load_array(home / "decoy_clean_probability.npy"))
+    found = check_calibration(clean, decoys, rate["estimate"])
+    if found is not None:
+        after = np.asarray(load_array(run.path / "rematch" / "clean_probability.npy"))
+        found["overturned"] = int((after < clean).sum())
+    return found
 
 
 def _rematch_curve(run: Run, emitted: int) -> dict[str, Any] | None:
@@ -96,14 +109,18 @@ def _groups(run: Run, source: Source | None) -> list[dict[str, Any]]:
         {
             "column": column,
             "count": len(groups),
-            "groups": [
-                {"name": None if row[column] is None else str(row[column]), **{name: row[name] for name in _SHOWN}}
-                for row in groups.nlargest(GROUPS_SHOWN, "judged")
-                .sort_values("rate", ascending=False, kind="stable")
-                .to_dict("records")
-            ],
+            "groups": _largest(groups),
         }
         for column, groups in columns[:COLUMNS_SHOWN]
+    ]
+
+
+def _largest(groups: pd.DataFrame) -> list[dict[str, Any]]:
+    largest = groups.nlargest(GROUPS_SHOWN, "judged").sort_values("rate", ascending=False, kind="stable")
+    names = largest.iloc[:, 0]
+    return [
+        {"name": None if name is None else str(name), **{key: row[key] for key in _SHOWN}}
+        for name, row in zip(names, largest.to_dict("records"), strict=True)
     ]
 
 

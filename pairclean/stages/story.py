@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
+from ..judge import ENCODER_SCORES
 from ..pairs import UserError, Verdict
 from ..run import Run
 from .common import embedded_source, flag_below, load_array, open_embeddings
@@ -28,7 +29,7 @@ _PROMPT = 20_000  # identifiers that are compared letter by letter, at most
 
 @dataclass(frozen=True)
 class Near:
-    """A pair whose caption (or image) is near, and its cosine in the learned space."""
+    """A pair whose caption (or image) is near, and its cosine in the space in which the pair was judged."""
 
     pair_id: str
     caption: str | None
@@ -70,10 +71,9 @@ def story(run: Run, pair_id: str) -> Story:
         "source": _source_file(run, verdict["shard"]),
         "why": _why(verdict, flag_below(run)),
     }
-    space = _space(run, int(emb.image_id[row])) if verdict["clean_probability"] is not None else None
-    if space is None:
+    if verdict["clean_probability"] is None:
         return Story(**told, captions=[], images=[])
-    return Story(**told, **_neighbours(emb, row, space))
+    return Story(**told, **_neighbours(emb, row, _space(run, int(emb.image_id[row]))))
 
 
 def write_picture(run: Run, verdict: dict[str, Any], folder: Path) -> Path:
@@ -97,6 +97,8 @@ def write_picture(run: Run, verdict: dict[str, Any], folder: Path) -> Path:
 def _find(run: Run, pair_id: str) -> tuple[int, dict[str, Any]]:
     """The pair's place within its shard, and its verdict."""
     run._must_be_done("export")
+    if not _is_text(pair_id):
+        raise UserError(f"{run.path} has no pair {pair_id!r}")
     for name in run.shards:
         path = run.path / "verdicts" / f"{name}.parquet"
         place = pc.index(pq.read_table(path, columns=["pair_id"])["pair_id"], pair_id).as_py()
@@ -105,6 +107,15 @@ def _find(run: Run, pair_id: str) -> tuple[int, dict[str, Any]]:
     like = _ids_like(run, pair_id)
     hint = f"; ids like it are {', '.join(like)}" if like else ""
     raise UserError(f"{run.path} has no pair {pair_id!r}{hint}")
+
+
+def _is_text(typed: str) -> bool:
+    """Not so where a terminal's bytes were none."""
+    try:
+        typed.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ids_like(run: Run, pair_id: str) -> list[str]:
@@ -142,15 +153,13 @@ def _why(verdict: dict[str, Any], threshold: float) -> str:
     return f"{said}{below}, so it is flagged; it got no other caption because {reason}."
 
 
-def _space(run: Run, image_id: int) -> Alignment | None:
-    """The space in which this image was judged: a model that never trained on it. None where nothing was learned and
-    the encoder's own spaces cannot be compared."""
+def _space(run: Run, image_id: int) -> Alignment:
+    """The space in which this image was judged: the encoder's own, or that of a model that never trained on it."""
     score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
-    for name in (score, "aligned", "first"):
-        models = sorted((run.path / "model").glob(f"{name}_*.safetensors"))
-        if models:
-            return Alignment.load(models[_fold(run, image_id, len(models))])
-    return ZeroShot() if run.comparable else None
+    if score in ENCODER_SCORES:
+        return ZeroShot()
+    models = sorted((run.path / "model").glob(f"{score}_*.safetensors"))
+    return Alignment.load(models[_fold(run, image_id, len(models))])
 
 
 def _fold(run: Run, image_id: int, folds: int) -> int:

@@ -84,7 +84,7 @@ def test_comparable_spaces_start_at_the_encoder(monkeypatch: pytest.MonkeyPatch)
     assert learned.image is not None
     assert learned.image.matrix is None
     assert data.auroc(learned) > encoder - 0.01
-    monkeypatch.setattr(training, "LEARNING_RATE", 1e-12)
+    monkeypatch.setattr(training, "TUNING_RATE", 1e-12)
     untouched = data.fit(L2RM(comparable=True), np.ones(TRAIN + TEST))
     np.testing.assert_allclose(untouched.embed_image(data.image), Alignment().embed_image(data.image), atol=1e-5)
 

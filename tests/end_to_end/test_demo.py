@@ -10,8 +10,9 @@ import pytest
 from pairclean_cli.main import app
 from typer.testing import CliRunner
 
-from pairclean.demo import DemoResult, demo
+from pairclean.demo import DemoResult, _draw, demo
 from pairclean.pairs import UserError, Verdict
+from pairclean.run import Execution
 
 PAIRS = 700
 
@@ -92,3 +93,9 @@ def test_settings_that_make_no_sense(tmp_path: Path, settings: dict[str, float])
     with pytest.raises(UserError, match=f"--{next(iter(settings))} "):
         demo(tmp_path / "demo", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_drawing_that_was_interrupted_is_drawn_again(tmp_path: Path) -> None:
+    (tmp_path / "shards.truth.parquet").write_text("which is written just before the shards appear")
+    _draw(tmp_path, 20, 0.4, 1, Execution())
+    assert len(pq.read_table(tmp_path / "shards.truth.parquet")) == 20

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pairclean.evaluate.audit import SMALL, audit, compare, difference, domain_of, tally
+from pairclean.evaluate.audit import SMALL, _beta_interval, audit, compare, difference, domain_of, tally
 
 WHOLE = {"estimate": 0.4, "low": 0.38, "high": 0.42}
 
@@ -134,6 +134,44 @@ def test_comparing_keeps_groups_that_only_one_has() -> None:
     assert both["difference"]["a"] == pytest.approx(both["rate"]["a"] - both["rate_against"]["a"])
     assert both["difference_low"]["a"] > 0.8
     assert both["difference"][["b", "c"]].isna().all()
+
+
+@pytest.mark.parametrize("name", ["pairs", "bin", "rate", "low", "judged", "mismatched", "small", "difference"])
+def test_a_column_may_be_called_as_the_table_calls_its_own(name: str) -> None:
+    groups = pd.DataFrame({name: ["x"] * 3 + ["y"] * 2, "pairs (source)": [1, 1, 2, 2, 2]})
+    parts = [tally(groups, np.array([0.01] * 3 + [0.99] * 2), np.zeros(5, bool))]
+    table = audit(parts, [name, "pairs (source)"], prior=0.4, whole=WHOLE)
+    first = name if name == "bin" else f"{name} (source)"
+    assert list(table.columns[:2]) == [first, "pairs (source) (source)" if name == "pairs" else "pairs (source)"]
+    assert {tuple(row[:3]) for row in table.values.tolist()} == {("x", 1, 2), ("x", 2, 1), ("y", 2, 2)}
+    both = compare(table, table, [name, "pairs (source)"])
+    assert both["pairs_against"].tolist() == both["pairs"].tolist()
+    assert set(both[first]) == {"x", "y"}
+
+
+def test_groups_of_two_runs_are_the_same_whatever_their_columns_type() -> None:
+    def of(values: list[object]) -> pd.DataFrame:
+        groups = pd.DataFrame({"g": pd.Series(values, dtype=object)})
+        return audit(
+            [tally(groups, np.full(len(values), 0.5), np.zeros(len(values), bool))], ["g"], prior=0.4, whole=WHOLE
+        )
+
+    numbers = of([1, 1, None, 3])
+    assert {repr(value) for value in numbers["g"]} == {"1", "3", "None"}
+    both = compare(numbers, of([1, None, 2]), ["g"])
+    assert {repr(g): (n, m) for g, n, m in zip(both["g"], both["pairs"], both["pairs_against"], strict=True)} == {
+        "1": (2, 1), "None": (1, 1), "3": (1, 0), "2": (0, 1),
+    }  # fmt: skip
+    for other in (["1", "x", None], [1.0, 7.5, None]):
+        both = compare(numbers, of(list(other)), ["g"])
+        texts = {None if g is None else str(g): (n, m) for g, n, m in both[["g", "pairs", "pairs_against"]].values}
+        assert texts == {"1": (2, 1), None: (1, 1), "3": (1, 0), str(other[1]): (0, 1)}
+
+
+def test_an_interval_is_there_where_all_pairs_are_certain() -> None:
+    low, high = _beta_interval(np.array([0.0, 1.0]), np.zeros(2))
+    assert low.tolist() == pytest.approx([0, 1], abs=1e-6)
+    assert high.tolist() == pytest.approx([0, 1], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_source_is_mapped_by_the_rematcher(home: Path) -> None:
     (folder,) = (home / "run" / "evaluate").iterdir()
     made = Run.open(folder)
     emb = Embeddings.open(made.embeddings, made.shards)
-    model = Alignment.load(home / "run/model/rematcher.safetensors")
+    model = Alignment.load(home / "run/model/aligned_0.safetensors")
     rows = np.flatnonzero(emb.readable)
     x, y = model.embed_image(emb.image[rows]), model.embed_text(emb.text[rows])
     expected = retrieval(x, y, image_id=emb.image_id[rows], caption_id=emb.caption_id[rows])
@@ -166,6 +166,47 @@ def test_five_thousand_images_are_measured_by_thousands_too(tmp_path: Path) -> N
     measured = found["coco_1k"]["zero_shot"]
     assert {name: measured[name] for name in expected} == pytest.approx(expected)
     assert measured["rsum"] > found["zero_shot"]["rsum"]  # among fewer it is easier
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_of_any_type_and_shards_of_nothing(home: Path, tmp_path: Path) -> None:
+    table = pq.read_table(next((home / "test").glob("*.parquet")))
+    colours = table["colour"].to_pylist()
+    columns = {
+        "struct": pa.array([{"first": c[0]} if c else None for c in colours]),
+        "nested": pa.array([[[c] for c in of_row] for of_row in colours]),
+        "first": pa.array([c[0] if c else None for c in colours]),
+    }
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    (tmp_path / "test").mkdir()
+    pq.write_table(table, tmp_path / "test" / "0.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "test" / "1.parquet")
+    found = {
+        name: evaluate(home / "run", source=tmp_path / "test", label_column=name)["aligned"]["i2t_map"]
+        for name in (*columns, "colour")
+    }
+    assert found["struct"] == found["first"]
+    assert found["nested"] == found["colour"]
+
+
+def test_report_and_evaluate_show_what_the_run_uses(tmp_path: Path) -> None:
+    random_embeddings(tmp_path / "emb", 120, 5)
+    run = pairclean.clean(tmp_path / "emb", tmp_path / "run", method="canonical", score="negclip")
+    assert (run.path / "model" / "aligned_4.safetensors").exists()  # learned, and not what judges
+    reported, found = run.report["retrieval"], evaluate(run.path)
+    assert (reported["learned"], reported["aligned"]) == (False, reported["zero_shot"])
+    assert found["aligned"] is None
+    assert found["pairs"] == reported["pairs"]
+    assert {name: found["zero_shot"][name] for name in reported["zero_shot"]} == pytest.approx(reported["zero_shot"])
+    assert evaluate(run.path, source=tmp_path / "emb")["aligned"] is None
+    assert "Learning was left out" in invoke("evaluate", run.path).stdout
+    assert "(" + f"{found['pairs']} clean pairs, learning was left out)" in " ".join(
+        invoke("clean", tmp_path / "emb", run.path, "--method", "canonical", "--score", "negclip").stdout.split()
+    )
+    by_first = pairclean.clean(tmp_path / "emb", tmp_path / "auto", method="auto")
+    assert by_first.report["method"] == "zero-shot"  # what auto took
+    assert by_first.report["retrieval"]["learned"] is False
 
 
 def test_the_command_prints_tables_and_json(home: Path) -> None:

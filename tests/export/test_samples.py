@@ -219,3 +219,55 @@ def test_the_webdataset_library_reads_what_was_cleaned(tmp_path: Path, tars: Pat
         ("e", b"caption e"),
         ("f", b"caption a"),
     ]
+
+
+@pytest.mark.parametrize("column", ["alt_text", "key", "txt"])
+def test_only_the_column_of_captions_is_written(tmp_path: Path, export, column: str) -> None:
+    """A sidecar may have several columns of texts, and a sample several texts."""
+    (tmp_path / "in").mkdir()
+    fields = {"caption": "a title", "n": 1}
+    members = {}
+    for key in "ab":
+        members |= {f"{key}.jpg": picture(key), f"{key}.txt": f"caption {key}".encode()}
+        members[f"{key}.json"] = json.dumps(fields).encode()
+    tar(tmp_path / "in" / "s.tar", members)
+    own = {"key": list("ab"), "alt_text": ["alt a", "alt b"], "txt": ["t a", "t b"], "caption": ["c a", "c b"]}
+    columns = ["alt_text", "caption", "key"] if column != "txt" else ["caption", "txt", "key"]
+    pq.write_table(pa.table({name: own[name] for name in columns}), tmp_path / "in" / "s.parquet")
+    named = "alt_text" if column == "alt_text" else "txt"
+    source = open_source(tmp_path / "in", caption_column=named)
+    export(source, ["rematched", "clean"], tmp_path / "out")
+    carried = "alt b" if named == "alt_text" else "caption b"
+    written = {"alt_text": "alt_text", "key": "caption", "txt": "txt"}[column]
+    first = rows(tmp_path / "out" / "s.parquet")[0]
+    assert {name: first[name] for name in columns} == {name: own[name][0] for name in columns} | {written: carried}
+    after = read(tmp_path / "out" / "s.tar")
+    # A text that was not the caption stays.
+    assert after["a.txt"] == (b"caption b" if named == "txt" else b"caption a")
+    assert json.loads(after["a.json"]) == fields
+
+
+def test_a_key_that_comes_again_gets_a_number(tmp_path: Path, export) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as file:
+        for name, data in [("k.jpg", b"1"), ("k.txt", b"one"), ("k.jpg", b"2"), ("k.txt", b"two")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    export(open_source(tmp_path / "s.tar", id_column="none"), ["clean", "clean"], tmp_path / "out")
+    after = read(tmp_path / "out" / "s.tar")
+    assert after == {"k.jpg": b"1", "k.txt": b"one", "k-2.jpg": b"2", "k-2.txt": b"two"}
+    assert [row["key"] for row in rows(tmp_path / "out" / "s.parquet")] == ["k", "k-2"]
+    again = open_source(tmp_path / "out")
+    assert [row.captions for row in again.rows(again.shards[0])] == [("one",), ("two",)]
+
+
+def test_sidecars_of_some_tars_name_the_column_of_keys(tmp_path: Path, export) -> None:
+    """Keys that are numbers stay so where all of them are."""
+    (tmp_path / "in").mkdir()
+    for name, keys in (("a", ["1", "2"]), ("b", ["3", "x"]), ("c", ["y"])):
+        tar(tmp_path / "in" / f"{name}.tar", {f"{key}.{kind}": key.encode() for key in keys for kind in ("jpg", "txt")})
+    pq.write_table(pa.table({"__key__": [1, 2]}), tmp_path / "in" / "a.parquet")
+    pq.write_table(pa.table({"__key__": [3]}), tmp_path / "in" / "b.parquet")
+    export(open_source(tmp_path / "in"), ["clean"] * 5, tmp_path / "out")
+    found = [pq.read_table(tmp_path / "out" / f"{name}.parquet")["__key__"].to_pylist() for name in "abc"]
+    assert found == [[1, 2], ["3", "x"], ["y"]]

@@ -121,3 +121,38 @@ def test_planted_captions_bring_their_vectors(tmp_path: Path, request: pytest.Fi
     assert text.tolist() == ARRAYS["b32_txt"][carried].astype(np.float32).tolist()
     with pytest.raises(UserError, match="a mixed caption has none"):
         plant(request.getfixturevalue(layout), tmp_path / "more", rate=1, kind="partial", **options)
+
+
+def test_shards_are_written_with_the_same_arrays(tmp_path: Path, datacomp: Path, export) -> None:
+    """What one of them does not have is left out, and said."""
+    path = datacomp / "00000001.npz"
+    arrays = {name: array[4:] for name, array in ARRAYS.items()}
+    np.savez(path, **{name: array for name, array in arrays.items() if name != "l14_txt"})
+    source = open_source(datacomp, embeddings="b32")
+    assert source.broken == {str(path): "has no l14_txt that can be read, so that no shard is written with it"}
+    files = export(source, WORDS, tmp_path / "out")
+    for name in files[::2]:
+        assert sorted(np.load(tmp_path / "out" / name)) == ["b32_img", "b32_txt", "l14_img"]
+    np.savez(path, **{**arrays, "l14_txt": arrays["l14_txt"][:1]})
+    with pytest.raises(UserError, match=r"not as many \(1 in l14_txt of .*, 2 in "):
+        open_source(datacomp, embeddings="b32")
+    np.savez(path, **{**arrays, "l14_txt": arrays["l14_txt"][:, 1:]})
+    with pytest.raises(UserError, match=r"the vectors l14_txt of .* are of different lengths"):
+        open_source(datacomp, embeddings="b32")
+
+
+@pytest.mark.parametrize("array", ["b32_img", "l14_img"])
+def test_arrays_that_turn_out_to_be_broken(tmp_path: Path, datacomp: Path, export, array: str) -> None:
+    """Only where something of them is needed."""
+    path, arrays = datacomp / "00000001.npz", {name: vectors(9000 + i)[4:] for i, name in enumerate(ARRAYS)}
+    np.savez(datacomp / "00000000.npz", **{name: np.ones((4, part.shape[1])) for name, part in arrays.items()})
+    np.savez(path, **arrays)
+    data = bytearray(path.read_bytes())
+    data[data.index(arrays[array].tobytes()) + 30_000] ^= 1  # beyond what is read with the header
+    path.write_bytes(data)
+    source = open_source(datacomp, embeddings="b32")
+    export(source, [*WORDS[:3], "noisy", "unreadable", "unreadable"], tmp_path / "out")
+    left = np.load(tmp_path / "out" / "00000001.npz")
+    assert {name: left[name].shape for name in left} == {name: (0, part.shape[1]) for name, part in arrays.items()}
+    with pytest.raises(UserError, match=rf"00000001\.npz cannot be read as an array \(Bad CRC-32 for file '{array}"):
+        export(source, WORDS, tmp_path / "again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pairclean.judge.scores import Reference, Scorer
+from pairclean.judge.scores import Reference, Scorer, pair_codes
 from pairclean.rematch import (
     Calibration,
     Pool,
@@ -232,14 +232,28 @@ def test_the_temperature_of_matched_pairs_is_found() -> None:
 
 def test_likely_clean_pairs_are_drawn_by_their_probability() -> None:
     clean = np.concatenate([np.full(20_000, 0.6), np.full(20_000, 1.0), np.full(20_000, 0.4), np.full(100, np.nan)])
-    drawn = draw_sure(clean, 0.05, np.random.default_rng(0))
+    drawn = draw_sure(clean, np.random.default_rng(0))
+    assert len(drawn) == module.MOST_HELD_OUT
     assert (np.diff(drawn) > 0).all()
     counts = np.bincount(drawn // 20_000, minlength=4)
-    assert counts.tolist() == pytest.approx([600, 1000, 0, 0], abs=130)
+    assert counts.tolist() == pytest.approx([1500, 2500, 0, 0], abs=130)
     assert counts[2] == counts[3] == 0
-    everything = draw_sure(clean, 1.0, np.random.default_rng(0))
-    assert len(everything) == module.MOST_HELD_OUT
-    assert (everything < 20_000).mean() == pytest.approx(0.6 / 1.6, abs=0.04)
+    few = draw_sure(np.array([0.6, 1.0] * 1000 + [0.4, np.nan]), np.random.default_rng(0))
+    assert np.bincount(few % 2).tolist() == pytest.approx([600, 1000], abs=50)
+
+
+def test_what_an_image_carries_anywhere_in_the_data_is_no_rematch() -> None:
+    """The image's other pair is sure to be clean, so that it is not in the pool; its text stands at a suspect there."""
+    rng = np.random.default_rng(0)
+    x = unit(rng.standard_normal((60, 16)).astype(np.float32))
+    carried = np.roll(np.arange(60), 1)  # the caption of its neighbour
+    pool = Pool(x, x[carried], np.arange(60), carried, np.full(60, 0.05))
+    scorer = Scorer(Reference(x, x, np.arange(60), np.arange(60)), 0.05)
+    assert propose(pool, scorer).partner[7] == 8  # whose caption is its own
+    there = Terms(carried=pair_codes(np.array([7]), np.array([7])))
+    found = propose(pool, scorer, there).partner
+    assert found[7] != 8
+    assert (found == np.roll(np.arange(60), -1)).sum() >= 50
 
 
 def test_a_caption_is_given_away_only_if_its_own_pair_lets_it_go() -> None:

@@ -134,6 +134,7 @@ def fabricate(shard_rows: tuple[int, ...] = (150, 150, 120), seed: int = 7) -> F
         "rematch": {"emitted": 1, "expected_precision": 0.9312345},
         "retrieval": {
             "pairs": 123,
+            "learned": True,
             "zero_shot": {"i2t_r1": 31.25, "i2t_r5": 55.0, "i2t_r10": 66.1, "t2i_r1": 30.0, "t2i_r5": 52.5,
                           "t2i_r10": 64.2, "rsum": 299.05},
             "aligned": {"i2t_r1": 44.75, "i2t_r5": 70.3, "i2t_r10": 81.9, "t2i_r1": 43.2, "t2i_r5": 69.0,

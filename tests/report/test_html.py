@@ -296,6 +296,35 @@ def test_an_encoder_without_zero_shot(report: dict[str, Any], tmp_path: Path) ->
     assert "Recall aligned image → text, R@1 44.8 image → text, R@5 70.3" in text
 
 
+def test_without_learning_it_says_so(report: dict[str, Any], tmp_path: Path) -> None:
+    report["retrieval"] |= {"learned": False, "aligned": report["retrieval"]["zero_shot"]}
+    text = page_of(report, Gallery(), tmp_path).words()
+    assert "Learning was left out: the run uses the encoder alone." in text
+    assert "Recall zero-shot image → text, R@1 31.2" in text
+    assert "Recall zero-shot aligned" not in text
+
+
+def test_rates_without_intervals(fabricated_run: Any, tmp_path: Path) -> None:
+    facts = fabricated_run.facts
+    for name in ("low", "high"):
+        for rate in (facts["mismatch_rate"], *facts["groups"][0]["groups"]):
+            rate[name] = None
+    page = page_of(summarise(fabricated_run.verdicts, facts), Gallery(), tmp_path)
+    assert "41.2% of 420 pairs are estimated to be mismatched." in page.words()
+    assert not [svg for svg in page.named("svg") if svg.get("class") in ("interval", "small-interval")]
+    facts["mismatch_rate"] = dict.fromkeys(("estimate", "low", "high", "level"))
+    (tmp_path / "report.html").unlink()
+    text = page_of(summarise(fabricated_run.verdicts, facts), Gallery(), tmp_path).words()
+    assert "No mismatch rate could be estimated" in text
+
+
+def test_the_check_says_how_many_were_lowered_since(report: dict[str, Any], tmp_path: Path) -> None:
+    assert "rematching lowered" not in page_of(report, Gallery(), tmp_path).words()
+    report["calibration_check"]["overturned"] = 12
+    (tmp_path / "report.html").unlink()
+    assert "rematching lowered that of 12 afterwards." in page_of(report, Gallery(), tmp_path).words()
+
+
 @pytest.mark.parametrize("decoys", [None, [0.0] * 49 + [float("nan")]])
 def test_without_a_rate_there_is_no_decoy_curve(fabricated_run: Any, decoys: Any, tmp_path: Path) -> None:
     facts = fabricated_run.facts | {"mismatch_rate": None}

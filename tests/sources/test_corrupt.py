@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pairclean import api
+from pairclean.export import Tables
 from pairclean.pairs import UserError
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
@@ -241,3 +242,19 @@ def test_any_damage_is_said_in_a_sentence(tmp_path_factory, write, data):
         return
     assert len(rows) == sum(shard.rows for shard in source.shards)
     assert all((row.image is None) == (row.reason is not None) for row in rows)
+
+
+def test_damage_in_what_was_not_read_is_told(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = {"key": ["a", "b"], "caption": ["x", "y"], "jpg": PNGS[:2], "exif": ["e" * 500, "f" * 500]}
+    pq.write_table(pa.table(columns), path, row_group_size=1, compression="none", use_dictionary=False)
+    overwrite(path, column_start(path, 1, 3))
+    source = open_source(tmp_path)
+    assert [row.reason for row in all_rows(source)] == [None, None]
+    verdicts = [{"row": row, "caption_index": 0, "caption": None} for row in range(2)]
+    kept = pa.Table.from_pylist(verdicts, pa.schema({"row": pa.int64(), "caption_index": pa.int64(), "caption": "str"}))
+    writer = Tables(source)
+    with pytest.raises(UserError, match=r"a\.parquet is damaged in column 'exif' of row group 1, so that"):
+        writer.write(source.shards[0], kept, tmp_path / "out")
+    writer.write(source.shards[0], kept.slice(0, 1), tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "a.parquet")["exif"].to_pylist() == ["e" * 500]

@@ -243,7 +243,8 @@ def test_image_paths(folder):
         "../secret.png": "the image path '../secret.png' leaves the image root",
         "../images-too/secret.png": "the image path '../images-too/secret.png' leaves the image root",
         "escape.png": "the image path 'escape.png' leaves the image root",
-        str(folder / "images" / "a.png"): f"the image path {str(folder / 'images' / 'a.png')!r} leaves the image root",
+        str(folder / "images" / "a.png"): f"the image path {str(folder / 'images' / 'a.png')!r} is absolute: image "
+        "paths have to be relative to the image root",
         "gone.png": "there is no image file 'gone.png'",
         "pipe.png": "there is no image file 'pipe.png'",
         "sub": "there is no image file 'sub'",

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pairclean.pairs import UserError
-from pairclean.sources import open_source
+from pairclean.sources import open_source, sniff
 
 
 def table(path: Path, key: str = "k", image: bytes | None = b"img") -> Path:
@@ -88,3 +88,22 @@ def test_a_tar_of_nothing(tmp_path):
     assert "holds no rows" in refusal(tmp_path)
     tar(tmp_path / "b.tar")
     assert [(shard.name, shard.rows) for shard in open_source(tmp_path).shards] == [("a", 0), ("b", 1)]
+
+
+def test_a_link_to_nothing_is_no_shard(tmp_path):
+    table(tmp_path / "a.parquet")
+    (tmp_path / "README").symlink_to(tmp_path / "gone")
+    assert len(open_source(tmp_path).shards) == 1
+    (tmp_path / "b.parquet").symlink_to(tmp_path / "gone")
+    assert refusal(tmp_path) == (
+        f"{tmp_path}/b.parquet is a link to a file that is not there: repair it or move it elsewhere"
+    )
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def head(path: str, count: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path = table(tmp_path / "a.parquet")
+    monkeypatch.setattr(sniff, "head", head)
+    assert refusal(tmp_path) == f"cannot read {path}: Permission denied"

@@ -274,3 +274,68 @@ def test_what_webdataset_writes(tmp_path):
     assert [(each.key, dict(each.members)[f"{each.key}.txt"]) for each in found] == [
         (f"{i:06d}", b"caption %d" % i) for i in range(3)
     ]
+
+
+def test_a_key_that_comes_twice_in_a_row_is_two_samples(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [*sample("k", 0, "x").items(), *sample("k", 1, "y").items()])
+    assert "('k')" in refusal(path)
+    rows = all_rows(open_source(path, id_column="none"))
+    assert [(row.image, row.captions) for row in rows] == [(PNGS[0], ("x",)), (PNGS[1], ("y",))]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("length", [1, 120])
+def test_names_that_are_no_unicode_stay_apart(tmp_path, kind, length):
+    if length > 100 and kind == tarfile.USTAR_FORMAT:
+        length = 80  # all that it holds
+    keys = ["\udcff" * length, "\udcfe" * length]
+    members = sample(keys[0], 0, "x") | sample(keys[1], 1, "y")
+    rows = all_rows(open_source(write_tar(tmp_path / "a.tar", members, format=kind, errors="surrogateescape")))
+    assert [(row.id, row.image) for row in rows] == [("\\xff" * length, PNGS[0]), ("\\xfe" * length, PNGS[1])]
+
+
+def test_only_names_in_double_underscores_are_about_the_tar(tmp_path):
+    members = sample("__k", 0, "x") | sample("__about__", 1, "y") | sample("d/__about__.x", 2, "z")
+    assert [row.id for row in all_rows(open_source(write_tar(tmp_path / "a.tar", members)))] == ["__k"]
+
+
+def test_halves_of_surrogate_pairs(tmp_path):
+    fields = b'{"caption": "a \\ud800 b", "tags": [{"\\udfff": "\\ud83d\\ude00"}]}'
+    source = open_source(write_tar(tmp_path / "a.tar", {"k.png": PNGS[0], "k.json": fields}))
+    (row,) = all_rows(source)
+    assert row.captions == ("a \ufffd\ufffd\ufffd b",)
+    tags = pa.Table.from_batches(source.batches(source.shards[0], ["tags"]))["tags"].to_pylist()
+    assert list(tags[0][0].values()) == ["\U0001f600"]
+
+
+def test_a_size_that_is_no_number(tmp_path):
+    path = write_tar(tmp_path / "a.tar", sample("k" * 120, 0, "x"), format=tarfile.PAX_FORMAT)
+    data = path.read_bytes()
+    record = data[512:1024].rstrip(b"\0")
+    extra = "11 size=²\n".encode()
+    header = tarfile.TarInfo.frombuf(data[:512], "utf-8", "surrogateescape")
+    header.size = len(record + extra)
+    changed = header.tobuf(tarfile.USTAR_FORMAT) + (record + extra).ljust(512, b"\0") + data[1024:]
+    path.write_bytes(changed)
+    assert [row.image for row in all_rows(open_source(path))] == [PNGS[0]]
+
+
+def test_a_sidecar_of_another_tar_is_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", sample("000000005", 0, "x"))
+    pq.write_table(pa.table({"key": [5], "caption": ["x"]}), tmp_path / "a.parquet")
+    assert "(the first are '5' and '000000005')" in refusal(tmp_path)
+    assert "--id-column" in refusal(tmp_path)
+
+
+def test_members_are_columns(tmp_path):
+    members = sample("k0", 0, "x", cls=b"7\n", json=b'{"n": 1}') | sample("k1", 1, "y", cls=b"\xff", json=b'{"n": 2}')
+    source = open_source(write_tar(tmp_path / "a.tar", members | sample("k2", 2, "z")))
+    assert source.columns == ["png", "txt", "cls", "json", "n"]
+    found = pa.Table.from_batches(source.batches(source.shards[0], ["cls", "n", "png"])).to_pydict()
+    assert found == {"cls": ["7", None, None], "n": [1, 2, None], "png": [None] * 3}
+
+
+@pytest.mark.parametrize("ending", ["gif", "bmp", "tif", "tiff", "avif", "heic", "jp2", "img"])
+def test_endings_of_images(tmp_path, ending):
+    source = open_source(write_tar(tmp_path / "a.tar", {f"k.{ending}": b"picture", "k.txt": b"x"}))
+    assert (source.roles.image, all_rows(source)[0].image) == (ending, b"picture")

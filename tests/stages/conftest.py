@@ -19,7 +19,7 @@ from pairclean.files import write_json
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
 from pairclean.run import Run
-from pairclean.stages.common import part_fingerprints
+from pairclean.stages.common import part_fingerprints, save_array
 
 COLOURS = ("red", "green", "blue", "grey", "pink")
 ENCODER = {"description": {"model": "made"}, "comparable": True}
@@ -77,6 +77,8 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
         content["mismatch_rate"] = {"estimate": rate, "low": rate - 0.05, "high": rate + 0.05, "level": 0.95}
         content["calibration"] = {"prior": rate}
     write_json(run.path / "judge" / "judge.json", content)
+    judge_says = [np.nan if value is None else value for part in probability for value in part]
+    save_array(run.path / "judge" / "clean_probability.npy", np.array(judge_says, float))
     write_json(run.path / "rematch" / "rematch.json", {"flag_below": 0.5})
     run.manifest |= {"shards": [f"{k:05d}" for k in range(len(shards))], "encoder": ENCODER}
     run.manifest["parts"] = part_fingerprints(run.open_source(), ENCODER)

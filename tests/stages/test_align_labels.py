@@ -16,6 +16,7 @@ from pairclean.config import Config
 from pairclean.embed.store import write_part
 from pairclean.pairs import PAIR_SCHEMA, UserError
 from pairclean.run import Execution, Run
+from pairclean.stages import audit
 from pairclean.stages.common import open_embeddings, part_fingerprints
 from pairclean.stages.labels import read_labels
 
@@ -147,7 +148,7 @@ def test_auto_takes_labels_where_pairs_are_no_teacher(
     run = embedded_run(tmp_path, {"type": image_types(900)}, rate=rate, method="auto", **options)
     run.advance(("align",), Execution())
     assert took(run) == taken
-    assert fitted == [taken] * 6
+    assert fitted == [taken] * 5
 
 
 @pytest.mark.parametrize(
@@ -167,3 +168,14 @@ def test_labels_and_methods_that_do_not_go_together(options: dict[str, str], sai
 def test_a_run_with_labels_can_be_learned_again_without() -> None:
     config = Config.make(method="drcl", label_column="a")
     assert Config.make(**{**config.model_dump(), "method": "l2rm", "label_column": "none"}).label_column is None
+
+
+def test_labels_that_are_no_unicode(tmp_path: Path) -> None:
+    texts = pa.array([f"{i % 3}\xff".encode("latin1") for i in range(120)], pa.binary())
+    labels = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
+    run = embedded_run(tmp_path, {"type": labels}, method="drcl", label_column="type")
+    (found,) = read_labels(run, open_embeddings(run), ["type"])
+    assert found.shape == (120, 3)
+    assert found.toarray().argmax(1).tolist() == [i % 3 for i in range(120)]
+    audited = audit._values(run.open_source(), run.open_source().shards[0], "type", np.arange(3))
+    assert audited.tolist() == ["0\ufffd", "1\ufffd", "2\ufffd"]

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pairclean_cli.main import app
 from typer.testing import CliRunner, Result
@@ -16,6 +18,8 @@ from typer.testing import CliRunner, Result
 from pairclean.pairs import UserError
 from pairclean.run import Run
 from pairclean.stages.audit import audit, uneven_columns
+from pairclean.stages.common import save_array
+from pairclean.stages.report import _calibration_check, _largest
 
 NAN = float("nan")
 #: 100 pairs of kind x that are clean, 100 of kind y that are not; then five of neither.
@@ -134,6 +138,66 @@ def test_uneven_columns(made_run: Callable[..., Run]) -> None:
     columns = uneven_columns(run, run.open_source(), most_values=30, fewest_pairs=20)
     assert [column for column, _ in columns] == ["kind", "half"]
     assert dict(columns)["kind"]["kind"].tolist() == ["y", "x"]
+
+
+def test_columns_may_have_any_name(made_run: Callable[..., Run], tmp_path: Path) -> None:
+    names = ["pairs", "bin", "rate", "low", "judged", "mismatched", "small"]
+    run = made_run([{name: ["x", "y"] * 50 for name in names}], [[0.99, 0.01] * 50])
+    columns = uneven_columns(run, run.open_source(), most_values=30, fewest_pairs=20)
+    assert {column for column, _ in columns} == set(names)
+    for column, groups in columns:
+        shown = _largest(groups)
+        assert [(group["name"], group["pairs"], group["judged"]) for group in shown] == [
+            ("y", 50, 50),
+            ("x", 50, 50),
+        ], column
+    rows = audit(run, ["rate", "pairs"]).to_json()["groups"]
+    assert [(row["rate (source)"], row["pairs (source)"], row["pairs"]) for row in rows] == [
+        ("y", "y", 50),
+        ("x", "x", 50),
+    ]
+    shown = invoke(run.path, "--by", "rate", "-o", tmp_path / "g.parquet")
+    assert shown.exit_code == 0
+    assert "rate (source)" in shown.stdout
+    assert pd.read_parquet(tmp_path / "g.parquet")["rate (source)"].tolist() == ["y", "x"]
+
+
+def test_rates_rest_on_what_was_judged_not_on_what_rematching_made_of_it(run: Run) -> None:
+    before = audit(run, ["kind"]).to_json()["groups"]
+    path = run.path / "verdicts" / "00000.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for row in rows[:100]:
+        row["clean_probability"] = 0.01  # clean pairs, all of them overturned
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    assert audit(run, ["kind"]).to_json()["groups"] == before
+
+
+def test_the_calibration_is_checked_as_it_was_judged(run: Run) -> None:
+    judged = json.loads((run.path / "judge" / "judge.json").read_text())
+    clean = np.load(run.path / "judge" / "clean_probability.npy")
+    save_array(run.path / "judge" / "decoy_clean_probability.npy", np.full(100, 0.01))
+    save_array(run.path / "rematch" / "clean_probability.npy", np.where(np.arange(len(clean)) < 7, 0.02, clean))
+    found = _calibration_check(run, judged)
+    assert found is not None
+    assert found["overturned"] == 7
+    assert (found["pairs"][0], found["pairs"][9]) == (101, 102)
+
+
+def test_runs_of_columns_of_two_types_can_be_compared(made_run: Callable[..., Run], tmp_path: Path) -> None:
+    number = pa.array([1, 2, None, 1], pa.int16())
+    of_numbers = made_run([{"kind": number}], [[0.9, 0.9, 0.1, 0.9]])
+    of_text = made_run([{"kind": ["1", "2", None, "x"]}], [[0.9, 0.9, 0.1, 0.9]], "b")
+    rows = audit(of_numbers, ["kind"], against=of_text).to_json()["groups"]
+    assert {row["kind"]: (row["pairs"], row["pairs_against"]) for row in rows} == {
+        "1": (2, 1), "2": (1, 1), None: (1, 1), "x": (0, 1),
+    }  # fmt: skip
+    result = invoke(of_numbers.path, "--by", "kind", "--against", of_text.path, "-o", tmp_path / "g.parquet")
+    assert result.exit_code == 0
+    assert (
+        "1.0 "
+        not in invoke(of_numbers.path, "--by", "kind", "--against", of_numbers.path).stdout.split("difference")[1]
+    )
 
 
 def test_the_table_in_the_terminal(run: Run) -> None:

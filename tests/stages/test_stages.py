@@ -16,8 +16,11 @@ import pytest
 from PIL import Image
 
 import pairclean
+from pairclean.embed import Embeddings
 from pairclean.evaluate.scenes import draw_scenes, write_shards
 from pairclean.run import Execution, Run
+from pairclean.stages.common import open_embeddings
+from pairclean.stages.export import verdict_tables
 from pairclean.stages.rematch import UNCALIBRATED
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}  # which learns in a moment
@@ -236,3 +239,14 @@ def test_without_a_pair_to_calibrate_by_nothing_is_rematched(noisy: tuple[Run, p
     assert set(verdicts["verdict"]) <= {"clean", "noisy", "unreadable"}
     assert set(verdicts["reason"][verdicts["verdict"] == "noisy"]) == {UNCALIBRATED}
     assert json.loads((run.path / "rematch" / "rematch.json").read_text())["calibrated_on"] == 0
+
+
+def test_the_captions_of_partners_are_read_once(
+    noisy: tuple[Run, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, read, captions = noisy[0], [], Embeddings.captions
+    monkeypatch.setattr(Embeddings, "captions", lambda emb, rows: read.append(len(rows)) or captions(emb, rows))
+    tables = list(verdict_tables(run, open_embeddings(run)))
+    assert len(tables) > 1
+    assert pa.concat_tables(tables).equals(run.verdicts())
+    assert len(read) == 1

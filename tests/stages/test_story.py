@@ -96,6 +96,17 @@ def test_an_unknown_id_names_those_like_it(run: Run) -> None:
     assert "has no pair ''" in result.stderr
 
 
+def test_an_id_that_is_no_text_is_none_there_is(run: Run) -> None:
+    with pytest.raises(UserError, match=r"has no pair '\\udcff'$"):
+        story(run, b"\xff".decode(errors="surrogateescape"))
+
+
+def test_neighbours_are_those_of_the_space_that_judged(run: Run) -> None:
+    (run.path / "model").mkdir()
+    (run.path / "model" / "aligned_0.safetensors").write_bytes(b"a model that was left out")
+    assert story(run, "000000005").caption_rank == 1
+
+
 def test_without_its_source_the_run_still_tells(run: Run) -> None:
     Path(run.manifest["source"]).rename(run.path.parent / "gone")
     told = story(run, "000000001")
