@@ -143,7 +143,7 @@ def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = N
         low, high = np.quantile(rates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         estimate = float(weight[0, 0])
         half = 0.5 / len(observed)  # less than half a pair is none
-        # Where all samples agree, as of data without a mismatch: that none was seen among n says this much, and no more.
+        # Where all samples agree, as of data without a mismatch: that none was seen among n says so much, no more.
         sure = ((1 - LEVEL) / 2) ** (1 / len(observed))
         low, high = min(float(low), estimate, sure), max(float(high), estimate, 1 - sure)
         rate = Rate(estimate, low if low > half else 0.0, high if high < 1 - half else 1.0)

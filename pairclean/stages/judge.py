@@ -238,7 +238,7 @@ def _histogram(scores: Scores, rate: float) -> dict[str, Any]:
 def _retrieval(out: _Output, fold: np.ndarray, models: Sequence[Alignment]) -> dict[str, Any]:
     """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean of the folds.
 
-    `aligned` is the space that the run uses; where learning was left out (`learned` is false) that is the encoder's own.
+    `aligned` is the space that the run uses: the encoder's own where learning was left out (`learned` is false).
     """
     emb, seed = out.emb, out.run.config.seed
     folds = clean_by_fold(out.rows, fold, out.clean_probability, models=len(models), seed=seed)
