@@ -88,7 +88,7 @@ def opened(path: str) -> Iterator[pq.ParquetFile]:
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # a column's name can be damaged, too
         raise _corrupt(path, error) from error
     except OSError as error:
         if type(error) is OSError and error.errno is None:  # Arrow's word for data that make no sense

@@ -258,3 +258,12 @@ def test_damage_in_what_was_not_read_is_told(tmp_path):
         writer.write(source.shards[0], kept, tmp_path / "out")
     writer.write(source.shards[0], kept.slice(0, 1), tmp_path / "out")
     assert pq.read_table(tmp_path / "out" / "a.parquet")["exif"].to_pylist() == ["e" * 500]
+
+
+def test_a_damaged_name_of_a_column_is_a_damaged_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["a", "b"], "caption": ["x", "y"], "jpg": [b"1", b"2"]}), tmp_path / "0.parquet")
+    data = (tmp_path / "0.parquet").read_bytes()
+    assert data.count(b"\x02\x18\x03jpg") == 1
+    (tmp_path / "0.parquet").write_bytes(data.replace(b"\x02\x18\x03jpg", b"\x02\x18\x03\x80pg"))
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        open_source(tmp_path)
