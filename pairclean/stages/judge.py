@@ -71,7 +71,9 @@ def judge(run: Run, execution: Execution) -> None:
     execution.progress.start("judge")
     out = _Output(run, emb, rows)
     if len(rows) < FEWEST:
-        out.unjudged(f"only {len(rows)} readable pairs: at least {FEWEST} are needed to judge")
+        out.unjudged(
+            f"only {len(rows)} readable {'pair' if len(rows) == 1 else 'pairs'}: at least {FEWEST} are needed to judge"
+        )
     elif run.frozen_from:
         _judge_frozen(run, out)
     else:

@@ -207,7 +207,7 @@ SAME, TWO = (lambda i: 0), (lambda i: i % 2)
 @pytest.mark.parametrize(
     ("pairs", "image", "text", "why"),
     [
-        (1, int, int, "only 1 readable pairs"),
+        (1, int, int, "only 1 readable pair:"),
         (2, int, int, "only 2 readable pairs"),
         (150, SAME, SAME, "every pair scores the same"),
         (150, int, SAME, "every pair scores the same"),
