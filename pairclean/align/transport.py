@@ -11,6 +11,9 @@ from torch import Tensor
 from pairclean.pairs import UserError
 
 CHECK_EVERY = 20  # iterations between looks at the error: each look makes an accelerator wait for the host
+#: Over-relaxation: how much of each step is taken, beyond 1. Converges from near any solution below 2 (Thibault et al.
+#: 2017, Lehmann et al. 2021); a third of the iterations where plain steps need many.
+RELAXATION = 1.5
 LEAST = 1e-30  # mass by which is divided
 
 
@@ -62,41 +65,54 @@ def partial_plan(
     """
     rows, columns = cost.shape
     _check(rows, columns, mass, reg, forbidden)
+    kernel = cost.new_empty((rows + 1, columns + 1))
+    inner = kernel[:rows, :columns]
+    torch.mul(cost, -1 / reg, out=inner)
     if forbidden is not None:
-        cost = cost.masked_fill(forbidden, torch.inf)
-    least = cost.amin()  # a shift of all costs changes nothing, and keeps numbers small
-    spread = float(torch.where(cost < torch.inf, cost, least).amax() - least)
-    rounding = torch.finfo(cost.dtype).eps * spread / reg
-    kernel = cost.new_zeros((rows + 1, columns + 1))
-    kernel[:rows, :columns] = (least - cost) / reg
-    kernel[rows, columns] = -torch.inf
+        inner.masked_fill_(forbidden, -torch.inf)
+    # The dummies at the cost of the cheapest entry: a shift of all costs changes nothing, and keeps numbers small.
+    kernel[rows], kernel[:, columns], kernel[rows, columns] = (top := inner.amax()), top, -torch.inf
     in_rows = cost.new_tensor([1 / rows] * rows + [1 - mass])
     in_columns = cost.new_tensor([1 / columns] * columns + [1 - mass])
 
     # Potentials in the log domain; between two looks at the error their factors go on as plain products with a plan
-    # that has them absorbed, whose entries are therefore near the marginals: a matrix-vector product in place of a
-    # log-sum-exp. A factor that outgrows its range within one block is absorbed, and so mended, by the next.
-    u = in_rows.log() - torch.logsumexp(kernel, 1)
-    v = in_columns.log() - torch.logsumexp(kernel + u[:, None], 0)
-    error = math.inf
+    # that has them absorbed, in which every row and column has an entry of moderate size: a matrix-vector product in
+    # place of a log-sum-exp. A factor that outgrows its range within one block is absorbed, and so mended, by the next.
+    u = -kernel.amax(1)
+    v = -(kernel + u[:, None]).amax(0)
+    error, relaxation = math.inf, RELAXATION
     for _ in range(0, max_iter, CHECK_EVERY):
-        plan = torch.exp(u[:, None] + kernel + v)
-        by_column = plan.T.contiguous()
-        a = torch.ones_like(u)
-        for _ in range(CHECK_EVERY):
-            b = in_columns / (by_column @ a).clamp(min=LEAST)
-            a = in_rows / (plan @ b).clamp(min=LEAST)
+        plan = kernel + u[:, None]
+        plan.add_(v).exp_()
+        a, b = torch.ones_like(u), torch.ones_like(v)
+        for step in range(CHECK_EVERY):
+            # Plain at the start, where the factors are far off, and at the end, so that the rows are exact.
+            beyond = relaxation - 1 if 0 < step < CHECK_EVERY - 1 else 0.0
+            b = _scaled(b, in_columns / (plan.T @ a).clamp(min=LEAST), beyond)
+            a = _scaled(a, in_rows / (plan @ b).clamp(min=LEAST), beyond)
         u, v = u + a.log(), v + b.log()
-        error = float((b * (by_column @ a) - in_columns).abs().sum())
-        if error <= max(tol, rounding):
+        by_column = b * (plan.T @ a)
+        before, error = error, float((by_column - in_columns).abs().sum())
+        enough = max(tol, torch.finfo(cost.dtype).eps * float(u[:rows].abs().amax() + v[:columns].abs().amax()))
+        if error <= enough:
             break
-    if not error <= max(tol, rounding, mass / 1000):
+        if not error < before:
+            relaxation = 1.0
+    if not error <= max(enough, mass / 1000):
         message = f"the transport plan is off by {error:.1e} after {max_iter} iterations"
         warnings.warn(message, RuntimeWarning, stacklevel=3)  # the caller, behind torch's decorator
 
-    plan = (a[:, None] * plan * b)[:rows, :columns]  # its rows are exact, its columns to within the error
-    plan = plan * (1 / (columns * plan.sum(0))).clamp(max=1)
-    return plan * (mass / plan.sum())
+    b = b * (in_columns / by_column.clamp(min=LEAST)).clamp(max=1)  # the rows are exact, the columns to the error
+    plan, a, b = plan[:rows, :columns], a[:rows], b[:columns]
+    a = a * (mass / (a @ (plan @ b)))
+    return plan.mul_(b).mul_(a[:, None]).contiguous()
+
+
+def _scaled(factor: Tensor, plain: Tensor, beyond: float) -> Tensor:
+    """A factor's next value: the plain one, and as far beyond it as `beyond` says, but never by orders of magnitude."""
+    if not beyond:
+        return plain
+    return plain * (plain / factor.clamp(min=LEAST)).clamp(0.1, 10) ** beyond
 
 
 def _check(rows: int, columns: int, mass: float, reg: float, forbidden: Tensor | None) -> None:
@@ -106,11 +122,13 @@ def _check(rows: int, columns: int, mass: float, reg: float, forbidden: Tensor |
         raise UserError(f"The entropic regularisation is {reg:g}; choose one above 0.")
     if forbidden is None:
         return
+    enough = mass * (1 - 1e-4)  # far inside what `mass` is kept to, far outside rounding
+    if float((~forbidden).sum()) / (rows * columns) >= enough:  # every entry can carry 1 / (Q B)
+        return
     allowed = ~forbidden
     # Each allowed entry carrying the lesser of its row's and its column's even share is feasible, mostly enough.
     by_row = 1 / (rows * allowed.sum(1, keepdim=True).clamp(min=1))
     by_column = 1 / (columns * allowed.sum(0, keepdim=True).clamp(min=1))
-    enough = mass * (1 - 1e-4)  # far inside what `mass` is kept to, far outside rounding
     if float((torch.minimum(by_row, by_column) * allowed).sum()) >= enough:
         return
     most = _largest_mass(allowed)
