@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .alignment import Alignment, Layers
 from .arrays import Rows, chunks
 from .principal import principal_map
+from .training import LARGEST_EPOCH
 
 #: Feature augmentation: of two mixed features, what stays of the first.
 MIXED = 0.9
@@ -152,7 +153,7 @@ class Side:
 
     def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """An epoch: coordinates (B, d), labels (B, C) of length one, weights (B,)."""
-        order = np.random.default_rng(seed).permutation(len(self.rows))
+        order = np.random.default_rng(seed).permutation(len(self.rows))[:LARGEST_EPOCH]
         for part in np.array_split(order, max(1, round(len(order) / self.size.batch))) if len(order) else []:
             label = (self.label[part].toarray() != 0).astype(np.float32)
             label /= np.sqrt(label.sum(1, keepdims=True))

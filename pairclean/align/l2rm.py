@@ -87,7 +87,7 @@ class L2RM(Trainer):
         self.image.eval(), self.text.eval()
         loss = torch.zeros(len(pairs))
         with torch.no_grad():
-            for batch in pairs.batches(0):
+            for batch in pairs.batches(0, most=len(pairs)):
                 loss[batch] = triplet_per_pair(pairs.similarity(batch), MARGIN).cpu()
         return split_clean(loss.numpy())
 

@@ -63,7 +63,7 @@ class RCAR(Trainer):
         """(n,) posterior of being noisy, from a beta mixture on the matching loss of each pair."""
         loss = torch.zeros(len(pairs))
         with torch.no_grad():
-            for batch in pairs.batches(0):
+            for batch in pairs.batches(0, most=len(pairs)):
                 loss[batch] = matching_loss(self._logits(pairs.similarity(batch)), pairs.same(batch)).cpu()
         return torch.from_numpy(fit_beta_mixture(loss.numpy(), steps=100).posterior_noisy(loss.numpy()))
 

@@ -12,6 +12,8 @@ from .canonical import canonical_maps
 from .losses import same_identity
 
 BATCH = 1024
+#: Pairs in an epoch at the most, drawn anew for each: what bounds the cost of learning from millions of pairs.
+LARGEST_EPOCH = 2**17
 #: An encoder that is aligned already is only tuned: at the rate of a fresh start a few thousand pairs undo more than
 #: they teach, without any noise too.
 LEARNING_RATE, TUNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 1e-4, 1e-2, 2.0
@@ -76,9 +78,9 @@ class Trainer(Alignment):
         self.schedule.step()
 
 
-def _steps(pairs: int) -> int:
+def _steps(pairs: int, most: int = LARGEST_EPOCH) -> int:
     """An epoch's batches."""
-    return max(1, round(pairs / BATCH))
+    return max(1, round(min(pairs, most) / BATCH))
 
 
 class Pairs:
@@ -94,11 +96,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, epoch: int, among: Tensor | None = None) -> list[Tensor]:
-        """among: (m,) int64, the positions to draw from; None is all."""
+    def batches(self, epoch: int, among: Tensor | None = None, *, most: int = LARGEST_EPOCH) -> list[Tensor]:
+        """among: (m,) int64, the positions to draw from; None is all.  most: how many of them."""
         chosen = torch.arange(len(self.rows)) if among is None else among
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(self.owner.seed + epoch))
-        return list(chosen[order].tensor_split(_steps(len(chosen))))
+        return list(chosen[order[:most]].tensor_split(_steps(len(chosen), most)))
 
     def similarity(self, batch: Tensor) -> Tensor:
         """(B, B) cosines of the batch's images (rows) and captions."""
