@@ -74,14 +74,14 @@ def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> t
     xx, yy, xy = np.zeros((d, d)), np.zeros((e, e)), np.zeros((d, e))
     for part in chunks(len(rows), 8192):
         x, y = np.asarray(image[rows[part]], np.float32), np.asarray(text[rows[part]], np.float32)
-        w = weight[part].astype(np.float32)
-        x_mean += w @ x
-        y_mean += w @ y
-        mass += float(w.sum())
-        xw = x * w[:, None]
-        xx += xw.T @ x
-        xy += xw.T @ y
-        yy += (y * w[:, None]).T @ y
+        root = np.sqrt(weight[part].astype(np.float32))
+        mass += float(root @ root)
+        x, y = x * root[:, None], y * root[:, None]
+        x_mean += root @ x
+        y_mean += root @ y
+        xx += x.T @ x  # NumPy computes half of a matrix times its own transpose
+        xy += x.T @ y
+        yy += y.T @ y
     mass = mass or 1.0  # no pairs: nothing varies
     x_mean, y_mean = x_mean / mass, y_mean / mass
     xx, yy, xy = (

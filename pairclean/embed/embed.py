@@ -1,15 +1,21 @@
-"""Shards of pairs become parts of vectors: decode in threads, encode in batches, each distinct thing once."""
+"""Shards of pairs become parts of vectors: decode in threads, encode in batches, each distinct thing once.
+
+While a batch is on its way through the encoder, the next ones are being read, decoded and handed over, so that the
+slowest of these works all the time: batches are encoded in threads of their own (`_Encoding`), and two shards are in
+hand for every GPU, so that it has work while one of them begins or is written.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -28,6 +34,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: How long to wait before asking again for a shard that another process has in hand, in seconds.
 PAUSE = 0.1
+# Batches of a shard on their way through the encoder. On a GPU one is computed and two are made ready meanwhile, as
+# batches of pictures, which take long, and of captions, which do not, alternate.
+_UNDER_WAY = 3
 
 
 def _ignore(_: object) -> None:
@@ -56,35 +65,44 @@ def embed_shard(
     root: Path,
     fingerprint: str,
     *,
-    workers: int | None = None,
+    decoding: Executor,
     advance: Callable[[int], None] = _ignore,
     batch_size: BatchSize | None = None,
 ) -> None:
     """Embeds one shard and writes its part: one pair a caption, in the order of the source.
 
     Pictures are the same by bytes and captions by text: each is encoded once. A pair that cannot be read has zero
-    vectors and a reason.  Memory holds the vectors and the texts of the shard, and the pictures of two batches.
-    workers: decoding threads, as many as there are cores unless given.  advance: called with the number of source rows
-    done since the last call.  batch_size: shared by the shards of one encoder, so that what was halved stays so.
+    vectors and a reason.  Memory holds the vectors and the texts of the shard, and the pictures of five batches.
+    decoding: the threads that decode.  advance: called with the number of source rows done since the last call.
+    batch_size: shared by the shards of one encoder, so that what was halved stays so.
     Raises UserError if the device has not the memory for a single picture or caption.
     """
     batch = batch_size or BatchSize.start(encoder.device)
-    pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="decode")
-    try:
+    with threads(_UNDER_WAY if _on_gpu(encoder.device) else 1, "encode") as pool:
+        encoding = _Encoding(pool)
         pairs = _Pairs(shard.name)
-        images, captions = _Images(encoder, pool, batch), _Captions(encoder, batch)
+        images, captions = _Images(encoder, decoding, encoding, batch), _Captions(encoder, encoding, batch)
         reported = 0
         for count, row in enumerate(source.rows(shard), start=1):
             pairs.add(row, images, captions)
-            if images.encode_ready() or captions.encode_ready():
+            if any([images.encode_ready(), captions.encode_ready()]):
                 advance(count - reported)
                 reported = count
         images.encode_rest()
         captions.encode_rest()
+        encoding.finish()
         advance(shard.rows - reported)
-    finally:  # not `with`: that would wait for pictures nobody wants any more after an interrupt
-        pool.shutdown(wait=False, cancel_futures=True)
     write_part(root, shard.name, fingerprint, *pairs.finish(images, captions))
+
+
+@contextmanager
+def threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Not a plain `with ThreadPoolExecutor`: that would wait for what nobody wants any more after an interrupt."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def embed_source(
@@ -102,28 +120,25 @@ def embed_source(
     """Embeds the shards whose parts are not done under their fingerprint; returns them, in the order of the source.
     All parts are there when it returns, also those that other processes made meanwhile.
 
-    devices: one encoder each, made by `make_encoder` only when there is work for it; they take shards side by side.
+    devices: one encoder each, made by `make_encoder` only when there is work for it; they take shards side by side, a
+    GPU two at a time.
     workers: decoding threads in all.  advance, on_shard_done: as progress; shards done before count in `advance`.
     claim: whether a shard may be worked on inside the block; if not, another process has it, and it is asked for again.
     The first error stops all devices and is raised.
     """
     todo = [shard for shard in source.shards if not part_is_done(root, shard.name, fingerprint_of(shard))]
     advance(sum(shard.rows for shard in source.shards) - sum(shard.rows for shard in todo))
-    devices = devices[: len(todo)]
     waiting: queue.SimpleQueue[Shard] = queue.SimpleQueue()
     for shard in todo:
         waiting.put(shard)
     stop = threading.Event()
-    threads = max(1, (workers or available_cores()) // max(1, len(devices)))
 
     def advance_unless_stopped(rows: int) -> None:
         if stop.is_set():
             raise _Stopped
         advance(rows)
 
-    def work(device: str) -> None:
-        encoder = make_encoder(device)
-        batch_size = BatchSize.start(encoder.device)
+    def take_shards(encoder: Encoder, batch_size: BatchSize) -> None:
         while not stop.is_set():
             try:
                 shard = waiting.get_nowait()
@@ -139,7 +154,7 @@ def embed_source(
                         encoder,
                         root,
                         fingerprint_of(shard),
-                        workers=threads,
+                        decoding=decoding,
                         advance=advance_unless_stopped,
                         batch_size=batch_size,
                     )
@@ -149,27 +164,40 @@ def embed_source(
                 waiting.put(shard)
                 stop.wait(PAUSE)
 
-    if len(devices) == 1:
-        work(devices[0])
-    elif devices:
-        _side_by_side(work, devices, stop)
+    def work(device: str) -> None:
+        encoder = make_encoder(device)
+        batch_size = BatchSize.start(encoder.device)
+        _side_by_side([lambda: take_shards(encoder, batch_size)] * (2 if _on_gpu(encoder.device) else 1), stop)
+
+    with threads(workers or available_cores(), "decode") as decoding:
+        _side_by_side([functools.partial(work, device) for device in devices[: len(todo)]], stop)
     return todo
 
 
 class _Stopped(Exception):
-    """Raised inside a device's thread when another one has failed."""
+    """Raised inside a thread when another one has failed."""
 
 
-def _side_by_side(work: Callable[[str], None], devices: Sequence[str], stop: threading.Event) -> None:
-    with ThreadPoolExecutor(len(devices), thread_name_prefix="device") as pool:
-        futures = [pool.submit(work, device) for device in devices]
+def _side_by_side(work: Sequence[Callable[[], None]], stop: threading.Event) -> None:
+    """All of `work`, in a thread each if there are several; the first error, or an interrupt, stops the others."""
+    if len(work) <= 1:
+        for only in work:
+            only()
+        return
+    with ThreadPoolExecutor(len(work), thread_name_prefix="device") as pool:
+        futures = [pool.submit(one) for one in work]
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        finally:  # also on an interrupt, which reaches this thread only
-            stop.set()
-        failed = [future for future in done if future.exception()]
-    for future in [*failed, *futures]:
-        future.result()
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:  # also on an interrupt, which reaches the main thread only
+            if not all(future.done() and future.exception() is None for future in futures):
+                stop.set()
+    errors = [error for future in futures if (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
+        raise error
+
+
+def _on_gpu(device: str) -> bool:
+    return device.startswith("cuda")
 
 
 def available_cores() -> int:
@@ -177,13 +205,32 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Encoding:
+    """The batches of a shard that are on their way through the encoder, at most _UNDER_WAY of them."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self._under_way: deque[Future[None]] = deque()
+
+    def start(self, encode: Callable[[], None]) -> None:
+        """Waits for the oldest batch if there are too many.  Raises what an earlier one raised."""
+        if len(self._under_way) == _UNDER_WAY:
+            self._under_way.popleft().result()
+        self._under_way.append(self._pool.submit(encode))
+
+    def finish(self) -> None:
+        while self._under_way:
+            self._under_way.popleft().result()
+
+
 class _Vectors(Generic[T]):
-    """Vectors by key, in half precision, encoded batch by batch."""
+    """Vectors by key, in half precision, encoded batch by batch; several threads may do so at once."""
 
     def __init__(self, encode: Callable[[list[T]], np.ndarray], dim: int, batch: BatchSize, device: str) -> None:
         self._encode, self._batch, self._device = encode, batch, device
         self._parts = [np.zeros((1, dim), np.float16)]  # for keys without a vector
         self._place: dict[Hashable, int] = {}
+        self._adding = threading.Lock()
 
     def encode(self, keys: Sequence[Hashable], items: list[T]) -> None:
         start = 0
@@ -191,7 +238,7 @@ class _Vectors(Generic[T]):
             batch = items[start : start + self._batch.value]
             vectors = self._try(batch)
             if vectors is None:
-                self._batch.value = len(batch) // 2
+                self._batch.value = min(self._batch.value, len(batch) // 2)
                 continue
             self._add(keys[start : start + len(batch)], vectors)
             start += len(batch)
@@ -208,7 +255,7 @@ class _Vectors(Generic[T]):
                     f"The memory of {self._device} does not suffice for a single item at a time; free some of it, "
                     "or use --device cpu or a smaller --model."
                 ) from error
-        if self._device.startswith("cuda"):  # after the handler, whose error keeps the tensors of the attempt alive
+        if _on_gpu(self._device):  # after the handler, whose error keeps the tensors of the attempt alive
             import torch
 
             torch.cuda.empty_cache()
@@ -223,8 +270,11 @@ class _Vectors(Generic[T]):
         return np.where(finite[:, None], vectors, 0)[places], finite[places]
 
     def _add(self, keys: Sequence[Hashable], vectors: np.ndarray) -> None:
-        self._place.update(zip(keys, range(len(self._place) + 1, len(self._place) + 1 + len(keys)), strict=True))
-        self._parts.append(vectors.astype(np.float16))
+        halves = vectors.astype(np.float16)
+        with self._adding:
+            first = len(self._place) + 1
+            self._place.update(zip(keys, range(first, first + len(keys)), strict=True))
+            self._parts.append(halves)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -237,10 +287,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 class _Images:
     """The distinct pictures of a shard, decoded ahead in threads."""
 
-    def __init__(self, encoder: Encoder, pool: ThreadPoolExecutor, batch: BatchSize) -> None:
+    def __init__(self, encoder: Encoder, decoding: Executor, encoding: _Encoding, batch: BatchSize) -> None:
         self.vectors = _Vectors(encoder.encode_images, encoder.image_dim, batch, encoder.device)
         self.reasons: dict[int, str] = {}
-        self._prepare, self._pool, self._batch = encoder.prepare, pool, batch
+        self._prepare, self._decoding, self._encoding, self._batch = encoder.prepare, decoding, encoding, batch
         self._least_side = encoder.least_side
         self._seen: set[int] = set()
         self._pending: deque[tuple[int, Future[np.ndarray]]] = deque()
@@ -250,11 +300,12 @@ class _Images:
         identity = content_id(data)
         if identity not in self._seen:
             self._seen.add(identity)
-            self._pending.append((identity, self._pool.submit(lambda: self._prepare(decode(data, self._least_side)))))
+            future = self._decoding.submit(lambda: self._prepare(decode(data, self._least_side)))
+            self._pending.append((identity, future))
         return identity
 
     def encode_ready(self) -> bool:
-        """Encodes one batch if two are pending: the threads decode the second meanwhile."""
+        """Hands over one batch if two are pending: the threads decode the second meanwhile."""
         ready = len(self._pending) >= 2 * self._batch.value
         if ready:
             self._encode_next()
@@ -274,15 +325,15 @@ class _Images:
                 identities.append(identity)
             except Unreadable as error:
                 self.reasons[identity] = str(error)
-        self.vectors.encode(identities, prepared)
+        self._encoding.start(lambda: self.vectors.encode(identities, prepared))
 
 
 class _Captions:
     """The distinct captions of a shard."""
 
-    def __init__(self, encoder: Encoder, batch: BatchSize) -> None:
+    def __init__(self, encoder: Encoder, encoding: _Encoding, batch: BatchSize) -> None:
         self.vectors = _Vectors(encoder.encode_captions, encoder.text_dim, batch, encoder.device)
-        self._batch = batch
+        self._encoding, self._batch = encoding, batch
         self._seen: set[str] = set()
         self._pending: list[str] = []
 
@@ -292,14 +343,20 @@ class _Captions:
             self._pending.append(caption)
 
     def encode_ready(self) -> bool:
+        """Hands over one batch if one is pending."""
         ready = len(self._pending) >= self._batch.value
         if ready:
-            self.encode_rest()
+            self._encode_next()
         return ready
 
     def encode_rest(self) -> None:
-        self.vectors.encode(self._pending, self._pending)
-        self._pending = []
+        while self._pending:
+            self._encode_next()
+
+    def _encode_next(self) -> None:
+        size = self._batch.value
+        batch, self._pending = self._pending[:size], self._pending[size:]
+        self._encoding.start(lambda: self.vectors.encode(batch, batch))
 
 
 class _Pairs:

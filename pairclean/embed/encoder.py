@@ -15,6 +15,10 @@ DEFAULT_PRETRAINED = "datacomp_xl_s13b_b90k"
 class Encoder(Protocol):
     """Pictures and captions in, L2-normalised float32 vectors out.
 
+    On a GPU the methods that encode are called from several threads at once, elsewhere from one at a time: they return
+    when their vectors are there, and what they can do beside the work of another call (stacking, tokenising, copying)
+    they should.
+
     image_dim, text_dim: the lengths of the vectors.
     comparable: whether the cosine between the two spaces means anything before an alignment is learned.
     description: everything that changes the vectors, as JSON; it goes into the fingerprint and the manifest.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import pickle
+import threading
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ class OpenClip:
 
     exact: large JPEGs are decoded whole, and not at a fraction of their size that is still twice what the model sees.
 
-    Pictures cross to the device as uint8 and are normalised there.
+    Pictures cross to the device as uint8 and are normalised there. On a GPU all that crosses is pinned, and calls from
+    several threads queue up: while the device computes one batch, the next is stacked or tokenised, and handed over.
     Raises UserError if the model or its weights cannot be had; checkpoints are read without pickle.
     """
 
@@ -49,6 +52,8 @@ class OpenClip:
         self, model: str, pretrained: str | None = None, *, device: str, dtype: str = "auto", exact: bool = False
     ) -> None:
         self.device = device
+        self._on_gpu = device.startswith("cuda")
+        self._handing_over = threading.Lock()
         self._dtype = resolve_dtype(dtype, device)
         model, pretrained = _checked(model, pretrained)
         try:
@@ -62,7 +67,7 @@ class OpenClip:
             weights = _hash_weights(network)
             if dtype == "auto" and _batch_normed(network):
                 self._dtype = torch.float32
-            self._network = network.to(device=device, dtype=self._dtype)
+            self._network = network.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
         except _LOADING_ERRORS as error:
             raise UserError(_why_not(model, pretrained, error)) from error
         # What is left of the transform after its last two steps, to tensor and normalise, keeps pixels uint8.
@@ -88,20 +93,37 @@ class OpenClip:
             image = step(image)
         return np.asarray(image)
 
-    @torch.inference_mode()
     def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
-        pixels = torch.from_numpy(np.stack(prepared)).to(self.device).permute(0, 3, 1, 2)
-        pixels = (pixels.float() / 255 - self._mean) / self._std
-        return _unit(self._network.encode_image(pixels.to(self._dtype)))
+        pixels = torch.empty((len(prepared), *prepared[0].shape), dtype=torch.uint8, pin_memory=self._on_gpu)
+        np.stack(prepared, out=pixels.numpy())
+        return self._vectors(self._image_tower, pixels)
+
+    def encode_captions(self, captions: list[str]) -> np.ndarray:
+        tokens = self._tokenize(captions)
+        return self._vectors(self._network.encode_text, tokens.pin_memory() if self._on_gpu else tokens)
+
+    def _image_tower(self, pixels: torch.Tensor) -> torch.Tensor:
+        pixels = pixels.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
+        vectors: torch.Tensor = self._network.encode_image(pixels.to(self._dtype))
+        return vectors
 
     @torch.inference_mode()
-    def encode_captions(self, captions: list[str]) -> np.ndarray:
-        return _unit(self._network.encode_text(self._tokenize(captions).to(self.device)))
+    def _vectors(self, tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> np.ndarray:
+        """A tower's vectors of unit length, for a batch on the host.
 
-
-def _unit(vectors: torch.Tensor) -> np.ndarray:
-    unit: np.ndarray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
-    return unit
+        A copy from memory that is not pinned, or `.cpu()`, would wait for all that the device has been given so far;
+        so only this call's own result is waited for, asleep, as every core decodes.
+        """
+        with self._handing_over:  # one batch after the other: were their kernels mixed, both would end late
+            vectors = tower(batch.to(self.device, non_blocking=self._on_gpu))
+            vectors = torch.nn.functional.normalize(vectors.float(), dim=-1)
+            found = torch.empty(vectors.shape, pin_memory=self._on_gpu).copy_(vectors, non_blocking=self._on_gpu)
+            if self._on_gpu:
+                arrived = torch.cuda.current_stream(self.device).record_event(torch.cuda.Event(blocking=True))
+        if self._on_gpu:
+            arrived.synchronize()
+        unit: np.ndarray = found.numpy()
+        return unit
 
 
 def _batch_normed(network: torch.nn.Module) -> bool:

@@ -29,6 +29,7 @@ from .scores import (
 
 NEAR = 20  # captions most like a pair's own
 CHUNK = 16384  # pairs embedded at once
+CHOOSING = 20_000  # pairs that a temperature is chosen by, at most
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,13 @@ def cross_scores(
     """Score the pairs `rows` (n,), pair i by models[fold[i]], at the one of `temperatures` that separates best.
 
     image: (N, d), text: (N, e), image_id and caption_id: (N,); fold: (n,) int64. A single model, one that never trained
-    on any pair, scores them all.
+    on any pair, scores them all. Of more than CHOOSING pairs a sample of so many chooses the temperature.
     """
+    if len(rows) > CHOOSING and len(temperatures) > 1:
+        some = np.sort(np.random.default_rng(seed).choice(len(rows), CHOOSING, replace=False))
+        pairs = (image, text, image_id, caption_id, rows[some], fold[some])
+        best = cross_scores(models, *pairs, temperatures=temperatures, seed=seed)
+        temperatures = [best.scorers[0].temperature]
     sample = reference_rows(rows, np.random.default_rng(seed))
     references = [Reference.embed(model, image, text, image_id, caption_id, sample) for model in models]
     folds = _stream(models, references, temperatures, image, text, rows, fold, image_id, caption_id, seed)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pairclean.embed.embed import BatchSize, embed_shard, embed_source
+from pairclean.embed.embed import BatchSize, embed_shard, embed_source, threads
 from pairclean.embed.store import Embeddings, part_is_done
 from pairclean.pairs import Row, Shard, UserError, caption_id, content_id
 
@@ -43,10 +43,11 @@ def numbered(first: int, count: int) -> list[Row]:
 class ToyEncoder:
     """The red level as an angle, the caption's length as another; counts what it is given."""
 
-    image_dim, text_dim, comparable, device, least_side = 2, 3, False, "cpu", None
+    image_dim, text_dim, comparable, least_side = 2, 3, False, None
     description: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, largest: int = 10**9, error: Exception | None = None) -> None:
+    def __init__(self, largest: int = 10**9, error: Exception | None = None, device: str = "cpu") -> None:
+        self.device = device
         self.images: list[int] = []
         self.captions: list[str] = []
         self.batches: list[int] = []
@@ -81,7 +82,8 @@ def image_vector(level: int) -> np.ndarray:
 
 def embed_rows(rows: list[Row], root: Path, encoder: ToyEncoder, **options: Any) -> Embeddings:
     source = ListSource({"s": rows})
-    embed_shard(source, source.shards[0], encoder, root, "f", workers=2, **options)
+    with threads(2, "decode") as decoding:
+        embed_shard(source, source.shards[0], encoder, root, "f", decoding=decoding, **options)
     assert part_is_done(root, "s", "f")
     return Embeddings.open(root, ["s"])
 
@@ -190,6 +192,98 @@ def test_other_errors_are_not_swallowed(tmp_path: Path) -> None:
         embed_rows(numbered(0, 5), tmp_path, ToyEncoder(largest=0, error=RuntimeError("device-side assert")))
 
 
+class Together(ToyEncoder):
+    """On a GPU; each batch waits until two others are under way too."""
+
+    def __init__(self) -> None:
+        super().__init__(device="cuda:0")
+        self.most = 0
+        self._now = 0
+        self._counting = threading.Lock()
+        self._three = threading.Barrier(3, timeout=10)
+
+    def _check(self, count: int) -> None:
+        with self._counting:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        self._three.wait()
+        time.sleep(0.01)  # a fourth would come now
+        with self._counting:
+            self._now -= 1
+
+
+def test_three_batches_are_under_way_on_a_gpu(tmp_path: Path) -> None:
+    encoder = Together()
+    run = embed_rows(numbered(0, 48), tmp_path, encoder, batch_size=BatchSize(8))  # six batches of each kind
+    assert encoder.most == 3
+    assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(48)]))
+    assert run.readable.all()
+
+
+def test_one_batch_at_a_time_elsewhere(tmp_path: Path) -> None:
+    encoder = ToyEncoder()
+    encoded_in = set()
+
+    def spy(prepared: list[np.ndarray]) -> np.ndarray:
+        encoded_in.add(threading.current_thread())
+        return ToyEncoder.encode_images(encoder, prepared)
+
+    encoder.encode_images = spy  # type: ignore[method-assign]
+    embed_rows(numbered(0, 48), tmp_path, encoder, batch_size=BatchSize(8))
+    assert len(encoded_in) == 1
+    assert encoder.images == list(range(48))
+
+
+def test_memory_that_runs_out_later_on_a_gpu(tmp_path: Path) -> None:
+    class Shrinking(ToyEncoder):
+        def _check(self, count: int) -> None:
+            self._largest = 3 if len(self.images) > 20 else 8
+            super()._check(count)
+
+    encoder, batch = Shrinking(device="cuda:0"), BatchSize(8)
+    run = embed_rows(numbered(0, 100), tmp_path, encoder, batch_size=batch)
+    assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(100)]))
+    assert run.readable.all()
+    assert sorted(encoder.images) == list(range(100))
+    assert batch.value == 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_an_error_amid_the_batches_surfaces(tmp_path: Path, device: str) -> None:
+    class Failing(ToyEncoder):
+        def _check(self, count: int) -> None:
+            super()._check(count)
+            if len(self.batches) == 5:
+                raise ValueError("a bug")
+
+    encoder = Failing(device=device)
+    with pytest.raises(ValueError, match="a bug"):
+        embed_rows(numbered(0, 100), tmp_path, encoder, batch_size=BatchSize(4))
+    assert len(encoder.batches) < 12  # of fifty
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_gpu_has_two_shards_in_hand(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    class Waiting(ListSource):
+        def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
+            both.wait()
+            return super().rows(shard)
+
+    source = Waiting({f"s{i}": numbered(10 * i, 10) for i in range(4)})
+    made: list[str] = []
+
+    def make(device: str) -> ToyEncoder:
+        made.append(device)
+        return ToyEncoder(device=device)
+
+    embed_source(source, ["cuda:0"], make, tmp_path, fingerprint)
+    assert made == ["cuda:0"]
+    run = Embeddings.open(tmp_path, [shard.name for shard in source.shards])
+    assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(40)]))
+
+
 def test_an_interrupt_leaves_promptly(tmp_path: Path) -> None:
     class Slow(ToyEncoder):
         def prepare(self, image: Image.Image) -> np.ndarray:
@@ -203,8 +297,8 @@ def test_an_interrupt_leaves_promptly(tmp_path: Path) -> None:
 
     source = Interrupted({"s": numbered(0, 60)})
     start = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        embed_shard(source, source.shards[0], Slow(), tmp_path, "f", workers=1)
+    with pytest.raises(KeyboardInterrupt), threads(1, "decode") as decoding:
+        embed_shard(source, source.shards[0], Slow(), tmp_path, "f", decoding=decoding)
     assert time.perf_counter() - start < 2  # all sixty would take twelve seconds
     assert not part_is_done(tmp_path, "s", "f")
 
@@ -218,7 +312,8 @@ def test_shards_that_are_done_are_skipped(tmp_path: Path) -> None:
     rows: list[int] = []
     encoder = ToyEncoder()
     done: list[str] = []
-    embed_shard(source, source.shards[1], ToyEncoder(), tmp_path, fingerprint(source.shards[1]))
+    with threads(2, "decode") as decoding:
+        embed_shard(source, source.shards[1], ToyEncoder(), tmp_path, fingerprint(source.shards[1]), decoding=decoding)
     embedded = embed_source(
         source,
         ["cpu"],
@@ -256,7 +351,8 @@ def test_several_devices_work_side_by_side(tmp_path: Path) -> None:
     assert np.array_equal(run.image[:], np.stack([image_vector(i) for i in range(60)]))
 
 
-def test_the_first_error_stops_all_devices(tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", [["cpu", "mps"], ["cuda:0", "cuda:1"]])
+def test_the_first_error_stops_all_devices(tmp_path: Path, devices: list[str]) -> None:
     source = ListSource({f"s{i}": numbered(0, 3) for i in range(200)})
 
     class Steady(ToyEncoder):
@@ -264,10 +360,10 @@ def test_the_first_error_stops_all_devices(tmp_path: Path) -> None:
             time.sleep(0.02)
             return super().encode_images(prepared)
 
-    steady = Steady()
-    broken = ToyEncoder(largest=0, error=ValueError("a bug"))
+    steady = Steady(device=devices[0])
+    broken = ToyEncoder(largest=0, error=ValueError("a bug"), device=devices[1])
     with pytest.raises(ValueError, match="a bug"):
         embed_source(
-            source, ["cuda:0", "cuda:1"], {"cuda:0": steady, "cuda:1": broken}.__getitem__, tmp_path, fingerprint
+            source, devices, dict(zip(devices, (steady, broken), strict=True)).__getitem__, tmp_path, fingerprint
         )
     assert len(steady.images) < 100

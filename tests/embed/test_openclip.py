@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,37 @@ def test_a_transformer_in_bfloat16(
     prepared = [np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8) for i in range(8)]
     assert cosines(rounded.encode_images(prepared), exact.encode_images(prepared)).min() > 0.999
     assert cosines(rounded.encode_captions(CAPTIONS), exact.encode_captions(CAPTIONS)).min() > 0.999
+
+
+def test_vectors_do_not_depend_on_the_batch(small_model: tuple[str, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    name, state = small_model
+    torch.save(state, tmp_path / "w.pt")
+    encoder = OpenClip(name, str(tmp_path / "w.pt"), device="cpu", dtype="float32")
+    prepared = [np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8) for i in range(8)]
+    captions = CAPTIONS * 2
+    for cut in (1, 3):
+        image = [encoder.encode_images(part) for part in (prepared[:cut], prepared[cut:])]
+        text = [encoder.encode_captions(part) for part in (captions[:cut], captions[cut:])]
+        np.testing.assert_allclose(np.concatenate(image), encoder.encode_images(prepared), atol=1e-6)
+        np.testing.assert_allclose(np.concatenate(text), encoder.encode_captions(captions), atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_from_several_threads(small_model: tuple[str, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    name, state = small_model
+    torch.save(state, tmp_path / "w.pt")
+    here, there = (OpenClip(name, str(tmp_path / "w.pt"), device=d, dtype="float32") for d in ("cpu", "cuda:0"))
+    rng = np.random.default_rng(0)
+    batches = [list(rng.integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)) for _ in range(20)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(there.encode_images, batches))
+        texts = list(pool.map(there.encode_captions, [CAPTIONS] * 20))
+    for vectors, batch in zip(found, batches, strict=True):
+        assert cosines(vectors, here.encode_images(batch)).min() > 0.9999
+    for vectors in texts:
+        assert cosines(vectors, here.encode_captions(CAPTIONS)).min() > 0.9999
 
 
 def test_weights_of_another_model(small_model: tuple[str, dict[str, torch.Tensor]], tmp_path: Path) -> None:
