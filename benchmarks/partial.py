@@ -1,10 +1,10 @@
 """Can captions that are half right be told from those that are wrong?  python -m benchmarks.partial [SET ...]
 
-A fifth of the pairs carries another's caption, a fifth its own with half of its clauses (or words) from another. Scored
-by what trusts no pair: the encoder as it is, or canonical correlation, out of fold. A row a set: how well complete and
-partial mismatches are told from matches (AUROC), which share of each is flagged, and how well the score tells partial
-from complete ones among those flagged; then, calling a flagged pair partial where it scores above four fifths of the
-decoys, how many of those are partial (precision), and how many of the flagged partial ones are among them (recall).
+Some pairs carry another's caption, some their own with half of its clauses (or words) from another. Scored by what
+trusts no pair: the encoder as it is, or canonical correlation, out of fold. A row a mixture and a threshold: the shares
+of complete mismatches, partial ones and matches that are flagged; the share of partial ones that the mixtures of likely
+matches foretell; then of the pairs that are flagged, how many `noise_kind` calls complete and how many of these are, and
+the same for partial.
 """
 
 from __future__ import annotations
@@ -17,52 +17,61 @@ import numpy as np
 from benchmarks.common import Data, load, moved
 from benchmarks.methods import half_foreign
 from pairclean.align import Alignment, Canonical, ZeroShot
-from pairclean.evaluate.detection import auroc
-from pairclean.judge import FOLDS, assign_folds, cross_scores, judge_scores
+from pairclean.judge import FOLDS, assign_folds, cross_scores, judge_scores, kind_cut, mixed_scores
 
-RATE, SEED, ABOVE = 0.4, 0, 0.8
+SEED = 0
+MIXTURES = ((0.4, 0.0), (0.2, 0.2), (0.1, 0.3), (0.0, 0.4))
+THRESHOLDS = (0.5, 0.9)
 
 
-def planted(data: Data) -> tuple[Data, np.ndarray, np.ndarray]:
+def planted(data: Data, complete: float, partial: float) -> tuple[Data, np.ndarray, np.ndarray]:
     """The pairs, and which carry a caption that is completely wrong, and which a partly wrong one, (N,) bool."""
-    carried = moved(data, RATE, SEED)
+    carried = moved(data, complete + partial, SEED)
     every = np.arange(len(carried))
     at = np.random.default_rng(SEED).permutation(np.flatnonzero(carried != every))
-    complete, partly = np.isin(every, at[::2]), np.isin(every, at[1::2])
-    seen = half_foreign(data, np.where(partly, carried, every), SEED)
+    count = round(len(at) * complete / (complete + partial))
+    wholly, partly = np.isin(every, at[:count]), np.isin(every, at[count:])
+    seen = half_foreign(data, np.where(partly, carried, every), SEED) if partly.any() else data
     mixed = seen.caption != data.caption
     swapped = data.carrying(carried)
-    text = np.where(complete[:, None], swapped.text, seen.text)
+    text = np.where(wholly[:, None], swapped.text, seen.text)
     ids, caption = (
-        np.where(complete, swapped.caption_id, seen.caption_id),
-        np.where(complete, swapped.caption, seen.caption),
+        np.where(wholly, swapped.caption_id, seen.caption_id),
+        np.where(wholly, swapped.caption, seen.caption),
     )
-    return replace(data, text=text, caption_id=ids, caption=caption), complete, mixed
+    return replace(data, text=text, caption_id=ids, caption=caption), wholly, mixed
+
+
+def share(kind: np.ndarray, among: np.ndarray) -> str:
+    return f"{kind[among].mean():.2f}" if among.any() else ""
 
 
 def main(sets: list[str]) -> None:
-    titles = ("AUROC complete", "AUROC partial", "flagged complete", "flagged partial", "flagged matched")
-    print(f"| data | {' | '.join(titles)} | AUROC among flagged | precision | recall |\n{'|---' * 9}|")
+    titles = ("complete", "partial", "below", "flagged complete", "flagged partial", "foretold", "flagged matched")
+    called = ("called complete", "right", "called partial", "right")
+    print(f"| data | {' | '.join(titles + called)} |\n{'|---' * 12}|")
     for name in sets:
-        data, complete, partial = planted(load(name))
-        rows, pairs = np.arange(len(complete)), (data.image, data.text, data.image_id, data.caption_id)
-        fold = assign_folds(data.image_id, data.caption_id, FOLDS)
-        models: list[Alignment] = [ZeroShot()]
-        if not data.comparable:
-            models = [Canonical().fit(*pairs, rows=rows[fold != k]) for k in range(FOLDS)]
-        scores = cross_scores(models, *pairs, rows, fold if len(models) > 1 else np.zeros_like(fold))
-        clean = judge_scores(scores, scores).clean_probability(scores.score)
-        matched, flagged = ~complete & ~partial, clean < 0.5
-        called, wrong = flagged & (scores.rank() > ABOVE), flagged & ~matched
-        figures = (
-            auroc(-clean[~partial], complete[~partial]),
-            auroc(-clean[~complete], partial[~complete]),
-            *(flagged[kind].mean() for kind in (complete, partial, matched)),
-            auroc(scores.score[wrong], partial[wrong]),
-            partial[called].mean() if called.any() else float("nan"),
-            called[partial & flagged].mean(),
-        )
-        print(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |", flush=True)
+        whole = load(name)
+        for rates in MIXTURES:
+            data, complete, partial = planted(whole, *rates)
+            rows, pairs = np.arange(len(complete)), (data.image, data.text, data.image_id, data.caption_id)
+            fold = assign_folds(data.image_id, data.caption_id, FOLDS)
+            models: list[Alignment] = [ZeroShot()]
+            if not data.comparable:
+                models = [Canonical().fit(*pairs, rows=rows[fold != k]) for k in range(FOLDS)]
+            scores = cross_scores(models, *pairs, rows, fold)
+            calibration = judge_scores(scores, scores)
+            clean = calibration.clean_probability(scores.score)
+            mixed = mixed_scores(models, scores, *pairs, rows, fold, clean)
+            cut = kind_cut(mixed, scores.decoys)
+            looks_partial = np.zeros(len(rows), bool) if cut is None else scores.score >= cut
+            for below in THRESHOLDS:
+                flagged, foretold = clean < below, (calibration.clean_probability(mixed) < below).mean()
+                shares = [share(flagged, kind) for kind in (complete, partial, ~complete & ~partial)]
+                says = [flagged & ~looks_partial, flagged & looks_partial]
+                told = [f"{s.sum()} | {share(k, s)}" for s, k in zip(says, (complete, partial), strict=True)]
+                cells = (*rates, below, *shares[:2], f"{foretold:.2f}", shares[2], *told)
+                print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

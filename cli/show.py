@@ -52,6 +52,8 @@ def _summary(found: Story, picture: str | None) -> RenderableType:
     if verdict["rematch_pair_id"] is not None:
         rows += [("rematched to", _short(verdict["rematch_caption"])), ("from pair", verdict["rematch_pair_id"])]
         rows.append(("sure of it", _number(verdict["rematch_probability"])))
+    if verdict["noise_kind"] is not None:
+        rows.append(("kind of mismatch", verdict["noise_kind"]))
     rows.append(("from", where))
     scores = [("clean probability", "clean_probability"), ("similarity", "similarity")]
     for name, key in (*scores, ("aligned similarity", "aligned_similarity")):

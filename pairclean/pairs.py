@@ -128,5 +128,6 @@ VERDICT_SCHEMA = pa.schema(
         pa.field("rematch_caption", pa.string()),
         pa.field("rematch_probability", pa.float32()),
         pa.field("reason", pa.string()),
+        pa.field("noise_kind", pa.string()),
     ]
 )

@@ -16,7 +16,8 @@ class Findings:
 
     clean_probability: (n,) float64, NaN where there is none.  similarity, aligned_similarity: (n,) float32, NaN where
     there is none.  partner_id, partner_caption: (n,) objects, None where not rematched.  rematch_probability: (n,)
-    float32.  why_not: (n,) objects, why a noisy pair was not rematched.  unjudged: why nothing is judged, or None.
+    float32.  why_not: (n,) objects, why a noisy pair was not rematched.  noise_kind: (n,) objects, what kind of
+    mismatch it is if it is one, None where not told.  unjudged: why nothing is judged, or None.
     """
 
     clean_probability: np.ndarray
@@ -26,6 +27,7 @@ class Findings:
     partner_caption: np.ndarray
     rematch_probability: np.ndarray
     why_not: np.ndarray
+    noise_kind: np.ndarray
     unjudged: str | None
     flag_below: float
 
@@ -57,6 +59,7 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         "rematch_caption": _where(rematched, found.partner_caption),
         "rematch_probability": _floats(found.rematch_probability, rematched),
         "reason": pa.array(reason, pa.string()),
+        "noise_kind": _where(noisy, found.noise_kind),
     }
     return pa.table(columns, schema=VERDICT_SCHEMA)
 

@@ -25,6 +25,7 @@ from .judgement import (
 )
 from .lemon import Company, lemon_scores
 from .near import near_identities
+from .partial import kind_cut, mixed_scores
 from .scores import Reference, Scorer, pair_codes, reference_rows
 
 __all__ = [
@@ -51,7 +52,9 @@ __all__ = [
     "judge_scores",
     "keeping",
     "keeps_particulars",
+    "kind_cut",
     "lemon_scores",
+    "mixed_scores",
     "near_identities",
     "near_ranks",
     "pair_codes",

@@ -42,6 +42,7 @@ class Pick:
     rematch_caption: str | None = None
     rematch_probability: float | None = None
     reason: str | None = None
+    noise_kind: str | None = None
 
     @property
     def place(self) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from ..export import Findings, kept_pairs, open_writer, verdict_table
 from ..files import written_whole
 from ..run import Execution, Run
 from .common import embedded_source, emptied, flag_below, load_array, open_embeddings
+from .judge import NOISE_KINDS
 
 
 def export(run: Run, execution: Execution) -> None:
@@ -43,6 +44,7 @@ def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
     clean, partner, probability, reason = (
         load_array(found / f"{name}.npy") for name in ("clean_probability", "partner", "probability", "reason")
     )
+    kinds, kind = np.array(NOISE_KINDS, object), _noise_kind(run, len(emb))
     unjudged = json.loads((judge / "judge.json").read_text(encoding="utf-8"))["unjudged"]
     reasons = np.array(json.loads((found / "rematch.json").read_text(encoding="utf-8"))["reasons"], object)
     ids, threshold = _PairIds(run), flag_below(run)
@@ -65,10 +67,17 @@ def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
                 partner_caption,
                 probability[part],
                 reasons[reason[part]],
+                kinds[kind[part]],
                 unjudged,
                 threshold,
             ),
         )
+
+
+def _noise_kind(run: Run, pairs: int) -> np.ndarray:
+    """(N,) int8, an index into NOISE_KINDS; nothing is told where nothing was judged."""
+    path = run.path / "judge" / "noise_kind.npy"
+    return load_array(path) if path.exists() else np.zeros(pairs, np.int8)
 
 
 class _PairIds:

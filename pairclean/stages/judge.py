@@ -35,7 +35,9 @@ from ..judge import (
     frozen_scores,
     judge_scores,
     keeps_particulars,
+    kind_cut,
     lemon_scores,
+    mixed_scores,
     near_ranks,
     read_calibration,
     separates_better,
@@ -46,6 +48,8 @@ from .common import emptied, open_embeddings, save_array
 from .held_out import clean_by_fold, folds_of
 from .identities import identities
 
+#: Of a mismatch: not told, another picture's caption, or a caption of which half is another's.
+NOISE_KINDS = (None, "complete", "partial")
 HISTOGRAM_BINS = 60
 DECOYS_KEPT = 20_000
 
@@ -121,6 +125,7 @@ def _judge(run: Run, out: _Output) -> None:
         return
     calibration = judge_scores(chosen, untouched, config.calibration, seed=config.seed)
     out.write(name, chosen, calibration, calibration.rate, lambda: _retrieval(out, fold, models))
+    out.write_kinds(models, chosen, calibration, fold)
 
 
 def _is_encoder(models: Sequence[Alignment]) -> bool:
@@ -165,6 +170,7 @@ def _judge_frozen(run: Run, out: _Output) -> None:
     rate = calibrate_scores(scores, known["calibration"]["kind"], seed=seed).rate
     out.notes.append("Probabilities are those of the run that was applied; the mismatch rate is this data's own.")
     out.write(name, scores, calibration, rate, lambda: _retrieval(out, fold, models))
+    out.write_kinds(models, scores, calibration, fold)
 
 
 def load_models(run: Run, name: str) -> list[Alignment]:
@@ -209,6 +215,21 @@ class _Output:
                 "retrieval": recalls(),
             }
         )
+
+    def write_kinds(
+        self, models: Sequence[Alignment], scores: Scores, calibration: Calibration, fold: np.ndarray
+    ) -> None:
+        """noise_kind.npy, (N,) int8, an index into NOISE_KINDS of what each pair would be if it were mismatched; and
+        mixed_clean_probability.npy, what is said of captions that are half right."""
+        emb, clean = self.emb, self.clean_probability[self.rows]
+        pairs = (emb.image, emb.text, *identities(self.run, emb))
+        mixed = mixed_scores(models, scores, *pairs, self.rows, fold, clean, seed=self.run.config.seed)
+        cut = kind_cut(mixed, scores.decoys)
+        kind = np.zeros(len(emb), np.int8)
+        if cut is not None:
+            kind[self.rows] = np.where(scores.score < cut, NOISE_KINDS.index("complete"), NOISE_KINDS.index("partial"))
+        save_array(self.home / "noise_kind.npy", kind)
+        save_array(self.home / "mixed_clean_probability.npy", calibration.clean_probability(mixed))
 
     def _write(self, content: dict[str, Any]) -> None:
         save_array(self.home / "clean_probability.npy", self.clean_probability)

@@ -56,7 +56,7 @@ def report(run: Run, execution: Execution) -> None:
         "mismatch_rate": judged.get("mismatch_rate", nothing),
         "rematch": {k: rematched[k] for k in ("emitted", "expected_precision", "calibrated_on", "orphans")},
         "retrieval": judged["retrieval"],
-        "notes": judged["notes"],
+        "notes": [*judged["notes"], *_half_right(run)],
         "score_histogram": judged.get("score_histogram"),
         "calibration_check": _calibration_check(run, judged),
         "rematch_curve": _rematch_curve(run, rematched["emitted"]),
@@ -77,6 +77,18 @@ def _method(run: Run) -> str:
     if not taken.exists():  # nothing was learned
         return run.config.method
     return str(json.loads(taken.read_text(encoding="utf-8"))["method"])
+
+
+def _half_right(run: Run) -> list[str]:
+    """What becomes of captions that are half right, where it is known."""
+    path = run.path / "judge" / "mixed_clean_probability.npy"
+    mixed = np.asarray(load_array(path)) if path.exists() else np.zeros(0)
+    if not len(mixed):
+        return []
+    return [
+        f"Of pairs of which half of the caption belongs to another picture, about {(mixed < flag_below(run)).mean():.0%} "
+        "are flagged; the mismatch rate counts few of the others."
+    ]
 
 
 def _calibration_check(run: Run, judged: dict[str, Any]) -> dict[str, Any] | None:

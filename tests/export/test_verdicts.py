@@ -35,6 +35,7 @@ def test_the_five_verdicts() -> None:
         partner_caption=objects(None, "y", None, None, None),
         rematch_probability=np.array([NAN, 0.75, NAN, NAN, NAN], np.float32),
         why_not=objects(*["none fits"] * 5),
+        noise_kind=objects("partial", "complete", None, "complete", "complete"),
         unjudged="too few",
         flag_below=0.5,
     )
@@ -50,9 +51,10 @@ def test_the_five_verdicts() -> None:
     assert table["rematch_caption"].to_pylist() == [None, "y", None, None, None]
     assert table["rematch_probability"].to_pylist() == [None, 0.75, None, None, None]
     assert table["reason"].to_pylist() == [None, None, "none fits", "bad", "too few"]
+    assert table["noise_kind"].to_pylist() == [None, "complete", None, None, None]
 
 
 def test_a_shard_without_pairs() -> None:
     none, floats = objects(), np.zeros(0, np.float32)
-    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, None, 0.5)
+    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, None, 0.5)
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()

@@ -14,6 +14,7 @@ from pairclean.config import Config
 from pairclean.embed.store import write_part
 from pairclean.pairs import PAIR_SCHEMA
 from pairclean.run import Execution, Run
+from pairclean.stages.judge import NOISE_KINDS
 
 N, D = 700, 48
 
@@ -80,6 +81,26 @@ def test_every_score_judges_and_judges_other_data_alike(score: str, tmp_path: Pa
     again.save()
     _, q = found(again)
     np.testing.assert_allclose(q, p[half], atol=2e-3)
+
+
+@pytest.mark.parametrize("score", ["clip", "auto"])
+def test_captions_that_are_half_right_are_told_from_wrong_ones(score: str, tmp_path: Path) -> None:
+    image, text, carried = world(3)
+    half, whole = np.arange(N // 5), np.arange(N // 5, 2 * N // 5)
+    own = world(3)[1][np.argsort(carried)]  # the texts in the order of their own pictures
+    text = text.copy()
+    text[half] = (own[half] + text[half]) / np.linalg.norm(own[half] + text[half], axis=1, keepdims=True)
+    run = run_over(tmp_path / "run", image, text, carried, method="zero-shot", score=score)
+    found(run)
+    kind = np.load(run.path / "judge" / "noise_kind.npy")
+    mixed = np.load(run.path / "judge" / "mixed_clean_probability.npy")
+    if score == "clip":  # knows no mixtures
+        assert not kind.any()
+        assert not len(mixed)
+    else:
+        assert (kind[half] == NOISE_KINDS.index("partial")).mean() > 0.7
+        assert (kind[whole] == NOISE_KINDS.index("complete")).mean() > 0.9
+        assert 0.1 < np.median(mixed) < 0.999
 
 
 @pytest.mark.parametrize("kind", ["decoy", "beta", "gauss"])

@@ -250,3 +250,16 @@ def test_the_captions_of_partners_are_read_once(
     assert len(tables) > 1
     assert pa.concat_tables(tables).equals(run.verdicts())
     assert len(read) == 1
+
+
+def test_the_kind_of_a_mismatch_is_told_of_flagged_pairs_alone(noisy: tuple[Run, pd.DataFrame]) -> None:
+    run, truth = noisy
+    verdicts = frame(run).set_index("pair_id")
+    flagged = verdicts["is_noisy"].fillna(False).astype(bool)
+    assert verdicts["noise_kind"][~flagged].isna().all()
+    moved = flagged & (truth["noise_kind"].reindex(verdicts.index) == "complete")
+    assert moved.sum() > 100
+    assert (verdicts["noise_kind"][moved] == "complete").mean() > 0.9
+    mixed = np.load(run.path / "judge" / "mixed_clean_probability.npy")
+    said = f"about {(mixed < 0.5).mean():.0%} are flagged"
+    assert any(said in note for note in run.report["notes"])
