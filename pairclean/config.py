@@ -81,7 +81,7 @@ class Config(BaseModel):
         given = ["label_column"] * bool(self.label_column) + sides
         if self.method == "drcl" and not given:
             raise ValueError("--method drcl learns from class labels: name their column with --label-column")
-        if given and self.method not in ("drcl", "auto"):
+        if given and self.method != "drcl":
             raise ValueError(f"--method {self.method} needs no labels: say {flag(given[0])} none, or choose drcl")
         if self.label_column and sides:
             raise ValueError(f"--label-column is of both sides: leave it out, or {flag(sides[0])}")

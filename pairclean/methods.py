@@ -11,13 +11,9 @@ from typing import Any
 #: Pairs that `auto` deems too few to teach an encoder that is aligned already.
 FEW = 10_000
 
-#: Mismatch rate beyond which `auto` deems labels the better teacher.
-MOST = 0.7
-
 AUTO = (
     "--method auto takes zero-shot where the encoder's similarity means something by itself and there are fewer than "
-    f"{FEW:,} pairs to teach it more, and l2rm otherwise; but drcl where labels of both sides are named and more than "
-    f"{MOST:.0%} of the pairs seem mismatched before anything is learned from them."
+    f"{FEW:,} pairs to teach it more, and l2rm otherwise."
 )
 
 
@@ -66,20 +62,18 @@ METHODS = (
         "each side alone, from class labels; no pair is trusted",
         "--label-column, or better labels of both sides: --image-label-column and --caption-label-column",
         "twenty small networks",
-        "most pairs are mismatched, and both sides have labels; it cannot tell pairs of one class apart",
+        "retrieval by class, whatever the pairs are like; it cannot tell pairs of one class apart",
     ),
 )
 
 
-def choose(method: str, *, comparable: bool, pairs: int, both_labelled: bool, rate: float = 0.0) -> str:
+def choose(method: str, *, comparable: bool, pairs: int) -> str:
     """The method that `auto` stands for, by the rule of AUTO; or the one that was named.
 
-    comparable: whether the encoder's two spaces are one already.  rate: the mismatch rate, as far as it is known.
+    comparable: whether the encoder's two spaces are one already.
     """
     if method != "auto":
         return method
-    if both_labelled and rate > MOST:
-        return "drcl"
     return "zero-shot" if comparable and pairs < FEW else "l2rm"
 
 

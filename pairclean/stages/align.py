@@ -37,7 +37,7 @@ def align(run: Run, execution: Execution) -> None:
     image_id, caption_id = find_identities(emb, rows, home)
     if len(rows) < FEWEST:
         return
-    method = _method(run, len(rows))
+    method = choose(run.config.method, comparable=run.comparable, pairs=len(rows))
     start, learn = _rounds(method, run, emb, device, run.comparable)
     progress.start("align", FOLDS * (start is not None) + FOLDS * (learn is not None))
     fold = assign_folds(image_id[rows], caption_id[rows], FOLDS)
@@ -71,8 +71,6 @@ def align(run: Run, execution: Execution) -> None:
         models = fit(start, [f"first_{k}" for k in range(FOLDS)], others, None)
         first = cross_scores(models, *pairs, rows, fold, seed=seed)
     judged = None if cannot_judge(first) else judge_scores(first, first, seed=seed)
-    if judged and _method(run, len(rows), judged.rate.estimate) == "drcl" != method:
-        method, learn = "drcl", _rounds("drcl", run, emb, device, run.comparable)[1]
     if run.config.method == "auto":
         progress.say(f"--method auto took {method}")
     write_json(home / "method.json", {"method": method})
@@ -83,13 +81,6 @@ def align(run: Run, execution: Execution) -> None:
         unseen = np.zeros(len(emb))
         unseen[rows[fold == 0]] = clean[rows[fold == 0]]
         save_array(home / "held_out.npy", draw_sure(unseen, np.random.default_rng(seed)))
-
-
-def _method(run: Run, pairs: int, rate: float = 0.0) -> str:
-    """The method to learn with, given the mismatch rate as far as it is known."""
-    config = run.config
-    both = bool(config.image_label_column and config.caption_label_column)
-    return choose(config.method, comparable=run.comparable, pairs=pairs, both_labelled=both, rate=rate)
 
 
 def _rounds(

@@ -85,9 +85,10 @@ def _half_right(run: Run) -> list[str]:
     mixed = np.asarray(load_array(path)) if path.exists() else np.zeros(0)
     if not len(mixed):
         return []
+    share = (mixed < flag_below(run)).mean()
     return [
-        f"Of pairs of which half of the caption belongs to another picture, about {(mixed < flag_below(run)).mean():.0%} "
-        "are flagged; the mismatch rate counts few of the others."
+        f"Of pairs of which half of the caption belongs to another picture, about {share:.0%} are flagged; the "
+        "mismatch rate counts few of the others."
     ]
 
 

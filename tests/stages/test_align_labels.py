@@ -1,4 +1,4 @@
-"""Learning from labels of the source, as the stage does it: what is read, what is refused, what `auto` takes."""
+"""Learning from labels of the source, as the stage does it: what is read, what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairclean.align import DRCL, L2RM, Canonical
 from pairclean.config import Config
 from pairclean.embed.store import write_part
 from pairclean.pairs import PAIR_SCHEMA, UserError
@@ -127,35 +126,11 @@ def test_drcl_learns_from_the_labels_and_judges_by_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "options", "taken"),
-    [
-        (0.8, {"image_label_column": "type", "caption_label_column": "caption_type"}, "drcl"),
-        (0.8, {"image_label_column": "type"}, "l2rm"),
-        (0.2, {"image_label_column": "type", "caption_label_column": "caption_type"}, "l2rm"),
-    ],
-)
-def test_auto_takes_labels_where_pairs_are_no_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, options: dict[str, str], taken: str
-) -> None:
-    fitted = []
-
-    def no_fit(self: Any, *arrays: Any, **how: Any) -> Any:
-        fitted.append(type(self).__name__.lower())
-        return Canonical().fit(*arrays, **how)
-
-    for method in (DRCL, L2RM):
-        monkeypatch.setattr(method, "fit", no_fit)
-    run = embedded_run(tmp_path, {"type": image_types(900)}, rate=rate, method="auto", **options)
-    run.advance(("align",), Execution())
-    assert took(run) == taken
-    assert fitted == [taken] * 5
-
-
-@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"method": "drcl"}, "--method drcl learns from class labels: name their column with --label-column"),
         ({"label_column": "a"}, "--method l2rm needs no labels: say --label-column none, or choose drcl"),
+        ({"method": "auto", "label_column": "a"}, "--method auto needs no labels"),
         ({"method": "rcar", "caption_label_column": "a"}, "say --caption-label-column none"),
         ({"method": "drcl", "label_column": "a", "image_label_column": "b"}, "--label-column is of both sides"),
     ],
