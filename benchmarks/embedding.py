@@ -4,7 +4,8 @@ On a CPU: against a straightforward open_clip loop over the same files (float32,
 workers); `tower busy` is the share of our time in which one of the two towers computes, and the cosine compares our
 vectors with the loop's. On a GPU: against the two towers alone, on random input that is there already, same precision
 and batches. `decoding alone` is what the cores can decode and resize, so the most that any tower could be given.
-MODEL is a name that open_clip knows, with random weights, or local-dir:PATH. Pictures are drawn scenes of 512x384.
+MODEL is a name that open_clip knows, with random weights, or local-dir:PATH. Pictures are drawn scenes of 512x384, and
+captions have some 20 tokens.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pairclean.embed import Embeddings, embed_source
 from pairclean.embed.decode import decode
 from pairclean.embed.embed import BatchSize, available_cores, threads
 from pairclean.embed.openclip import OpenClip
+from pairclean.evaluate.scenes import draw_scenes
 from pairclean.pairs import Row, Shard
 
 SHARD = 5_000
@@ -40,6 +42,7 @@ class Scenes(torch.utils.data.Dataset):
 
     def __init__(self, count: int, transform: Callable[[Image.Image], torch.Tensor]):
         self._drawn, self._count, self._transform = jpegs((512, 384)), count, transform
+        self._captions = [scene.caption for scene in draw_scenes(len(self._drawn), 0)]
         starts = range(0, count, SHARD)
         self.shards = [Shard(f"{start:06}", "", min(SHARD, count - start), "") for start in starts]
 
@@ -60,7 +63,7 @@ class Scenes(torch.utils.data.Dataset):
         return data[:2] + b"\xff\xfe\x00\x06" + i.to_bytes(4, "big") + data[2:]
 
     def caption(self, i: int) -> str:
-        return f"scene number {i}"
+        return f"{self._captions[i % len(self._captions)]} {i}"
 
 
 class Busy:
@@ -68,8 +71,8 @@ class Busy:
 
     def __init__(self, encoder: OpenClip):
         self.seconds = 0.0
-        for name in ("encode_image", "encode_text"):
-            setattr(encoder._network, name, self._timed(getattr(encoder._network, name)))
+        for name in ("_image_tower", "_text_tower"):
+            setattr(encoder, name, self._timed(getattr(encoder, name)))
 
     def _timed(self, tower: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
         def timed(batch: torch.Tensor) -> torch.Tensor:
@@ -109,7 +112,7 @@ def main() -> None:
             f"| {options.model.split('/')[-1]} | {options.device} | {precision} | {decoding(scenes, encoder):.0f} |"
         )
         if on_gpu:
-            mine, other, share = in_turn(ours, lambda: towers(encoder, count), RUNS)
+            mine, other, share = in_turn(ours, lambda: towers(encoder, scenes), RUNS)
             print("| model | device | precision | decoding alone, pictures/s | ours, pairs/s | towers alone | share |")
             print(f"|---|---|---|---|---|---|---|\n{setting} {count / mine:.0f} | {count / other:.0f} | {share} |")
             return
@@ -141,17 +144,17 @@ def decoding(scenes: Scenes, encoder: OpenClip) -> float:
 
 
 @torch.inference_mode()
-def towers(encoder: OpenClip, count: int) -> None:
-    """As many pictures and captions as there are, in full batches of random values on the device."""
+def towers(encoder: OpenClip, scenes: Scenes) -> None:
+    """As many pictures and captions as there are, in full batches: random pixels, and tokens that are there already."""
     size = encoder._network.visual.preprocess_cfg["size"]
     sides = (size, size) if isinstance(size, int) else tuple(size)
     batch = BatchSize.start(encoder.device).value
     pixels = torch.rand(batch, 3, *sides, device=encoder.device, dtype=encoder._dtype)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    tokens = encoder._tokenize(["scene number 0"] * batch).to(encoder.device)
-    for _ in range(round(count / batch)):
+    tokens = encoder._tokens([scenes.caption(i) for i in range(batch)]).to(encoder.device)
+    for _ in range(round(len(scenes) / batch)):
         encoder._network.encode_image(pixels)
-        encoder._network.encode_text(tokens)
+        encoder._text_tower(tokens)
     torch.cuda.synchronize()
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_vectors_are_those_of_open_clip(encoder: OpenClip, tinyclip: Path, pictu
     np.testing.assert_allclose(found, images, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_captions(CAPTIONS), texts, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_padding_is_left_away(encoder: OpenClip, tinyclip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_clip.create_model_and_transforms(f"local-dir:{tinyclip}")[0]
+    tokens = open_clip.get_tokenizer(f"local-dir:{tinyclip}")(CAPTIONS[:3])
+    with torch.inference_mode():
+        expected = model.eval().encode_text(tokens, normalize=True).numpy()
+    lengths = []
+    tower = encoder._text_tower
+    monkeypatch.setattr(encoder, "_text_tower", lambda given: (lengths.append(given.shape[1]), tower(given))[1])
+    np.testing.assert_allclose(encoder.encode_captions(CAPTIONS[:3]), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_captions(CAPTIONS[:1]), expected[:1], atol=1e-5)
+    encoder.encode_captions(CAPTIONS)
+    assert lengths == [int((tokens != 0).sum(1).max()), 7, 32]
 
 
 def test_description(encoder: OpenClip, tinyclip: Path) -> None:
@@ -159,6 +174,26 @@ def test_vectors_do_not_depend_on_the_batch(small_model: tuple[str, dict[str, to
         text = [encoder.encode_captions(part) for part in (captions[:cut], captions[cut:])]
         np.testing.assert_allclose(np.concatenate(image), encoder.encode_images(prepared), atol=1e-6)
         np.testing.assert_allclose(np.concatenate(text), encoder.encode_captions(captions), atol=1e-6)
+
+
+def test_one_thread_tokenises_at_a_time(
+    small_model: tuple[str, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, state = small_model
+    torch.save(state, tmp_path / "w.pt")
+    encoder = OpenClip(name, str(tmp_path / "w.pt"), device="cpu", dtype="float32")
+    tokenize, in_use = encoder._tokenize, threading.Lock()
+
+    def borrowed(captions: list[str]) -> torch.Tensor:
+        assert in_use.acquire(blocking=False), "Already borrowed"
+        time.sleep(0.01)
+        in_use.release()
+        return tokenize(captions)
+
+    monkeypatch.setattr(encoder, "_tokenize", borrowed)
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(encoder.encode_captions, [CAPTIONS] * 6)
+    assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.gpu
