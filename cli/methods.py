@@ -52,10 +52,12 @@ def _measured(rows: Sequence[dict[str, Any]]) -> RenderableType:
     noises = list(dict.fromkeys(row["noise"] for row in rows))
     title = "How well planted mismatches are told (AUROC, 1 is perfect); kind and share of what was planted"
     seeds = max(row["seeds"] for row in rows)
-    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left", title_style="bold")
-    table.caption, table.caption_justify = f"{DATA} Medians of {seeds} seeds; seconds of learning, on one core.", "left"
-    for name in ("data", "method", *(noise.replace("_", " ") for noise in noises), "seconds"):
-        table.add_column(name, justify="left" if name in ("data", "method") else "right")
+    table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
+    table.caption, table.caption_justify = f"{DATA} Medians of {seeds} seeds; s: seconds of learning, on one core.", "left"
+    for name in ("data", "method"):
+        table.add_column(name, no_wrap=True)
+    for name in (*(noise.replace("_", " ") for noise in noises), "s"):
+        table.add_column(name, justify="right")
     for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows):
         here = {row["noise"]: row for row in rows if (row["data"], row["method"]) == (data, method)}
         seconds = sorted(row["seconds"] for row in here.values())[len(here) // 2]
