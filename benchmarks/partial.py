@@ -3,8 +3,8 @@
 Some pairs carry another's caption, some their own with half of its clauses (or words) from another. Scored by what
 trusts no pair: the encoder as it is, or canonical correlation, out of fold. A row a mixture and a threshold: the shares
 of complete mismatches, partial ones and matches that are flagged; the share of partial ones that the mixtures of likely
-matches foretell; then of the pairs that are flagged, how many `noise_kind` calls complete and how many of these are, and
-the same for partial.
+matches foretell; then of the pairs that are flagged, how many `noise_kind` calls complete and how many of these are,
+and the same for partial.
 """
 
 from __future__ import annotations

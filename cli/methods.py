@@ -53,7 +53,10 @@ def _measured(rows: Sequence[dict[str, Any]]) -> RenderableType:
     title = "How well planted mismatches are told (AUROC, 1 is perfect); kind and share of what was planted"
     seeds = max(row["seeds"] for row in rows)
     table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
-    table.caption, table.caption_justify = f"{DATA} Medians of {seeds} seeds; s: seconds of learning, on one core.", "left"
+    table.caption, table.caption_justify = (
+        f"{DATA} Medians of {seeds} seeds; s: seconds of learning, on one core.",
+        "left",
+    )
     for name in ("data", "method"):
         table.add_column(name, no_wrap=True)
     for name in (*(noise.replace("_", " ") for noise in noises), "s"):

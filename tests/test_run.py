@@ -325,10 +325,10 @@ def test_only_what_can_be_given_is_advised(run: Run, shards: Path) -> None:
         return str(caught.value)
 
     assert refused(min_precision=0.5).endswith("--min-precision 0.5`")
-    run.manifest["config"] |= {"method": "auto", "keep_fraction": 0.5}
+    run.manifest["config"] |= {"method": "drcl", "label_column": "kind", "keep_fraction": 0.5}
     run.save()
-    assert refused(method="auto").endswith("name another directory")
-    assert refused(method="auto", label_column="a b").endswith("--label-column 'a b'`")
+    assert refused(method="drcl", label_column="kind").endswith("name another directory")
+    assert refused(method="drcl", label_column="a b").endswith("--label-column 'a b'`")
 
 
 def test_a_note_that_goes_away_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,14 @@ from .judgement import (
 from .lemon import Company, lemon_scores
 from .near import near_identities
 from .partial import kind_cut, mixed_scores
-from .scores import Reference, Scorer, pair_codes, reference_rows
+from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
 
 __all__ = [
     "ENCODER_SCORES",
     "FEWEST",
     "FOLDS",
     "LEVEL",
+    "REFERENCE",
     "Calibration",
     "Company",
     "DecoyScale",

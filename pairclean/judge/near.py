@@ -70,7 +70,8 @@ def _nearest(vectors: Rows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lists = int(4 * n**0.5)
         index = faiss.IndexIVFScalarQuantizer(index, d, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
         index.nprobe = 4  # near copies are nearly always in the same list
-        index.train(some(rng.choice(n, min(n, 40 * lists), replace=False)))
+        index.cp.niter, index.cp.min_points_per_centroid = 5, 1  # rough lists do as well
+        index.train(some(rng.choice(n, min(n, 20 * lists), replace=False)))
     for part in chunks(n, CHUNK):
         index.add(some(part))
     squared, near = np.empty((n, k), np.float32), np.empty((n, k), np.int64)

@@ -43,9 +43,9 @@ class Reference:
         return Reference(model.embed_image(image[rows]), model.embed_text(text[rows]), image_id[rows], caption_id[rows])
 
 
-def reference_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """At most REFERENCE of `rows`, ascending."""
-    return np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
+def reference_rows(rows: np.ndarray, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
+    """At most `size` of `rows`, ascending; REFERENCE unless given."""
+    return np.sort(rng.choice(rows, min(size or REFERENCE, len(rows)), replace=False))
 
 
 def hubness(x: np.ndarray, other: np.ndarray, temperature: float) -> np.ndarray:
@@ -67,10 +67,11 @@ def hubness_at(x: np.ndarray, other: np.ndarray, temperatures: Sequence[float]) 
     return out
 
 
-def include(level: np.ndarray, logit: np.ndarray, missing: np.ndarray, size: int) -> np.ndarray:
-    """`hubness` as if the pair's own partner were in the reference too, where it is `missing` there."""
-    own = np.where(missing, logit - np.log(size), -np.inf)
-    return np.logaddexp(level, own)
+def include(level: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference: int, size: float) -> np.ndarray:
+    """`hubness` as if the pair's own partner were one of `size`, be it `missing` in the reference or one of that."""
+    own = logit - np.log(size)
+    here = np.exp(np.minimum(logit - np.log(reference) - level, 0))  # its share of the level
+    return np.where(missing, np.logaddexp(level, own), level + np.log1p(here * (reference / size - 1)))
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,18 @@ class Scorer:
         text_level: np.ndarray,
         image_id: np.ndarray,
         caption_id: np.ndarray,
+        *,
+        size: float = 0,
     ) -> np.ndarray:
-        """(n,) similarities of any image with any caption, and their levels and identities -> (n,) float64 scores."""
+        """(n,) similarities of any image with any caption, and their levels and identities -> (n,) float64 scores.
+
+        No score is above the logarithm of the reference's size, or of `size`, if that is more: of so many a partner is
+        told apart. Among more than it was told apart from, a partner would seem less sure than it is.
+        """
         logit = similarity.astype(np.float64) / self.temperature
         r = self.reference
-        row = include(image_level, logit, ~among(caption_id, r.caption_id), len(r.text))
-        column = include(text_level, logit, ~among(image_id, r.image_id), len(r.image))
+        row = include(image_level, logit, ~among(caption_id, r.caption_id), len(r.text), max(len(r.text), size))
+        column = include(text_level, logit, ~among(image_id, r.image_id), len(r.image), max(len(r.image), size))
         return logit - (row + column) / 2
 
 

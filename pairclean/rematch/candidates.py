@@ -7,25 +7,47 @@ from typing import Any
 
 import numpy as np
 
+from ..align.arrays import chunks
+
 CANDIDATES = 32
 #: Up to this many vectors the search is exact; beyond, on a CPU, it goes through an inverted file.
 EXACT = 100_000
+#: Lists of an inverted file, over the square root of its vectors; how many a query looks into; how many vectors a list
+#: is trained on; how many times as many as are asked for are compared again, where the first look is rough.
+LISTS, PROBES, TRAINED, AGAIN = 8, 128, 20, 4
+CHUNK = 65_536
 #: Numbers in one block of similarities of the search on a GPU: 1 GiB of float32.
 BLOCK = 2**28
 
 
 @dataclass(frozen=True)
 class Edges:
-    """image, caption: (e,) int64 rows; similarity: (e,) float32; each edge once, ordered by image, then caption."""
+    """image, caption: (e,) int32 rows; value: (e,) a number of each, at first the float32 similarity; each edge once,
+    ordered by image, then caption."""
 
     image: np.ndarray
     caption: np.ndarray
-    similarity: np.ndarray
+    value: np.ndarray
 
     @staticmethod
-    def union(image: np.ndarray, caption: np.ndarray, similarity: np.ndarray) -> Edges:
-        code, first = np.unique((image << 32) | caption, return_index=True)
-        return Edges(code >> 32, code & 0xFFFFFFFF, similarity[first])
+    def union(image: np.ndarray, caption: np.ndarray, value: np.ndarray) -> Edges:
+        code, first = np.unique(_code(image, caption), return_index=True)
+        return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
+
+    def take(self, which: np.ndarray) -> Edges:
+        return Edges(self.image[which], self.caption[which], self.value[which])
+
+    def after(self, few: Edges, n: int) -> Edges:
+        """These with n images and n captions before theirs, and the few edges of those; none is of both."""
+        image, caption = self.image + n, self.caption + n
+        place = np.searchsorted(_code(image, caption), _code(few.image, few.caption))
+        both = ((image, few.image), (caption, few.caption), (self.value, few.value))
+        return Edges(*(np.insert(many, place, added) for many, added in both))
+
+
+def _code(image: np.ndarray, caption: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (image.astype(np.int64) << 32) | caption
+    return found
 
 
 class Gallery:
@@ -58,13 +80,13 @@ class Gallery:
 
     def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best captions of here for (n, k) images: rows of `image`, rows of here, similarities."""
-        self._captions = self._captions or _index(self.text, self.text_level, self.gpu)
+        self._captions = self._captions or _index(self.text, self.text_level, self.image, self.gpu)
         query, found, similarity = _search(self._captions, image, self.text_level)
         return query, found, similarity
 
     def images_for(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best images of here for (n, k) captions: rows of here, rows of `text`, similarities."""
-        self._images = self._images or _index(self.image, self.image_level, self.gpu)
+        self._images = self._images or _index(self.image, self.image_level, self.text, self.gpu)
         query, found, similarity = _search(self._images, text, self.image_level)
         return found, query, similarity
 
@@ -85,50 +107,97 @@ def _search(index: Any, query: np.ndarray, level: np.ndarray) -> tuple[np.ndarra
     n, k = len(query), min(CANDIDATES, len(level))
     if n == 0 or k == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-    product, found = index.search(_widened(query, np.ones(n)), k)
+    product, found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
+    for part in chunks(n, CHUNK):
+        product[part], found[part] = index.search(_widened(query[part], np.ones(len(query[part]))), k)
     there = found >= 0  # an inverted file may come up short
     similarity = product[there] + level[found[there]].astype(np.float32)
-    return np.repeat(np.arange(n), k)[there.ravel()], found[there].astype(np.int64), similarity
+    return np.repeat(np.arange(n), k)[there.ravel()], found[there], similarity
 
 
 def _widened(x: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.concatenate([x, last[:, None]], axis=1, dtype=np.float32)
 
 
-def _index(base: np.ndarray, level: np.ndarray, gpu: bool) -> Any:
+def _index(x: np.ndarray, level: np.ndarray, other: np.ndarray, gpu: bool) -> Any:
+    """other: (m, k), such as the queries will be."""
     import faiss
 
-    base = _widened(base, -level)
+    if not gpu and len(x) > EXACT:
+        return _Inverted(x, level, other)
+    base = _widened(x, -level)
     if gpu and faiss.get_num_gpus() == 0:
         return _TorchIndex(base)
     index: Any = faiss.IndexFlatIP(base.shape[1])
     if gpu:
         index = faiss.index_cpu_to_all_gpus(index)
-    elif len(base) > EXACT:
-        lists = int(4 * len(base) ** 0.5)
-        index = faiss.IndexIVFFlat(index, base.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = max(16, lists // 32)
-        index.train(base)
     index.add(base)
     return index
 
 
+class _Inverted:
+    """An inverted file of four-bit product codes, whose best are compared again in half precision (FAISS).
+
+    Images lie apart from captions, which is nothing that tells captions from each other but what would decide into
+    which lists a query looks. So both sides are centred, which changes a product by a number of the query's and one of
+    the base's, one more dimension: with means q' and b', q b = (q - q')(b - b') + q' (b - b') + q b'.
+    """
+
+    def __init__(self, x: np.ndarray, level: np.ndarray, other: np.ndarray):
+        import faiss
+
+        n = len(x)
+        self.query_mean = np.append(other.mean(0), np.float32(1))
+        self.base_mean = np.append(x.mean(0), np.float32(-level.mean()))
+        lists, dim = int(LISTS * n**0.5), self._padded(len(self.base_mean) + 1)
+        index: Any = faiss.index_factory(dim, f"IVF{lists},PQ{dim // 2}x4fs,Refine(SQfp16)", faiss.METRIC_INNER_PRODUCT)
+        self.file = faiss.extract_index_ivf(index)
+        self.file.nprobe = min(PROBES, lists)
+        self.file.cp.niter, self.file.cp.min_points_per_centroid = 5, 1  # rough lists do as well
+        index.k_factor = AGAIN
+
+        def some(part: Any) -> np.ndarray:
+            b = _widened(x[part], -level[part]) - self.base_mean
+            return self._with(b, b @ self.query_mean)
+
+        index.train(some(np.sort(np.random.default_rng(0).choice(n, min(n, TRAINED * lists), replace=False))))
+        for part in chunks(n, CHUNK):
+            index.add(some(part))
+        self.index = index
+
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        product, found = self.index.search(self._with(query - self.query_mean, np.ones(len(query))), k)
+        return product + (query @ self.base_mean)[:, None], found
+
+    @staticmethod
+    def _padded(dim: int) -> int:
+        return -(-dim // 4) * 4  # codes are of two dimensions, and come in pairs
+
+    def _with(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
+        wide = _widened(x, last)
+        return np.pad(wide, ((0, 0), (0, self._padded(wide.shape[1]) - wide.shape[1])))
+
+
 class _TorchIndex:
-    """Exact search on a GPU where FAISS has no build for it: products block by block, the best kept."""
+    """Search on a GPU where FAISS has no build for it: products in half precision, block by block, and the best of
+    them, AGAIN times as many as are asked for, in single precision."""
 
     def __init__(self, base: np.ndarray, device: str = "cuda"):
         import torch
 
         self.device = device
         self.base = torch.from_numpy(base).to(device)
+        self.half = self.base.half()
 
     def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
-        step = max(1, BLOCK // len(self.base))
+        n = len(self.base)
+        step = max(1, BLOCK // max(n, AGAIN * k * self.base.shape[1]))
         product, found = np.empty((len(query), k), np.float32), np.empty((len(query), k), np.int64)
-        for start in range(0, len(query), step):
-            part = slice(start, start + step)
-            best = torch.topk(torch.from_numpy(query[part]).to(self.device) @ self.base.T, k)
-            product[part], found[part] = best.values.cpu().numpy(), best.indices.cpu().numpy()
+        for part in chunks(len(query), step):
+            q = torch.from_numpy(query[part]).to(self.device)
+            near = torch.topk(q.half() @ self.half.T, min(AGAIN * k, n)).indices
+            best = torch.topk(torch.einsum("qd,qkd->qk", q, self.base[near]), k)
+            product[part], found[part] = best.values.cpu().numpy(), near.gather(1, best.indices).cpu().numpy()
         return product, found

@@ -15,15 +15,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 #: Iterations between two updates in the log domain, and how many of these there are at most.
 INNER, OUTER = 20, 10
 TOLERANCE = 1e-5
+#: Rounding goes through the edges by mass: those of so much first.
+BANDS = (0.1, 0.01, 0.0)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The pool's edges, each once.  image, caption: (e,) int64, below `images` and `captions`; weight: (e,) float64,
+    """The pool's edges, each once.  image, caption: (e,) integers, below `images` and `captions`; weight: (e,) float64,
     log.  capacity: images that one caption can go to."""
 
     image: np.ndarray
@@ -39,23 +42,17 @@ def transport(graph: Graph, none: float) -> np.ndarray:
 
     none: weight of having no partner, in (0, 1].
     """
-    from scipy.sparse import csr_array
-
     log_none, log_capacity = np.log(none), np.log(graph.capacity)
-    rows, columns = _Groups(graph.image, graph.images), _Groups(graph.caption, graph.captions)
+    rows = _Side(graph.image, graph.caption, graph.weight, (graph.images, graph.captions))
+    columns = _Side(graph.caption, graph.image, graph.weight, (graph.captions, graph.images))
     u, v = np.zeros(graph.images), np.zeros(graph.captions)
     for _ in range(OUTER):
         before = v
-        u = -np.logaddexp(rows.logsumexp(graph.weight + v[graph.caption]), log_none)
-        v = -np.logaddexp(columns.logsumexp(graph.weight + u[graph.image]) - log_capacity, log_none)
+        u = -np.logaddexp(rows.logsumexp(v), log_none)
+        v = -np.logaddexp(columns.logsumexp(u) - log_capacity, log_none)
         if np.abs(v - before).max(initial=0) < TOLERANCE:
             break
-        mass = np.exp(graph.weight + u[graph.image] + v[graph.caption])
-        plan = csr_array((mass[rows.order], graph.caption[rows.order], rows.ends), (graph.images, graph.captions))
-        turned = csr_array(
-            (mass[columns.order] / graph.capacity, graph.image[columns.order], columns.ends),
-            (graph.captions, graph.images),
-        )
+        plan, turned = rows.plan(u, v), columns.plan(v, u, graph.capacity)
         left_of_image, left_of_caption = np.exp(log_none + u), np.exp(log_none + v)
         a, b = np.ones(graph.images), np.ones(graph.captions)
         for _ in range(INNER):
@@ -65,24 +62,35 @@ def transport(graph: Graph, none: float) -> np.ndarray:
     return np.exp(graph.weight + u[graph.image] + v[graph.caption])
 
 
-class _Groups:
-    """log-sum-exp over the edges of each row, vectorised: edges sorted once, reduced by slices."""
+class _Side:
+    """The edges sorted by the image, or by the caption, that they are of, so that both are summed by slices."""
 
-    def __init__(self, group: np.ndarray, size: int):
-        self.order = np.argsort(group, kind="stable")
-        self.present, self.start = np.unique(group[self.order], return_index=True)
-        self.lengths = np.diff(np.append(self.start, len(group)))
-        self.ends = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=size))])
-        self.size = size
+    def __init__(self, group: np.ndarray, other: np.ndarray, weight: np.ndarray, shape: tuple[int, int]):
+        order = grouped(group, shape[0])
+        self.group, self.other, self.weight, self.shape = group[order], other[order], weight[order], shape
+        count = np.bincount(group, minlength=shape[0])
+        self.ends = np.concatenate([[0], np.cumsum(count)])
+        self.present = np.flatnonzero(count)
+        self.lengths, self.start = count[self.present], self.ends[self.present]
 
-    def logsumexp(self, x: np.ndarray) -> np.ndarray:
-        out = np.full(self.size, -np.inf)
-        if len(x):
-            x = x[self.order]
+    def logsumexp(self, of_other: np.ndarray) -> np.ndarray:
+        out = np.full(self.shape[0], -np.inf)
+        if len(self.weight):
+            x = self.weight + of_other[self.other]
             top = np.maximum.reduceat(x, self.start)
             total = np.add.reduceat(np.exp(x - np.repeat(top, self.lengths)), self.start)
             out[self.present] = top + np.log(total)
         return out
+
+    def plan(self, of_group: np.ndarray, of_other: np.ndarray, capacity: int = 1) -> csr_array:
+        mass = np.exp(self.weight + of_group[self.group] + of_other[self.other]) / capacity
+        return csr_array((mass, self.other, self.ends), self.shape)
+
+
+def grouped(group: np.ndarray, size: int) -> np.ndarray:
+    """A stable argsort of (n,) integers below `size`, in linear time."""
+    n = len(group)
+    return csr_array((np.ones(n, np.int8), (group, np.arange(n))), (size, n)).indices
 
 
 def round_plan(graph: Graph, mass: np.ndarray) -> np.ndarray:
@@ -94,23 +102,27 @@ def round_plan(graph: Graph, mass: np.ndarray) -> np.ndarray:
     """
     chosen = np.full(graph.images, -1)
     places = np.full(graph.captions, graph.capacity)
-    order = np.lexsort((graph.caption, graph.image, -mass))
-    image, caption = graph.image[order], graph.caption[order]
-    while len(image):
-        best_of_image = np.zeros(len(image), bool)
-        best_of_image[np.unique(image, return_index=True)[1]] = True
-        taken = best_of_image & (_rank(caption) < places[caption])
-        chosen[image[taken]] = caption[taken]
-        places -= np.bincount(caption[taken], minlength=len(places))
-        left = (chosen[image] < 0) & (places[caption] > 0)
-        image, caption = image[left], caption[left]
+    left = np.ones(len(mass), bool)
+    for least in BANDS:  # what the first band takes leaves little of the others to be sorted
+        now = np.flatnonzero(left & (mass >= least))
+        now = now[np.lexsort((graph.caption[now], graph.image[now], -mass[now]))]
+        image, caption = graph.image[now], graph.caption[now]
+        while len(image):
+            first = np.empty(graph.images, np.int64)
+            first[image[::-1]] = np.arange(len(image))[::-1]  # the last that is written stays
+            best_of_image = first[image] == np.arange(len(image))
+            taken = best_of_image & (_rank(caption, graph.captions) < places[caption])
+            chosen[image[taken]] = caption[taken]
+            places -= np.bincount(caption[taken], minlength=len(places))
+            open_ = (chosen[image] < 0) & (places[caption] > 0)
+            image, caption = image[open_], caption[open_]
+        left = (mass < least) & (chosen[graph.image] < 0) & (places[graph.caption] > 0)
     return chosen
 
 
-def _rank(group: np.ndarray) -> np.ndarray:
+def _rank(group: np.ndarray, size: int) -> np.ndarray:
     """(n,) how many of the same group come before each."""
-    order = np.argsort(group, kind="stable")
-    _, start, count = np.unique(group[order], return_index=True, return_counts=True)
+    order, count = grouped(group, size), np.bincount(group, minlength=size)
     rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(group)) - np.repeat(start, count)
+    rank[order] = np.arange(len(group)) - np.repeat(np.cumsum(count) - count, count)
     return rank

@@ -8,11 +8,14 @@ with `again` every caption can be given although its own pair keeps it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
-from ..judge.scores import Scorer, carries, pair_codes, pair_similarity
+from ..judge.scores import Scorer, among, pair_codes, pair_similarity
 from .candidates import Edges, Gallery, best
 from .plan import Graph, round_plan, transport
 
@@ -23,6 +26,8 @@ SURE = 0.99
 ORPHANS, FEWEST_ORPHANS = 0.3, 0.01
 #: Edges that cannot carry more mass than this are left out of the plan.
 LEAST_MASS = 1e-4
+#: Up to this many pairs a pool is searched anew when some join it; in a larger one only the new ones are searched for.
+SEARCHED_ANEW = 20_000
 MOST_HELD_OUT = 4000  # pairs to calibrate with
 #: Pairs broken in all, over at least FEWEST_TRIALS and at most MOST_TRIALS trials.
 BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
@@ -59,7 +64,7 @@ class Terms:
     capacity: images that one caption can be given to.  again: also such captions as their own pairs keep.
     prior: log odds of a pair to be clean before anything is known of it; given where the rematcher trained on none of
     the pairs, so that its own scores say something of whether they stay together.
-    orphans: the share of the displaced images, and of the captions, that have no partner here. gpu: search on one.
+    orphans: the share of the displaced images, and of the captions, that have no partner here.
     """
 
     capacity: int = 1
@@ -67,7 +72,6 @@ class Terms:
     prior: float | None = None
     orphans: float = ORPHANS
     carried: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,60 +86,120 @@ class Proposals:
 
 def propose(pool: Pool, scorer: Scorer, terms: Terms = Terms()) -> Proposals:
     """One transport over the pool, rounded one-to-one; pairs that the plan leaves together have no proposal."""
-    return _Searched(pool, scorer, terms).propose()
+    return Searched(pool, scorer, terms).propose(terms)
 
 
-class _Searched:
+@dataclass(frozen=True)
+class _Pairs:
+    """All that the plan has to know of the pairs, (m,) each: hubness of both sides, and how much alike they are."""
+
+    image_id: np.ndarray
+    caption_id: np.ndarray
+    clean: np.ndarray
+    image_level: np.ndarray
+    text_level: np.ndarray
+    similarity: np.ndarray
+
+    def partners(self, again: bool) -> float:
+        """Captions that wait for an image."""
+        return len(self.clean) if again else max(1.0, float((1 - self.clean).sum()))
+
+    @staticmethod
+    def of(pool: Pool, scorer: Scorer) -> _Pairs:
+        rows = np.arange(len(pool.clean))
+        levels = scorer.levels(pool.image, pool.text)
+        similarity = pair_similarity(pool.image, pool.text, rows, rows)
+        return _Pairs(pool.image_id, pool.caption_id, pool.clean, *levels, similarity)
+
+    def before(self, others: _Pairs) -> _Pairs:
+        both = zip(vars(self).values(), vars(others).values(), strict=True)
+        return _Pairs(*(np.concatenate(parts) for parts in both))
+
+    def score(
+        self, scorer: Scorer, image: np.ndarray, caption: np.ndarray, similarity: np.ndarray, size: float
+    ) -> np.ndarray:
+        levels = self.image_level[image], self.text_level[caption]
+        return scorer.combine(similarity, *levels, self.image_id[image], self.caption_id[caption], size=size)
+
+    def scored(self, scorer: Scorer, edges: Edges, carried: np.ndarray, size: float) -> Edges:
+        """Edges of similarities -> of scores, without captions that an image, or a copy of it, carries already."""
+        codes = np.append(carried, pair_codes(self.image_id, self.caption_id))
+        new = edges.take(~among(pair_codes(self.image_id[edges.image], self.caption_id[edges.caption]), codes))
+        return replace(new, value=self.score(scorer, new.image, new.caption, new.value, size))
+
+
+class Searched:
     """A pool with its levels and its candidates, to which other pairs can be added without searching it again."""
 
-    def __init__(self, pool: Pool, scorer: Scorer, terms: Terms):
-        self.pool, self.scorer, self.terms = pool, scorer, terms
-        self.levels = scorer.levels(pool.image, pool.text)
-        self.gallery = Gallery(pool.image, pool.text, *self.levels, scorer.temperature, gpu=terms.gpu)
-        self.edges = self.gallery.edges()
+    def __init__(self, pool: Pool, scorer: Scorer, terms: Terms = Terms(), *, gpu: bool = False):
+        """terms: their `carried` count here, and the rest is where calibration starts from.  gpu: search on one."""
+        self.pool, self.scorer, self.terms, self.gpu = pool, scorer, terms, gpu
+        self.pairs = _Pairs.of(pool, scorer)
+        levels = self.pairs.image_level, self.pairs.text_level
+        self.gallery = Gallery(pool.image, pool.text, *levels, scorer.temperature, gpu=gpu)
+        self.partners = self.pairs.partners(terms.again)
+        self.edges = self.pairs.scored(scorer, self.gallery.edges(), terms.carried, self.partners)
+        self.joined = pool.take(np.zeros(0, np.int64))
 
-    def propose(self) -> Proposals:
-        return _settle(self.pool, self.scorer, self.levels, self.edges, self.terms)
+    def with_pairs(self, few: Pool) -> Searched:
+        """The pool with these before it."""
+        if len(self.pool.clean) <= SEARCHED_ANEW:
+            return Searched(Pool.joined(few, self.pool), self.scorer, self.terms, gpu=self.gpu)
+        other = copy(self)
+        other.joined = Pool.joined(few, self.joined)
+        return other
 
-    def propose_with(self, added: Pool, scorer: Scorer, broken: np.ndarray) -> Proposals:
+    def known(self) -> Pool:
+        """All pairs in their order, without vectors."""
+        both = (replace(pool, image=pool.image[:0], text=pool.text[:0]) for pool in (self.joined, self.pool))
+        return Pool.joined(*both)
+
+    def propose(self, terms: Terms) -> Proposals:
+        """For those that joined, then for those of the pool."""
+        if not len(self.joined.clean):
+            return self._settle(self.pairs, self.edges, terms)
+        nobody = np.zeros(0, np.int64)
+        return self.propose_with(self.joined.take(nobody), self.scorer, nobody, terms)
+
+    def propose_with(self, added: Pool, scorer: Scorer, broken: np.ndarray, terms: Terms) -> Proposals:
         """The added pairs come first.  scorer: for their levels; broken: (b,) codes of pairs that are none any more.
 
         Only they are searched for: a pair of the pool can still go to an added caption that has it among its best.
         """
-        own, n = scorer.levels(added.image, added.text), len(added.clean)
-        image_level, text_level = (np.concatenate(pair) for pair in zip(own, self.levels, strict=True))
-        here = Gallery(added.image, added.text, *own, scorer.temperature)
-        among, there = here.captions_for(added.image), self.gallery.captions_for(added.image)
-        out = tuple(map(np.concatenate, zip(among, (there[0], there[1] + n, there[2]), strict=True)))
-        among, there = here.images_for(added.text), self.gallery.images_for(added.text)
-        back = tuple(map(np.concatenate, zip(among, (there[0] + n, there[1], there[2]), strict=True)))
+        added = Pool.joined(added, self.joined)
+        new, n = _Pairs.of(added, scorer), len(added.clean)
+        every = new.before(self.pairs)
+        here = Gallery(added.image, added.text, new.image_level, new.text_level, scorer.temperature)
+        inside, there = here.captions_for(added.image), self.gallery.captions_for(added.image)
+        out = tuple(map(np.concatenate, zip(inside, (there[0], there[1] + n, there[2]), strict=True)))
+        inside, there = here.images_for(added.text), self.gallery.images_for(added.text)
+        back = tuple(map(np.concatenate, zip(inside, (there[0] + n, there[1], there[2]), strict=True)))
         half = scorer.temperature / 2
-        out_best = best(out[0], out[2] - half * text_level[out[1]])
-        back_best = best(back[1], back[2] - half * image_level[back[0]])
-        parts = ((x[out_best] for x in out), (x[back_best] for x in back))
-        whole = (self.edges.image + n, self.edges.caption + n, self.edges.similarity)
-        edges = Edges.union(*map(np.concatenate, zip(*parts, whole, strict=True)))
-        terms = replace(self.terms, carried=np.setdiff1d(self.terms.carried, broken))
-        return _settle(Pool.joined(added, self.pool), self.scorer, (image_level, text_level), edges, terms)
+        out_best = best(out[0], out[2] - half * every.text_level[out[1]])
+        back_best = best(back[1], back[2] - half * every.image_level[back[0]])
+        few = Edges.union(
+            *map(np.concatenate, zip((x[out_best] for x in out), (x[back_best] for x in back), strict=True))
+        )
+        carried = np.setdiff1d(self.terms.carried, broken)
+        edges = self.edges.after(every.scored(self.scorer, few, carried, self.partners), n)
+        return self._settle(every, edges, terms)
+
+    def _settle(self, pairs: _Pairs, edges: Edges, terms: Terms) -> Proposals:
+        own = np.arange(len(pairs.clean))
+        stay = _logit(pairs.clean, 1e-9)
+        if terms.prior is not None:
+            stay = (stay + pairs.score(self.scorer, own, own, pairs.similarity, self.partners) + terms.prior) / 2
+        return _settle(pairs, stay, edges, terms)
 
 
-def _settle(pool: Pool, scorer: Scorer, levels: tuple[np.ndarray, np.ndarray], edges: Edges, terms: Terms) -> Proposals:
-    m = len(pool.clean)
-    # Copies of what an image carries already are no rematch.
-    carried = carries(pool.image_id, pool.caption_id, edges.image, edges.caption)
-    carried |= np.isin(pair_codes(pool.image_id[edges.image], pool.caption_id[edges.caption]), terms.carried)
-    moved = np.flatnonzero(~carried)
-    image, caption = edges.image[moved], edges.caption[moved]
-    own = np.arange(m)
-    score = _score(pool, scorer, levels, image, caption, edges.similarity[moved])
-    partners = m if terms.again else max(1.0, float((1 - pool.clean).sum()))
-    weight = score + np.log((1 - terms.orphans) / partners)
+def _settle(pairs: _Pairs, stay: np.ndarray, edges: Edges, terms: Terms) -> Proposals:
+    """stay: (m,) log odds of each pair to stay together; edges: of scores."""
+    m = len(pairs.clean)
+    own = np.arange(m, dtype=np.int32)
+    partners = pairs.partners(terms.again)
+    weight = edges.value + np.log((1 - terms.orphans) / partners)
     can = weight > np.log(LEAST_MASS * terms.orphans**2)  # no potential is above 1 / orphans
-    image, caption, weight = image[can], caption[can], weight[can]
-    stay = _logit(pool.clean, 1e-9)
-    if terms.prior is not None:
-        itself = pair_similarity(pool.image, pool.text, own, own)
-        stay = (stay + _score(pool, scorer, levels, own, own, itself) + terms.prior) / 2
+    image, caption, weight = edges.image[can], edges.caption[can], weight[can]
     place = own + m if terms.again else own  # a pair that stays leaves its caption's place to others, or takes it
     graph = Graph(
         np.concatenate([own, image]),
@@ -149,27 +213,11 @@ def _settle(pool: Pool, scorer: Scorer, levels: tuple[np.ndarray, np.ndarray], e
     partner = round_plan(graph, plan)
     partner[partner == place] = -1
     # Copies of one caption share its mass between them: what counts is the text.
-    _, text = np.unique(pool.caption_id, return_inverse=True)
-    texts = int(text.max(initial=0)) + 1
-    edge, edge_of = np.unique(image * texts + text[caption], return_inverse=True)
-    by_text = np.append(np.bincount(edge_of, plan[m:], len(edge)), 0.0)
-    has = partner >= 0
-    at = np.searchsorted(edge, own * texts + text[np.where(has, partner, 0)])
+    text = np.where(partner >= 0, pairs.caption_id[partner], 0)
+    same = (partner[image] >= 0) & (pairs.caption_id[caption] == text[image])
+    mass = np.bincount(image[same], plan[m:][same], m)
     away = np.bincount(image, plan[m:], m)
-    return Proposals(partner, np.where(has, by_text[np.where(has, at, -1)], 0.0), away)
-
-
-def _score(
-    pool: Pool,
-    scorer: Scorer,
-    levels: tuple[np.ndarray, np.ndarray],
-    image: np.ndarray,
-    caption: np.ndarray,
-    similarity: np.ndarray,
-) -> np.ndarray:
-    return scorer.combine(
-        similarity, levels[0][image], levels[1][caption], pool.image_id[image], pool.caption_id[caption]
-    )
+    return Proposals(partner, mass, away)
 
 
 @dataclass(frozen=True)
@@ -200,11 +248,14 @@ def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
     similarity = image @ text.T
     own = np.diag(similarity)
 
+    @cache
     def fit(temperature: float) -> float:
         logits = similarity / np.float32(temperature)
         return float(2 * own.mean() / temperature - sum(_logsumexp(logits, axis).mean() for axis in (0, 1)))
 
-    return max((float(t) for t in np.geomspace(0.005, 0.3, 42)), key=fit)
+    # The likelihood is concave in 1 / temperature: it rises up to the best and falls beyond.
+    tried = [float(t) for t in np.geomspace(0.005, 0.3, 42)]
+    return tried[bisect_left(range(len(tried) - 1), True, key=lambda i: fit(tried[i]) >= fit(tried[i + 1]))]
 
 
 def draw_sure(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -221,13 +272,7 @@ def draw_sure(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def calibrate_rematching(
-    suspects: Pool,
-    sure: Pool,
-    scorer: Scorer,
-    decoy_clean: np.ndarray,
-    terms: Terms = Terms(),
-    *,
-    seed: int = 0,
+    suspects: Searched, sure: Pool, decoy_clean: np.ndarray, *, seed: int = 0
 ) -> Calibration | None:
     """Break matched pairs, put them among the suspects, and see which come home.
 
@@ -240,29 +285,30 @@ def calibrate_rematching(
     often the plan takes a clean pair apart. All of it several times, anew.
     None where too few pairs can be broken.
     """
+    terms = suspects.terms
     # A pair that the plan itself takes apart is not sure, whatever the judge says: its own caption may be elsewhere.
     doubtful = np.flatnonzero(sure.clean < SURE)
-    mass = propose(Pool.joined(sure.take(doubtful), suspects), scorer, terms).mass[: len(doubtful)]
+    mass = suspects.with_pairs(sure.take(doubtful)).propose(terms).mass[: len(doubtful)]
     apart = doubtful[mass > 0.5]
-    suspects, sure = Pool.joined(suspects, sure.take(apart)), sure.take(np.setdiff1d(np.arange(len(sure.clean)), apart))
+    searched, sure = suspects.with_pairs(sure.take(apart)), sure.take(np.setdiff1d(np.arange(len(sure.clean)), apart))
     if len(sure.clean) < FEWEST_SURE:
         return None
     rng = np.random.default_rng(seed)
-    size = int(np.clip(len(suspects.clean) * PORTION, 8, len(sure.clean) // 2))
+    suspected = searched.known().clean
+    size = int(np.clip(len(suspected) * PORTION, 8, len(sure.clean) // 2))
     count = int(np.clip(np.ceil(BROKEN / size), FEWEST_TRIALS, MOST_TRIALS))
-    searched = _Searched(suspects, scorer, terms)
     # How many have no partner is first estimated with a guess of it in the plan, then again with the estimate.
     for times in (max(FEWEST_TRIALS, count // 4), count):
-        trial = _Trial.joined([_break(searched, sure, size, decoy_clean, rng) for _ in range(times)])
+        trial = _Trial.joined([_break(searched, sure, size, decoy_clean, rng, terms) for _ in range(times)])
         home, orphan, whole, suspect = (trial.group == k for k in (HOME, ORPHAN, WHOLE, SUSPECT))
         proposed = trial.mass > 0
         if proposed.sum() < FEWEST_SEEN or not trial.right[proposed].any():
             return None
         flagged = trial.clean < 0.5
         orphans = _orphan_share(*(trial.away[group & flagged] for group in (home, orphan, suspect)))
-        used, searched.terms = searched.terms, replace(terms, orphans=min(orphans, ORPHANS))
+        used, terms = terms, replace(terms, orphans=min(orphans, ORPHANS))
     # Each group stands for as many of the suspects as there seem to be of its kind.
-    pool = np.concatenate([suspects.clean, sure.clean[sure.clean < SURE] if not terms.again else sure.clean])
+    pool = np.concatenate([suspected, sure.clean[sure.clean < SURE] if not terms.again else sure.clean])
     noisy, clean = float((1 - pool).sum()), float(pool.sum())
     weight = np.zeros(len(trial.mass))
     for group, stands_for in (
@@ -297,11 +343,13 @@ class _Trial:
         return _Trial(*(np.concatenate(parts) for parts in zip(*(vars(t).values() for t in trials), strict=True)))
 
 
-def _break(searched: _Searched, sure: Pool, size: int, decoy_clean: np.ndarray, rng: np.random.Generator) -> _Trial:
+def _break(
+    searched: Searched, sure: Pool, size: int, decoy_clean: np.ndarray, rng: np.random.Generator, terms: Terms
+) -> _Trial:
     order = rng.permutation(len(sure.clean))
     quarter = size // 4
     whole = order[4 * quarter :]
-    if not searched.terms.again:
+    if not terms.again:
         whole = whole[sure.clean[whole] < SURE]  # not broken this time: in the pool as any pair like them
     home, orphan, gone = order[: 2 * quarter], order[2 * quarter : 3 * quarter], order[3 * quarter : 4 * quarter]
     images, captions = np.concatenate([home, orphan]), np.concatenate([np.roll(home, 1), gone])
@@ -316,12 +364,13 @@ def _break(searched: _Searched, sure: Pool, size: int, decoy_clean: np.ndarray, 
     clean[np.argsort(fit, kind="stable")] = np.sort(rng.choice(np.asarray(decoy_clean), len(images)))
     added = Pool.joined(replace(broken, clean=clean), sure.take(whole))
     taken = order[: 4 * quarter]
-    found = searched.propose_with(added, scorer, pair_codes(sure.image_id[taken], sure.caption_id[taken]))
-    everyone = Pool.joined(added, searched.pool)
-    own = np.concatenate([sure.caption_id[images], sure.caption_id[whole], searched.pool.caption_id])
-    right = (found.partner >= 0) & (everyone.caption_id[found.partner] == own)
-    sizes = (len(home), len(orphan), len(whole), len(searched.pool.clean))
-    return _Trial(found.mass, found.away, right, everyone.clean, np.repeat(np.arange(4), sizes))
+    found = searched.propose_with(added, scorer, pair_codes(sure.image_id[taken], sure.caption_id[taken]), terms)
+    suspects = searched.known()
+    caption_id = np.concatenate([added.caption_id, suspects.caption_id])
+    own = np.concatenate([sure.caption_id[images], sure.caption_id[whole], suspects.caption_id])
+    right = (found.partner >= 0) & (caption_id[found.partner] == own)
+    group = np.repeat(np.arange(4), (len(home), len(orphan), len(whole), len(suspects.clean)))
+    return _Trial(found.mass, found.away, right, np.concatenate([added.clean, suspects.clean]), group)
 
 
 def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:

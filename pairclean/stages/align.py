@@ -59,10 +59,13 @@ def align(run: Run, execution: Execution) -> None:
     if start is None:
         models: list[Alignment] = [ZeroShot()]
         models[0].save(home / "first_0.safetensors")
+        if run.config.method == "zero-shot":  # asked for by name: there is nothing to find out
+            write_json(home / "method.json", {"method": method})
+            return
     else:
         models = fit(start, [f"first_{k}" for k in range(FOLDS)], others, None)
     first = cross_scores(models, *pairs, rows, fold, seed=seed)
-    if start is None and run.config.method != "zero-shot" and cannot_judge(first):
+    if start is None and cannot_judge(first):
         # The two spaces have as many dimensions and no more in common: learn from nothing, as for spaces that differ.
         method = "l2rm" if method == "zero-shot" else method
         start, learn = _rounds(method, run, emb, device, False)

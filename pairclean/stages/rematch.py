@@ -10,11 +10,15 @@ import numpy as np
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
 from ..files import write_json
-from ..judge import ENCODER_SCORES, Reference, Scorer, keeping, pair_codes, reference_rows
-from ..rematch import SURE, Pool, Terms, calibrate_rematching, draw_sure, fit_temperature, propose, settle
+from ..judge import ENCODER_SCORES, REFERENCE, Reference, Scorer, keeping, pair_codes, reference_rows
+from ..rematch import SURE, Pool, Searched, Terms, calibrate_rematching, draw_sure, fit_temperature, settle
 from ..run import Execution, Run
 from .common import emptied, learning_device, load_array, open_embeddings, save_array
 from .identities import identities
+
+#: The reference is this share of the pairs, but no fewer than to judge by and no more than MOST. All captions that are
+#: nearer to an image than any of the reference score alike, and of few there are many such among many.
+SHARE, MOST = 1 / 4, 16_384
 
 NO_PARTNER = "no caption of the data fits better"
 TAKEN = "the caption that fits best stays with its own picture"
@@ -81,7 +85,6 @@ def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) ->
         config.pool == "all",
         np.log(prior) if fresh else None,
         carried=np.unique(pair_codes(image_id[every], caption_id[every])),
-        gpu=gpu,
     )
 
     def pool(rows: np.ndarray) -> Pool:
@@ -89,17 +92,20 @@ def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) ->
         return Pool(x, y, image_id[rows], caption_id[rows], clean[rows])
 
     sure = pool(held_out)
-    sample = reference_rows(every, np.random.default_rng(config.seed))
+    size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
+    sample = reference_rows(every, np.random.default_rng(config.seed), size)
     reference = Reference.embed(model, emb.image, emb.text, image_id, caption_id, sample)
     # Without a pair to fit by, any temperature does: nothing is calibrated then, and nothing rematched.
     scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0)
-    suspects = pool(np.setdiff1d(rows, held_out))
+    unsure, again = np.setdiff1d(rows, held_out), np.intersect1d(rows, held_out)
+    suspects = Searched(pool(unsure), scorer, terms, gpu=gpu)
     decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
-    calibration = calibrate_rematching(suspects, sure, scorer, decoys, terms, seed=config.seed)
+    calibration = calibrate_rematching(suspects, sure, decoys, seed=config.seed)
     if calibration is None:
         found.reason[flagged] = REASONS.index(UNCALIBRATED)
         return
-    proposals = propose(pool(rows), scorer, calibration.terms)
+    proposals = suspects.with_pairs(pool(again)).propose(calibration.terms)
+    rows = np.concatenate([again, unsure])
     has = proposals.partner >= 0
     chance = np.where(has, calibration(proposals.mass), 0.0)
     # A pair with a rematch that is right with probability p is itself matched with at most 1 - p: one that the judge

@@ -92,6 +92,20 @@ def test_the_temperature_is_the_one_that_separates_best(data: dict[str, np.ndarr
     assert len(set(by_temperature.values())) > 1
 
 
+def test_of_many_pairs_a_sample_chooses_the_temperature(
+    data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = cross_scores([ZeroShot()], **data)
+    monkeypatch.setattr(crossfit, "CHOOSING", 150)
+    found = cross_scores([ZeroShot()], **data)
+    chosen = found.scorers[0].temperature
+    assert len(found.score) == len(data["rows"])
+    assert found.separation > every.separation - 0.01
+    alone = cross_scores([ZeroShot()], **data, temperatures=(chosen,))
+    assert np.array_equal(found.score, alone.score)
+    assert np.array_equal(found.decoys, alone.decoys)
+
+
 def test_separation_is_the_auroc_against_decoys() -> None:
     rng = np.random.default_rng(0)
     score, decoys = rng.integers(8, size=50) + 0.0, rng.integers(7, size=70) + 0.0

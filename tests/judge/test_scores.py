@@ -13,6 +13,7 @@ from pairclean.judge.scores import (
     DECOYS,
     Reference,
     Scorer,
+    among,
     draw_decoys,
     hubness,
     pair_similarity,
@@ -172,3 +173,20 @@ def test_where_there_is_no_decoy_none_is_drawn() -> None:
     for image_id, caption_id in ((same, apart), (apart, same), (apart[:1], apart[:1]), (apart[:0], apart[:0])):
         left, right = draw_decoys(image_id, caption_id, np.random.default_rng(0))
         assert len(left) == len(right) == 0
+
+
+def test_among_is_numpys_isin() -> None:
+    rng = np.random.default_rng(0)
+    for known in (rng.integers(-50, 50, 30), np.zeros(0, np.int64), np.array([3])):
+        values = rng.integers(-60, 60, 400)
+        assert np.array_equal(among(values, known), np.isin(values, known))
+
+
+def test_no_score_is_above_the_logarithm_of_the_size_that_a_partner_is_told_apart_in() -> None:
+    r = np.eye(8, dtype=np.float32)
+    scorer = Scorer(Reference(r, r, np.arange(8), np.arange(8)), 0.01)
+    one, stranger = np.ones(1, np.float32), np.array([99])
+    levels = scorer.levels(r[:1] * 0, r[:1] * 0)  # a pair like nothing in the reference
+    assert scorer.combine(one, *levels, stranger, stranger)[0] == pytest.approx(np.log(8))
+    assert scorer.combine(one, *levels, stranger, stranger, size=1000)[0] == pytest.approx(np.log(1000))
+    assert scorer.combine(one, *levels, stranger, stranger, size=2)[0] == pytest.approx(np.log(8))

@@ -7,7 +7,7 @@ import pytest
 
 from pairclean.judge.scores import Reference, Scorer
 from pairclean.rematch import candidates as module
-from pairclean.rematch.candidates import Gallery, best
+from pairclean.rematch.candidates import Edges, Gallery, best
 
 
 def unit(n: int, k: int = 12, seed: int = 0) -> np.ndarray:
@@ -21,7 +21,7 @@ def edges(image: np.ndarray, text: np.ndarray, t: float = 0.05) -> tuple[np.ndar
     scorer = Scorer(Reference(image, text, n, n), t)
     levels = scorer.levels(image, text)
     found = Gallery(image, text, *levels, t).edges()
-    np.testing.assert_allclose(found.similarity, (image @ text.T)[found.image, found.caption], atol=1e-5)
+    np.testing.assert_allclose(found.value, (image @ text.T)[found.image, found.caption], atol=1e-3)
     return found.image, found.caption, image @ text.T / t - levels[0][:, None] / 2 - levels[1] / 2
 
 
@@ -54,7 +54,7 @@ def test_small_pools() -> None:
         assert len(edges(unit(m), unit(m, seed=1))[0]) == m * m
     nothing = unit(1)[:0]
     found = Gallery(nothing, nothing, np.zeros(0), np.zeros(0), 0.05).edges()
-    assert len(found.image) == len(found.caption) == len(found.similarity) == 0
+    assert len(found.image) == len(found.caption) == len(found.value) == 0
 
 
 def test_the_best_of_each_group() -> None:
@@ -68,7 +68,7 @@ def test_the_best_of_each_group() -> None:
 
 
 def test_the_search_for_a_gpu_finds_what_faiss_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 1000)
+    monkeypatch.setattr(module, "BLOCK", 4000)
     base, query = unit(150), unit(40, seed=1)
     product, found = module._TorchIndex(base, "cpu").search(query, 7)
     expected = np.argsort(-(query @ base.T), axis=1)[:, :7]
@@ -89,3 +89,38 @@ def test_an_inverted_file_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(own & found) > 0.95 * len(own & exact)
     assert max(max(i, j) for i, j in found) < 3000
     assert min(min(i, j) for i, j in found) >= 0
+
+
+def test_an_inverted_file_finds_the_partner_across_a_gap_between_the_modalities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clusters, hubness, and images far from all captions, as encoders of both have it."""
+    rng = np.random.default_rng(0)
+    n, k = 6000, 64
+    scene = np.repeat(rng.standard_normal((60, k)), n // 60, axis=0) + rng.standard_normal((n, k))
+    sides = []
+    for axis in (0, 1):
+        x = scene + 0.4 * rng.standard_normal((n, k))
+        x[:, axis] += 10
+        sides.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
+    image, text = sides
+    level = rng.uniform(0, 2, n)
+    exact = Gallery(image, text, level, level, 0.05).edges()
+    monkeypatch.setattr(module, "EXACT", 1000)
+    monkeypatch.setattr(module, "PROBES", 32)
+    monkeypatch.setattr(module, "CHUNK", 999)
+    found = Gallery(image, text, level, level, 0.05).edges()
+    code, expected = found.image * n + found.caption, exact.image * n + exact.caption
+    assert np.isin(expected, code).mean() > 0.8
+    own = np.arange(n) * (n + 1)
+    assert np.isin(own, code).sum() > 0.99 * np.isin(own, expected).sum()
+    similarity = np.einsum("ij,ij->i", image[found.image], text[found.caption])
+    np.testing.assert_allclose(found.value, similarity, atol=2e-3)
+
+
+def test_a_few_edges_are_put_before_many() -> None:
+    many = Edges.union(np.array([1, 0, 1]), np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
+    few = Edges.union(np.array([0, 2, 3, 1]), np.array([2, 0, 1, 1]), np.array([0.4, 0.5, 0.6, 0.7]))
+    found = many.after(few, 2)
+    expected = [(0, 2, 0.4), (1, 1, 0.7), (2, 0, 0.5), (2, 3, 0.2), (3, 1, 0.6), (3, 2, 0.1), (3, 3, 0.3)]
+    assert list(zip(found.image.tolist(), found.caption.tolist(), found.value.tolist(), strict=True)) == expected

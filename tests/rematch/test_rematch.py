@@ -9,6 +9,7 @@ from pairclean.judge.scores import Reference, Scorer, pair_codes
 from pairclean.rematch import (
     Calibration,
     Pool,
+    Searched,
     Terms,
     calibrate_rematching,
     draw_sure,
@@ -56,7 +57,7 @@ class World:
 
     def emitted(self, precision: float = 0.9, seed: int = 0) -> tuple[int, float, float]:
         """How many rematches, how many of them right, and the expected precision."""
-        found = calibrate_rematching(self.suspects, self.sure, self.scorer, DECOY_CLEAN, seed=seed)
+        found = calibrate_rematching(Searched(self.suspects, self.scorer), self.sure, DECOY_CLEAN, seed=seed)
         assert found is not None
         proposals = propose(self.suspects, self.scorer, found.terms)
         chance = np.where(proposals.partner >= 0, found(proposals.mass), 0)
@@ -180,16 +181,16 @@ def test_emit_takes_the_largest_set_at_the_precision() -> None:
 
 def test_too_few_to_break_calibrate_nothing() -> None:
     world = World(suspects=100, sure=module.FEWEST_SURE - 1)
-    assert calibrate_rematching(world.suspects, world.sure, world.scorer, DECOY_CLEAN) is None
+    assert calibrate_rematching(Searched(world.suspects, world.scorer), world.sure, DECOY_CLEAN) is None
     enough = World(suspects=100, sure=module.FEWEST_SURE + 10)
-    found = calibrate_rematching(enough.suspects, enough.sure, enough.scorer, DECOY_CLEAN)
+    found = calibrate_rematching(Searched(enough.suspects, enough.scorer), enough.sure, DECOY_CLEAN)
     assert found is not None
     assert found.broken >= 500
 
 
 def test_where_all_are_right_it_is_calibrated_too() -> None:
     world = World(noise=0.3)
-    found = calibrate_rematching(world.suspects, world.sure, world.scorer, DECOY_CLEAN)
+    found = calibrate_rematching(Searched(world.suspects, world.scorer), world.sure, DECOY_CLEAN)
     assert found is not None
     assert found(propose(world.suspects, world.scorer).mass).min() > 0.9
 
@@ -206,7 +207,7 @@ def test_the_share_without_partners_is_estimated() -> None:
     shares = []
     for orphans in (0.0, 0.5, 1.0):
         world = World(noise=0.6, orphans=orphans)
-        found = calibrate_rematching(world.suspects, world.sure, world.scorer, DECOY_CLEAN)
+        found = calibrate_rematching(Searched(world.suspects, world.scorer), world.sure, DECOY_CLEAN)
         assert found is not None
         shares.append(found.orphans)
     assert shares == pytest.approx([0, 0.5, 1], abs=0.25)
@@ -299,3 +300,35 @@ def test_a_caption_can_be_given_again_although_its_own_pair_keeps_it() -> None:
     assert again.partner[0] == 1
     assert again.mass[0] > 0.5
     assert (again.partner[1:] == -1).all()
+
+
+def test_a_large_pool_that_some_join_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(noise=0.6)
+    few, many = world.suspects.take(np.arange(20)), world.suspects.take(np.arange(20, 300))
+    anew = Searched(many, world.scorer).with_pairs(few).propose(Terms())
+    monkeypatch.setattr(module, "SEARCHED_ANEW", 100)
+    searched = Searched(many, world.scorer)
+    monkeypatch.setattr(module.Searched, "__init__", None)  # nothing is made anew
+    joined = searched.with_pairs(few)
+    found = joined.propose(Terms())
+    monkeypatch.undo()
+    assert len(searched.known().clean) == 280
+    assert np.array_equal(joined.known().caption_id, world.suspects.caption_id)
+    assert (found.partner == anew.partner).mean() > 0.98
+    np.testing.assert_allclose(found.mass, anew.mass, atol=0.05)
+    together = propose(world.suspects, world.scorer)
+    assert np.array_equal(anew.partner, together.partner)
+    assert found.partner[:20].tolist() == together.partner[:20].tolist()
+
+
+def test_partners_are_as_sure_in_a_pool_much_larger_than_the_reference() -> None:
+    """A small reference tells a partner apart from few; among many its evidence counts no less for that."""
+    world = World(suspects=1500, sure=100, noise=0.3)
+    r, few = world.scorer.reference, np.random.default_rng(0).choice(1600, 200, replace=False)
+    full = propose(world.suspects, Scorer(r, 0.05))
+    found = propose(world.suspects, Scorer(Reference(*(x[few] for x in vars(r).values())), 0.05))
+    assert (full.partner == world.home).mean() > 0.99
+    assert (found.partner == world.home).mean() > 0.99
+    assert np.median(found.mass) > 0.5 * np.median(full.mass)
+    there = np.isin(world.suspects.image_id, r.image_id[few])  # with their partner in the reference, or not
+    assert np.median(found.mass[there]) > 0.9 * np.median(found.mass[~there])
