@@ -187,8 +187,8 @@ def _stream(
         image_level, text_level = np.empty((2, len(temperatures), len(place)))
         for part, x, y in embedded(model, image, text, members):
             similarity[part] = np.einsum("ij,ij->i", x, y)
-            image_level[:, part] = hubness_at(x, reference.text, temperatures)
-            text_level[:, part] = hubness_at(y, reference.image, temperatures)
+            image_level[:, part] = hubness_at(x, reference.text, temperatures, model.device)
+            text_level[:, part] = hubness_at(y, reference.image, temperatures, model.device)
         ids = image_id[members], caption_id[members]
         decoys = Decoys.draw(model, image, text, *ids, members, rng, pairs=max(1, DECOY_PAIRS // len(models)))
         out.append(_Fold(place, similarity, image_level, text_level, decoys))
@@ -239,13 +239,13 @@ def near_ranks(
     for k, (model, scorer) in enumerate(zip(models, scores.scorers, strict=True)):
         place = np.flatnonzero(fold % len(models) == k)
         r, t = scorer.reference, scorer.temperature
-        level = t / 2 * hubness(r.text, r.image, t)
+        level = t / 2 * hubness(r.text, r.image, t, model.device)
         for part, x, y in embedded(model, image, text, rows[place], size=4096):
             at = place[part]
             likeness = unit(np.asarray(text[rows[at]], np.float32)) @ alike.T
             likeness[caption_id[rows[at]][:, None] == r.caption_id] = -np.inf
             near = np.argpartition(-likeness, min(NEAR, len(sample)) - 1, axis=1)[:, :NEAR]
-            own = np.einsum("ij,ij->i", x, y) - t / 2 * hubness(y, r.image, t)
+            own = np.einsum("ij,ij->i", x, y) - t / 2 * hubness(y, r.image, t, model.device)
             fit = np.einsum("ik,ijk->ij", x, r.text[near]) - level[near]
             out[at] = (fit < own[:, None]).mean(1)
     return out

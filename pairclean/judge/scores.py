@@ -48,14 +48,16 @@ def reference_rows(rows: np.ndarray, rng: np.random.Generator, size: int | None 
     return np.sort(rng.choice(rows, min(size or REFERENCE, len(rows)), replace=False))
 
 
-def hubness(x: np.ndarray, other: np.ndarray, temperature: float) -> np.ndarray:
+def hubness(x: np.ndarray, other: np.ndarray, temperature: float, device: str = "cpu") -> np.ndarray:
     """log mean exp of x's similarities to the reference.  x: (n, k), other: (R, k) -> (n,) float64."""
-    return hubness_at(x, other, (temperature,))[0]
+    return hubness_at(x, other, (temperature,), device)[0]
 
 
-def hubness_at(x: np.ndarray, other: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:
-    """`hubness` at several temperatures, (T, n) float64."""
+def hubness_at(x: np.ndarray, other: np.ndarray, temperatures: Sequence[float], device: str = "cpu") -> np.ndarray:
+    """`hubness` at several temperatures, (T, n) float64; device: a torch device, where the products are made."""
     out = np.empty((len(temperatures), len(x)))
+    if device != "cpu":
+        return _hubness_on(device, x, other, temperatures, out)
     for part in chunks(len(x), 1024):
         similarity = x[part] @ other.T
         s = np.empty_like(similarity)
@@ -67,6 +69,19 @@ def hubness_at(x: np.ndarray, other: np.ndarray, temperatures: Sequence[float]) 
     return out
 
 
+def _hubness_on(
+    device: str, x: np.ndarray, other: np.ndarray, temperatures: Sequence[float], out: np.ndarray
+) -> np.ndarray:
+    import torch
+
+    there = torch.from_numpy(other).to(device)
+    for part in chunks(len(x), 4096):
+        similarity = torch.from_numpy(x[part]).to(device) @ there.T
+        for level, temperature in zip(out, temperatures, strict=True):
+            level[part] = torch.logsumexp(similarity / temperature, 1).cpu().numpy()
+    return out - np.log(len(other))
+
+
 def include(level: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference: int, size: float) -> np.ndarray:
     """`hubness` as if the pair's own partner were one of `size`, be it `missing` in the reference or one of that."""
     own = logit - np.log(size)
@@ -76,10 +91,12 @@ def include(level: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores pairs of embedded images and captions against a reference at a temperature."""
+    """Scores pairs of embedded images and captions against a reference at a temperature; device: where hubness is
+    computed."""
 
     reference: Reference
     temperature: float
+    device: str = "cpu"
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file
@@ -100,12 +117,13 @@ class Scorer:
         r = self.reference
         images, captions = ~among(r.image_id, image_id), ~among(r.caption_id, caption_id)
         left = Reference(r.image[images], r.text[captions], r.image_id[images], r.caption_id[captions])
-        return Scorer(left, self.temperature)
+        return Scorer(left, self.temperature, self.device)
 
     def levels(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hubness of each image among the reference captions and of each caption among the reference images."""
         r = self.reference
-        return hubness(image, r.text, self.temperature), hubness(text, r.image, self.temperature)
+        t, device = self.temperature, self.device
+        return hubness(image, r.text, t, device), hubness(text, r.image, t, device)
 
     def combine(
         self,

@@ -57,7 +57,7 @@ def align(run: Run, execution: Execution) -> None:
 
     others = [rows[fold != k] for k in range(FOLDS)]
     if start is None:
-        models: list[Alignment] = [ZeroShot()]
+        models: list[Alignment] = [ZeroShot(device=device)]
         models[0].save(home / "first_0.safetensors")
         if run.config.method == "zero-shot":  # asked for by name: there is nothing to find out
             write_json(home / "method.json", {"method": method})

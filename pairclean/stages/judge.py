@@ -44,7 +44,7 @@ from ..judge import (
 )
 from ..pairs import UserError
 from ..run import Execution, Run
-from .common import emptied, open_embeddings, save_array
+from .common import emptied, learning_device, open_embeddings, save_array
 from .held_out import clean_by_fold, folds_of
 from .identities import identities
 
@@ -73,7 +73,7 @@ def judge(run: Run, execution: Execution) -> None:
     if run.config.score in ENCODER_SCORES and not run.comparable:
         raise UserError(f"{run.config.model} has no similarity of its own to judge by: choose --score auto or aligned")
     execution.progress.start("judge")
-    out = _Output(run, emb, rows)
+    out = _Output(run, emb, rows, learning_device(execution))
     if len(rows) < FEWEST:
         out.unjudged(
             f"only {len(rows)} readable {'pair' if len(rows) == 1 else 'pairs'}: at least {FEWEST} are needed to judge"
@@ -98,13 +98,13 @@ def _judge(run: Run, out: _Output) -> None:
     def near(models: Sequence[Alignment], scores: Scores) -> np.ndarray:
         return near_ranks(models, scores, *pairs, rows, fold, seed=config.seed)
 
-    models = load_models(run, "first")
+    models = load_models(run, "first", out.device)
     name = "negclip" if _is_encoder(models) else "first"
     if run.comparable and name == "first" and config.method != "canonical":
         out.notes.append(FOREIGN)
     chosen = untouched = scored(models)
     out.aligned_similarity[rows] = untouched.similarity
-    learned_models = load_models(run, "aligned")
+    learned_models = load_models(run, "aligned", out.device)
     if learned_models:
         learned = scored(learned_models)
         out.aligned_similarity[rows] = learned.similarity
@@ -117,8 +117,8 @@ def _judge(run: Run, out: _Output) -> None:
         elif config.score == "auto":
             out.notes.append(NOT_LEARNED)
     if config.score in ENCODER_SCORES and config.score != name:
-        name, models = config.score, [ZeroShot()]
-        chosen = untouched = _encoder_scores(name, pairs, rows, config.seed)
+        name, models = config.score, [ZeroShot(device=out.device)]
+        chosen = untouched = _encoder_scores(name, pairs, rows, config.seed, out.device)
     why = cannot_judge(untouched)
     if why:
         out.unjudged(why)
@@ -132,13 +132,15 @@ def _is_encoder(models: Sequence[Alignment]) -> bool:
     return all(model.image is None for model in models)
 
 
-def _encoder_scores(name: str, pairs: tuple[Rows, Rows, np.ndarray, np.ndarray], rows: np.ndarray, seed: int) -> Scores:
+def _encoder_scores(
+    name: str, pairs: tuple[Rows, Rows, np.ndarray, np.ndarray], rows: np.ndarray, seed: int, device: str
+) -> Scores:
     """By the encoder's own similarity: of the pair alone, without its hubness, or with its neighbours'."""
     if name == "clip":
         return cosine_scores(*pairs, rows, seed=seed)
     if name == "lemon":
         return lemon_scores(*pairs, rows, seed=seed)
-    return cross_scores([ZeroShot()], *pairs, rows, np.zeros(len(rows), np.int64), seed=seed)
+    return cross_scores([ZeroShot(device=device)], *pairs, rows, np.zeros(len(rows), np.int64), seed=seed)
 
 
 def _judge_frozen(run: Run, out: _Output) -> None:
@@ -152,7 +154,7 @@ def _judge_frozen(run: Run, out: _Output) -> None:
     emb, rows, name, seed = out.emb, out.rows, known["score"], run.config.seed
     pairs = (emb.image, emb.text, emb.image_id, emb.caption_id)
     files = sorted(theirs.glob("scorer_*.safetensors"))
-    models = [ZeroShot()] if name in ENCODER_SCORES else load_models(run, name)
+    models = [ZeroShot(device=out.device)] if name in ENCODER_SCORES else load_models(run, name, out.device)
     fold = folds_of(run, emb, rows)
     if name == "clip":
         scores = cosine_scores(*pairs, rows, seed=seed)
@@ -173,16 +175,16 @@ def _judge_frozen(run: Run, out: _Output) -> None:
     out.write_kinds(models, scores, calibration, fold)
 
 
-def load_models(run: Run, name: str) -> list[Alignment]:
+def load_models(run: Run, name: str, device: str = "cpu") -> list[Alignment]:
     """The models of one round, in the order of their folds."""
-    return [Alignment.load(path) for path in sorted((run.path / "model").glob(f"{name}_*.safetensors"))]
+    return [Alignment.load(path, device) for path in sorted((run.path / "model").glob(f"{name}_*.safetensors"))]
 
 
 class _Output:
     """What the stage leaves in RUN/judge: arrays over all pairs (NaN where there is nothing), and judge.json."""
 
-    def __init__(self, run: Run, emb: Embeddings, rows: np.ndarray):
-        self.run, self.emb, self.rows = run, emb, rows
+    def __init__(self, run: Run, emb: Embeddings, rows: np.ndarray, device: str):
+        self.run, self.emb, self.rows, self.device = run, emb, rows, device
         self.home: Path = emptied(run.path / "judge")
         self.notes: list[str] = []
         self.clean_probability, self.similarity, self.aligned_similarity = (np.full(len(emb), np.nan) for _ in range(3))

@@ -43,8 +43,7 @@ def rematch(run: Run, execution: Execution) -> None:
     flag_below = config.flag_below if config.keep_fraction is None else keeping(clean, config.keep_fraction)
     found = _Found(clean, flag_below)
     if judged["unjudged"] is None:
-        gpu = learning_device(execution).startswith("cuda")
-        _rematch(run, emb, found, judged["score"], gpu)
+        _rematch(run, emb, found, judged["score"], learning_device(execution))
     found.save(home)
 
 
@@ -69,7 +68,7 @@ class _Found:
 _SAVED = ("partner", "probability", "reason", "offered", "trials")
 
 
-def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) -> None:
+def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, device: str) -> None:
     config, clean = run.config, found.clean
     flagged = clean < found.flag_below  # NaN, not judged, is never below
     every = np.flatnonzero(~np.isnan(clean))
@@ -96,9 +95,9 @@ def _rematch(run: Run, emb: Embeddings, found: _Found, score: str, gpu: bool) ->
     sample = reference_rows(every, np.random.default_rng(config.seed), size)
     reference = Reference.embed(model, emb.image, emb.text, image_id, caption_id, sample)
     # Without a pair to fit by, any temperature does: nothing is calibrated then, and nothing rematched.
-    scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0)
+    scorer = Scorer(reference, fit_temperature(sure.image, sure.text) if len(held_out) else 1.0, device)
     unsure, again = np.setdiff1d(rows, held_out), np.intersect1d(rows, held_out)
-    suspects = Searched(pool(unsure), scorer, terms, gpu=gpu)
+    suspects = Searched(pool(unsure), scorer, terms, gpu=device.startswith("cuda"))
     decoys = load_array(run.path / "judge" / "decoy_clean_probability.npy")
     calibration = calibrate_rematching(suspects, sure, decoys, seed=config.seed)
     if calibration is None:

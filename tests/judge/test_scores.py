@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pairclean.align import Alignment
 from pairclean.judge import scores as module
@@ -16,6 +17,7 @@ from pairclean.judge.scores import (
     among,
     draw_decoys,
     hubness,
+    hubness_at,
     pair_similarity,
     reference_rows,
 )
@@ -190,3 +192,20 @@ def test_no_score_is_above_the_logarithm_of_the_size_that_a_partner_is_told_apar
     assert scorer.combine(one, *levels, stranger, stranger)[0] == pytest.approx(np.log(8))
     assert scorer.combine(one, *levels, stranger, stranger, size=1000)[0] == pytest.approx(np.log(1000))
     assert scorer.combine(one, *levels, stranger, stranger, size=2)[0] == pytest.approx(np.log(8))
+
+
+def test_hubness_on_another_device_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, other = unit(9000, 24), unit(300, 24, seed=5)
+    here = hubness_at(x, other, (0.01, 0.1))
+    asked = []
+
+    def to(self: torch.Tensor, device: str) -> torch.Tensor:
+        asked.append(device)
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    np.testing.assert_allclose(hubness_at(x, other, (0.01, 0.1), "cuda:1"), here, atol=2e-4)
+    assert set(asked) == {"cuda:1"}
+    reference = Reference(x[:300], other, np.arange(300), np.arange(300))
+    assert Scorer(reference, 0.1, "cuda:2").without(np.arange(5), np.arange(5)).levels(x[:9], x[:9])[0].shape == (9,)
+    assert asked[-1] == "cuda:2"
