@@ -18,10 +18,11 @@ import torch
 
 from benchmarks.common import Data, detection, load, moved, planted_run
 from pairclean.align import L2RM, Alignment, Canonical, ZeroShot
-from pairclean.evaluate.retrieval import retrieval
 from pairclean.judge import FOLDS, assign_folds, cross_scores, fold_of, judge_scores
+from pairclean.metrics.retrieval import retrieval
+from pairclean.pipeline import advance
 from pairclean.run import Execution
-from pairclean.stages.common import side_by_side
+from pairclean.run.execution import side_by_side
 
 #: rows to learn from, of data, with clean probabilities -> a model
 Fit = Callable[[Data, np.ndarray, np.ndarray], Alignment]
@@ -113,7 +114,7 @@ def rematched(data: Data, clean: np.ndarray) -> tuple[Data, np.ndarray]:
     """The data with the captions that a run gives its noisy pairs, and how likely each pair is right now."""
     with tempfile.TemporaryDirectory() as folder:
         run = planted_run(Path(folder) / "run", data, min_precision=0.5)
-        run.advance(("align", "judge", "rematch"), Execution())
+        advance(run, ("align", "judge", "rematch"), Execution())
         partner = np.load(run.path / "rematch" / "partner.npy")
         probability = np.load(run.path / "rematch" / "probability.npy")
     has = partner >= 0

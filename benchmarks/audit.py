@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pairclean.evaluate.audit import SMALL, audit, tally
+from pairclean.metrics.group_rates import SMALL, audit, tally
 
 from .common import Data, judged, load, moved, planted_run
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pairclean.evaluate.detection import expected_calibration_error
+from pairclean.metrics.detection import expected_calibration_error
+from pairclean.pipeline import redo
 from pairclean.run import Execution
 
 from .common import Data, judged, load, moved, planted_run
@@ -31,7 +32,7 @@ def calibrations(data: Data, noisy: np.ndarray) -> Iterator[tuple[str, dict[str,
         run = planted_run(Path(home) / "run", data)
         judged(run)
         for kind in CALIBRATIONS:
-            run.redo("judge", Execution(), calibration=kind)
+            redo(run, "judge", Execution(), calibration=kind)
             p = np.nan_to_num(np.load(run.path / "judge" / "clean_probability.npy"), nan=0.5)
             rate = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["mismatch_rate"]
             found = {k: rate[k] for k in ("estimate", "low", "high")}

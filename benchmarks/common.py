@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import pairclean
-from pairclean import api
+from pairclean import pipeline
 from pairclean.config import Config
 from pairclean.embed import Embeddings
 from pairclean.embed.store import write_part
-from pairclean.evaluate.detection import auroc, average_precision, expected_calibration_error
-from pairclean.evaluate.plant import plant
+from pairclean.metrics.detection import auroc, average_precision, expected_calibration_error
 from pairclean.pairs import PAIR_SCHEMA, caption_id, content_id
+from pairclean.pipeline import advance
 from pairclean.run import Execution, Run
+from pairclean.synthetic.mismatches import plant
 
 SHARED = Path(os.environ.get("PAIRCLEAN_TEST_DATA", "../shared")).resolve()
 MODELS = {
@@ -66,7 +67,7 @@ def load(name: str) -> Data:
     if name == "flickr8k_clip":
         return _flickr8k_clip(source)
     run = CACHE / name
-    api.embed(source, run, model=MODELS[name])
+    pipeline.embed(source, run, model=MODELS[name])
     made = Run.open(run)
     emb = Embeddings.open(made.embeddings, made.shards)
     rows = np.arange(len(emb))
@@ -126,7 +127,7 @@ def planted_run(home: Path, data: Data, **options: Any) -> Run:
 
 def judged(run: Run, stages: tuple[str, ...] = ("align", "judge")) -> np.ndarray:
     """Do these stages; (N,) clean probability of each pair, 0.5 where nothing was judged."""
-    run.advance(stages, Execution())
+    advance(run, stages, Execution())
     return np.nan_to_num(np.load(run.path / "judge" / "clean_probability.npy"), nan=0.5)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.timing import in_turn
 from pairclean.embed.decode import decode
 from pairclean.embed.embed import available_cores
-from pairclean.evaluate.scenes import draw_scenes
+from pairclean.synthetic.scenes import draw_scenes
 
 PICTURES, SIDE = 32, 224
 MODEL = "ViT-B-32"

@@ -30,8 +30,8 @@ from pairclean.embed import Embeddings, embed_source
 from pairclean.embed.decode import decode
 from pairclean.embed.embed import BatchSize, available_cores, threads
 from pairclean.embed.openclip import OpenClip
-from pairclean.evaluate.scenes import draw_scenes
 from pairclean.pairs import Row, Shard
+from pairclean.synthetic.scenes import draw_scenes
 
 SHARD = 5_000
 RUNS = 3

@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.lib.format import open_memmap
 
-from pairclean.align.arrays import chunks, unit
+from pairclean.arrays import chunks, unit
 from pairclean.config import Config
 from pairclean.embed.store import write_part
-from pairclean.evaluate.detection import auroc
-from pairclean.evaluate.plant import plant
+from pairclean.metrics.detection import auroc
 from pairclean.pairs import PAIR_SCHEMA
 from pairclean.run import Run
+from pairclean.synthetic.mismatches import plant
 
 DIM, CHUNK, TOPICS = 512, 65_536, 2000
 GENERIC, COPIED = 0.02, 0.06

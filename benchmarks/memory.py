@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pairclean.pipeline import redo
+
 SHARD = 500
 
 
@@ -23,7 +25,7 @@ def make(folder: Path, shards: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pairclean.evaluate.scenes import draw_scenes, write_shards
+    from pairclean.synthetic.scenes import draw_scenes, write_shards
 
     write_shards(draw_scenes(SHARD, 0), folder, shard_size=SHARD)
     first = pq.read_table(folder / "00000.parquet")
@@ -40,16 +42,16 @@ def make(folder: Path, shards: int) -> None:
 
 def measure(stage: str, shards: Path, run: Path) -> None:
     """Does one stage, in this process; prints MiB before it and at the highest."""
-    from pairclean import api, stages
+    from pairclean import pipeline, stages
     from pairclean.run import Execution, Run
 
     assert callable(stages.align)  # imported by now: what that takes is not the data's
 
     before = peak()
     if stage == "embed":
-        api.embed(shards, run, model="hog-tfidf")
+        pipeline.embed(shards, run, model="hog-tfidf")
     else:
-        Run.open(run).redo(stage, Execution(), method="canonical" if stage == "align" else None)
+        redo(Run.open(run), stage, Execution(), method="canonical" if stage == "align" else None)
     print(before, peak())
 
 

@@ -28,12 +28,13 @@ import pyarrow.parquet as pq
 from benchmarks.common import MODELS, Data, detection, judged, load, moved, planted_run
 from pairclean.align import Alignment, ZeroShot
 from pairclean.embed import load_encoder
-from pairclean.evaluate.plant import mix
-from pairclean.evaluate.retrieval import average_precisions, retrieval
 from pairclean.judge import FOLDS, assign_folds
+from pairclean.metrics.retrieval import average_precisions, retrieval
 from pairclean.pairs import caption_id
+from pairclean.pipeline import advance, redo
 from pairclean.run import Execution, Run
-from pairclean.stages.common import part_fingerprints
+from pairclean.run.common import part_fingerprints
+from pairclean.synthetic.mismatches import mix
 
 KEPT = Path(__file__).parents[1] / "pairclean" / "align" / "measured.json"
 NOISES = ("random_0.2", "random_0.4", "random_0.6", "random_0.8", "within_0.4", "partial_0.4")
@@ -100,11 +101,11 @@ def measure(data: Data, method: str, noise: str, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = labelled_run(Path(folder), seen, types, seed=seed, **METHODS[method])
         begun = time.perf_counter()
-        run.advance(("align",), Execution())
+        advance(run, ("align",), Execution())
         seconds = time.perf_counter() - begun
         chosen = detection(judged(run, ("judge",)), noisy)
         if method != "zero-shot":
-            run.redo("judge", Execution(), score="aligned")
+            redo(run, "judge", Execution(), score="aligned")
         found = detection(judged(run, ("judge",)), noisy)
         about = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
         rate = about["mismatch_rate"]["estimate"] if about["unjudged"] is None else float("nan")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import pairclean
-from pairclean.evaluate.detection import score_run
+from pairclean.metrics.detection import score_run
 
 SHARED = Path(os.environ.get("PAIRCLEAN_TEST_DATA", "../shared")).resolve()
 NOISES = (

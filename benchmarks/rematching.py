@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-from pairclean.align.arrays import unit
+from pairclean.arrays import unit
 
 from .common import Data, judged, load, moved, planted_run
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from pairclean.evaluate.retrieval import average_precisions, measure, rank_matches
+from pairclean.metrics.retrieval import average_precisions, measure, rank_matches
 
 
 def main() -> None:

@@ -33,14 +33,15 @@ from unittest import mock
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pairclean.align.arrays import chunks, unit
-from pairclean.evaluate.detection import auroc
-from pairclean.evaluate.plant import plant
+from pairclean.arrays import chunks, unit
 from pairclean.judge import REFERENCE, Reference, Scorer, reference_rows
+from pairclean.metrics.detection import auroc
+from pairclean.pipeline import advance
 from pairclean.rematch import Pool, Terms, candidates, fit_temperature, propose
 from pairclean.rematch.rematch import FEWEST_ORPHANS
 from pairclean.run import Execution
 from pairclean.stages.rematch import MOST, SHARE
+from pairclean.synthetic.mismatches import plant
 
 from .generated import CHUNK, draw, generated_run
 
@@ -51,10 +52,10 @@ STAGES = ("align", "judge", "rematch")
 def measure(home: Path, n: int, method: str, device: str, seed: int = 0) -> dict[str, Any]:
     """Seconds of each stage, and how good what it says is; n pairs, in this process."""
     execution = Execution(device=device)
-    generated_run(home / "small", WARM, RATE, seed, method=method)[0].advance(STAGES, execution)
+    advance(generated_run(home / "small", WARM, RATE, seed, method=method)[0], STAGES, execution)
     run, scene = generated_run(home / "one", n, RATE, seed, method=method)
     peak, begun = Peak(), time.process_time()
-    run.advance(STAGES, execution)
+    advance(run, STAGES, execution)
     cpu = time.process_time() - begun
     seconds = {stage: run.manifest["stages"][stage]["seconds"] for stage in STAGES}
     clean = np.nan_to_num(np.load(run.path / "judge" / "clean_probability.npy"), nan=0.5)

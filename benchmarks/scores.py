@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pairclean import api
+from pairclean import pipeline
 from pairclean.align import ZeroShot
 from pairclean.embed import Embeddings
-from pairclean.evaluate.detection import auroc
 from pairclean.judge import cosine_scores, cross_scores, lemon_scores
 from pairclean.judge.scores import TEMPERATURES
+from pairclean.metrics.detection import auroc
 from pairclean.run import Run
 
 from .common import CACHE, MODELS, SHARED, Data, judged, load, moved, planted_run
@@ -37,7 +37,7 @@ NOISE = {
 def flickr8k_test() -> Data:
     """The 200 photos with five captions each that the small CLIP never saw."""
     source = SHARED / "data" / "flickr8k"
-    api.embed(source, CACHE / "flickr8k", model=MODELS["flickr8k"])
+    pipeline.embed(source, CACHE / "flickr8k", model=MODELS["flickr8k"])
     run = Run.open(CACHE / "flickr8k")
     emb = Embeddings.open(run.embeddings, run.shards)
     split = [s for file in sorted(source.glob("*.parquet")) for s in pq.read_table(file)["split"].to_pylist()]

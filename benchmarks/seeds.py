@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Data, detection, judged, load, moved, planted_run
-from pairclean.align.arrays import unit
-from pairclean.evaluate.detection import auroc
+from pairclean.arrays import unit
+from pairclean.metrics.detection import auroc
 
 NOISES = ((0.2, None), (0.4, None), (0.6, None), (0.8, None), (0.4, "article_type"))
 

@@ -13,7 +13,7 @@ from . import options as o
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pairclean.stages.audit import Audit
+    from pairclean.review.audit import Audit
 
 TOO_MANY = 3  # exit status
 _SHOWN = 30
@@ -61,8 +61,8 @@ def audit(
 ) -> None:
     """Show how many pairs of RUN are mismatched, in all and by any column of the source."""
     from pairclean.pairs import UserError
+    from pairclean.review.audit import audit as audit_run
     from pairclean.run import Run
-    from pairclean.stages.audit import audit as audit_run
 
     from .main import _complain, _print
 

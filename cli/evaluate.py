@@ -73,12 +73,13 @@ def evaluate(
     Retrieval is measured on pairs that RUN judged clean, by models that never saw them; or on a test source.
     """
     asked, how = o.split(o.given({k: v for k, v in locals().items() if k in o.HELP}))
-    from pairclean import api
 
     from .main import _execution, _print
 
     with _execution(how, quiet) as execution:
-        found = api.evaluate(run, source=source, truth=truth, execution=execution, **asked)
+        import pairclean
+
+        found = pairclean.evaluate(run, source=source, truth=truth, execution=execution, **asked)
     _print(found, lambda: _retrieval(found) if "on" in found else _detection(found), json, quiet)
 
 
@@ -112,12 +113,13 @@ def selfcheck(
     """
     given = o.given({k: v for k, v in locals().items() if k in o.HELP and k != "seed"})
     asked, how = o.split(given)
-    from pairclean import api
 
     from .main import _execution, _print
 
     with _execution(how, quiet) as execution:
-        found = api.selfcheck(shards, rate=rate, pairs=pairs, seed=seed, keep=keep, execution=execution, **asked)
+        import pairclean
+
+        found = pairclean.selfcheck(shards, rate=rate, pairs=pairs, seed=seed, keep=keep, execution=execution, **asked)
     _print(found, lambda: _selfcheck(found), json, quiet)
 
 

@@ -140,7 +140,7 @@ def clean(
     If RUN is there already and was asked for the same, it is gone on with.
     """
     given = o.given({k: v for k, v in locals().items() if k in o.HELP})
-    from pairclean import api
+    from pairclean import pipeline
 
     if config is not None:
         from pairclean.config import read_recipe
@@ -149,9 +149,9 @@ def clean(
     asked, how = o.split(given)
     with _execution(how, quiet) as execution:
         if dry_run:
-            found = api.preview(shards, run, execution=execution, **asked)
+            found = pipeline.preview(shards, run, execution=execution, **asked)
         else:
-            made = api.clean(shards, run, execution=execution, **asked)
+            made = pipeline.clean(shards, run, execution=execution, **asked)
     if dry_run:
         from .summary import preview_summary
 
@@ -182,10 +182,10 @@ def embed(
 ) -> None:
     """Turn pictures and captions into vectors; makes RUN, or adds what is new in SHARDS."""
     asked, how = o.split(o.given({k: v for k, v in locals().items() if k in o.HELP}))
-    from pairclean import api
+    from pairclean import pipeline
 
     with _execution(how, quiet) as execution:
-        done = api.embed(shards, run, execution=execution, **asked)
+        done = pipeline.embed(shards, run, execution=execution, **asked)
     _print_done(run, "embed", done, json, quiet)
 
 
@@ -265,10 +265,10 @@ def apply(
 ) -> None:
     """Judge other data with what RUN has learned, and write the result to OUT."""
     asked, how = o.split(o.given({k: v for k, v in locals().items() if k in o.HELP}))
-    from pairclean import api
+    from pairclean import pipeline
 
     with _execution(how, quiet) as execution:
-        made = api.apply(run, shards, out, execution=execution, **asked)
+        made = pipeline.apply(run, shards, out, execution=execution, **asked)
     _print_report(made, json, quiet)
 
 
@@ -283,7 +283,7 @@ def demo(
     quiet: o.Quiet = False,
 ) -> None:
     """Draw scenes with captions, move captions between them, and see how many are found."""
-    from pairclean.demo import demo as run_demo
+    from pairclean.assess.demo import demo as run_demo
 
     with _execution(o.given({"device": device}), quiet) as execution:
         result = run_demo(folder, pairs=pairs, rate=rate, seed=seed, execution=execution)
@@ -330,12 +330,13 @@ def _execution(how: dict[str, Any], quiet: bool) -> Iterator[Execution]:
 
 
 def _redo(stage: str, path: Path, given: dict[str, Any], json: bool, quiet: bool) -> None:
+    from pairclean.pipeline import redo
     from pairclean.run import Run
 
     asked, how = o.split(given)
     run = Run.open(path)
     with _execution(how, quiet) as execution:
-        done = run.redo(stage, execution, **asked)
+        done = redo(run, stage, execution, **asked)
     if stage == "report":
         _print_report(run, json, quiet)
     else:

@@ -14,7 +14,7 @@ from . import options as o
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pairclean.planting import Planted
+    from pairclean.assess.plant import Planted
 
 Copy = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the copy, new or empty.", show_default=False)]
 Rate = Annotated[float, typer.Option("--rate", help="Share of the captions to move.", metavar="P", show_default=False)]
@@ -51,14 +51,15 @@ def plant(
 
     Clean the copy, then compare: pairclean evaluate RUN --truth OUT.truth.parquet
     """
-    from pairclean import api
+
+    import pairclean
 
     from .main import _execution, _print
 
     read = {"image_column": image_column, "caption_column": caption_column, "id_column": id_column}
     read |= {"image_root": image_root, "embeddings": embeddings}
     with _execution({}, quiet) as execution:
-        planted = api.plant(
+        planted = pairclean.plant(
             shards, out, rate=rate, kind=kind, orphans=orphans, seed=seed, execution=execution, **o.given(read)
         )
     content = {**vars(planted), "shards": str(planted.shards), "truth": str(planted.truth)}

@@ -13,7 +13,7 @@ from . import options as o
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pairclean.stages.story import Near, Story
+    from pairclean.review.story import Near, Story
 
 _LONGEST = 300  # characters of a caption
 
@@ -23,8 +23,8 @@ Open = Annotated[bool, typer.Option("--open", help="Write its image to this dire
 
 def show(run: o.RunPath, pair_id: PairId, open: Open = False, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Tell the story of one pair: its caption, its scores, why it got its verdict, and what is like it."""
+    from pairclean.review.story import story, write_picture
     from pairclean.run import Run
-    from pairclean.stages.story import story, write_picture
 
     from .main import _print
 

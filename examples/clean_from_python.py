@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 import pairclean
-from pairclean.evaluate.scenes import draw_scenes, write_shards
+from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 home = Path("example")
 shards = home / "shards"

@@ -12,23 +12,43 @@ From Python:
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Run", "UserError", "Verdict", "apply", "audit", "clean", "open_run", "plant", "story"]
+__all__ = [
+    "Config",
+    "Run",
+    "UserError",
+    "Verdict",
+    "apply",
+    "audit",
+    "clean",
+    "evaluate",
+    "open_run",
+    "plant",
+    "preview",
+    "selfcheck",
+    "story",
+]
 
 if TYPE_CHECKING:
-    from .api import apply, clean, open_run, plant
+    from .assess.evaluate import evaluate
+    from .assess.plant import plant
+    from .assess.selfcheck import selfcheck
     from .config import Config
     from .pairs import UserError, Verdict
+    from .pipeline import apply, clean, open_run, preview
+    from .review.audit import audit
+    from .review.story import story
     from .run import Run
-    from .stages.audit import audit
-    from .stages.story import story
 
 _HOME = {
-    "apply": "api",
-    "audit": "stages.audit",
-    "clean": "api",
-    "open_run": "api",
-    "plant": "api",
-    "story": "stages.story",
+    "apply": "pipeline",
+    "audit": "review.audit",
+    "clean": "pipeline",
+    "evaluate": "assess.evaluate",
+    "open_run": "pipeline",
+    "plant": "assess.plant",
+    "preview": "pipeline",
+    "selfcheck": "assess.selfcheck",
+    "story": "review.story",
     "Config": "config",
     "UserError": "pairs",
     "Verdict": "pairs",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arrays import Rows, chunks, unit
+from ..arrays import Rows, chunks, unit
 from .canonical import LinearMap
 
 HIDDEN = 256

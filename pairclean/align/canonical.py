@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from .arrays import Rows, chunks
+from ..arrays import Rows, chunks
 
 #: Ridge in units of the largest eigenvalue of each covariance.
 RIDGE = 1e-2

@@ -16,8 +16,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from ..arrays import Rows, chunks
 from .alignment import Alignment, Layers
-from .arrays import Rows, chunks
 from .principal import principal_map
 from .training import LARGEST_EPOCH
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays import Rows, chunks
 from ..pairs import UserError
-from .arrays import Rows, chunks
 from .cost import ContextCost, plant_matches
 from .losses import info_nce, symmetric_kl, targets_from_plan, triplet_per_pair, warm_up_loss
 from .mixtures import split_clean

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Rows
 from .alignment import Alignment, Head
-from .arrays import Rows
 from .canonical import canonical_maps
 
 

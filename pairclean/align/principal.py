@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Rows, chunks
+from ..arrays import Rows, chunks
 from .canonical import LEAST_VARIANCE, MAX_PAIRS, RIDGE, LinearMap
 
 

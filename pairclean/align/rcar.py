@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays import Rows
 from .alignment import Head
-from .arrays import Rows
 from .losses import info_nce, same_identity
 from .mixtures import fit_beta_mixture
 from .training import TEMPERATURE, Coordinates, Pairs, Trainer

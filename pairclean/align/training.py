@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arrays import Rows, chunks
 from .alignment import Alignment, Head
-from .arrays import Rows, chunks
 from .canonical import canonical_maps
 from .losses import same_identity
 

@@ -2,8 +2,9 @@
 
 from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
-from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder, load_encoder
-from .ready import keep_source
+from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
+from .load import load_encoder
+from .precomputed import keep_source
 from .store import Embeddings, ShardedArray, keep_parts, part_is_done, write_part
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What an encoder is, and how a name becomes one."""
+"""What an encoder is."""
 
 from __future__ import annotations
 
@@ -42,22 +42,3 @@ class Encoder(Protocol):
 
     def encode_captions(self, captions: list[str]) -> np.ndarray:
         """(n, text_dim) float32, L2-normalised, for n > 0 captions."""
-
-
-def load_encoder(
-    model: str, *, pretrained: str | None = None, device: str = "auto", dtype: str = "auto", exact: bool = False
-) -> Encoder:
-    """The encoder called `model`: "hog-tfidf", or anything that `OpenClip` takes.
-
-    device, dtype: as `resolve_devices` (the first one is taken) and `resolve_dtype`; hog-tfidf needs neither.
-    exact: decode every picture whole, as the model's own preprocessing does.
-    Raises UserError if the model, its weights or the device cannot be had.
-    """
-    if model == "hog-tfidf":
-        from .hog_tfidf import HogTfidf
-
-        return HogTfidf()
-    from .device import resolve_devices
-    from .openclip import OpenClip
-
-    return OpenClip(model, pretrained, device=resolve_devices(device)[0], dtype=dtype, exact=exact)

@@ -24,7 +24,7 @@ from .judgement import (
     read_calibration,
 )
 from .lemon import Company, lemon_scores
-from .near import near_identities
+from .near_duplicates import near_identities
 from .partial import kind_cut, mixed_scores
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..align.alignment import Alignment
-from ..align.arrays import Rows, chunks, unit
 from ..align.zero_shot import ZeroShot
+from ..arrays import Rows, chunks, unit
 from .scores import (
     DECOY_PAIRS,
     TEMPERATURES,

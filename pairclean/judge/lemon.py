@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..align.arrays import Rows, chunks
 from ..align.zero_shot import ZeroShot
+from ..arrays import Rows, chunks
 from .crossfit import Decoys, Scores, embedded
 from .scores import Reference
 

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 
 from ..align.alignment import Alignment
-from ..align.arrays import Rows, chunks, unit
+from ..arrays import Rows, chunks, unit
 from .crossfit import Scores
 from .scores import Scorer
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..align.alignment import Alignment
-from ..align.arrays import Rows, chunks
+from ..arrays import Rows, chunks
 
 #: Images and captions in a reference sample; the quadratic part of scoring is pairs x this.
 REFERENCE = 2048

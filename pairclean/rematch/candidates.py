@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..align.arrays import chunks
+from ..arrays import chunks
 
 CANDIDATES = 32
 #: Up to this many vectors the search is exact; beyond, on a CPU, it goes through an inverted file.

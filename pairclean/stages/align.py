@@ -16,7 +16,8 @@ from ..methods import choose
 from ..pairs import UserError
 from ..rematch import draw_sure
 from ..run import Execution, Run
-from .common import emptied, learning_device, open_embeddings, save_array, side_by_side
+from ..run.common import emptied, open_embeddings, save_array
+from ..run.execution import learning_device, side_by_side
 from .identities import find_identities
 from .labels import read_labels
 

@@ -13,7 +13,7 @@ from ..embed import Embeddings
 from ..export import Findings, kept_pairs, open_writer, verdict_table
 from ..files import written_whole
 from ..run import Execution, Run
-from .common import embedded_source, emptied, flag_below, load_array, open_embeddings
+from ..run.common import embedded_source, emptied, flag_below, load_array, open_embeddings
 from .judge import NOISE_KINDS
 
 

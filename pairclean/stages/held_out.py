@@ -7,7 +7,7 @@ import numpy as np
 from ..embed import Embeddings
 from ..judge import FOLDS, assign_folds, fold_of
 from ..run import Run
-from .common import load_array
+from ..run.common import load_array
 from .identities import identities
 
 PAIRS = 1000  # a fold, at the most

@@ -9,7 +9,7 @@ import numpy as np
 from ..embed import Embeddings
 from ..judge import near_identities
 from ..run import Run
-from .common import load_array, save_array
+from ..run.common import load_array, save_array
 
 _FILES = ("near_image_id.npy", "near_caption_id.npy")
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..align import Alignment, ZeroShot
-from ..align.arrays import Rows, chunks, unit
+from ..arrays import Rows, chunks, unit
 from ..embed import Embeddings
-from ..evaluate.retrieval import retrieval
 from ..files import write_json
 from ..judge import (
     ENCODER_SCORES,
@@ -42,9 +41,11 @@ from ..judge import (
     read_calibration,
     separates_better,
 )
+from ..metrics.retrieval import retrieval
 from ..pairs import UserError
 from ..run import Execution, Run
-from .common import emptied, learning_device, open_embeddings, save_array
+from ..run.common import emptied, open_embeddings, save_array
+from ..run.execution import learning_device
 from .held_out import clean_by_fold, folds_of
 from .identities import identities
 

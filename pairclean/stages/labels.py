@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 from ..embed import Embeddings
 from ..pairs import UserError
 from ..run import Run
+from ..run.common import embedded_source
 from ..sources.tables import texts
-from .common import embedded_source
 
 
 def read_labels(run: Run, emb: Embeddings, columns: Sequence[str]) -> list[csr_matrix]:

@@ -13,7 +13,8 @@ from ..files import write_json
 from ..judge import ENCODER_SCORES, REFERENCE, Reference, Scorer, keeping, pair_codes, reference_rows
 from ..rematch import SURE, Pool, Searched, Terms, calibrate_rematching, draw_sure, fit_temperature, settle
 from ..run import Execution, Run
-from .common import emptied, learning_device, load_array, open_embeddings, save_array
+from ..run.common import emptied, load_array, open_embeddings, save_array
+from ..run.execution import learning_device
 from .identities import identities
 
 #: The reference is this share of the pairs, but no fewer than to judge by and no more than MOST. All captions that are

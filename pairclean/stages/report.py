@@ -18,10 +18,10 @@ from ..report import (
     render_html,
     summarise,
 )
+from ..review.audit import uneven_columns
 from ..run import Execution, Run
+from ..run.common import embedded_source, flag_below, load_array, open_embeddings
 from ..sources import Source
-from .audit import uneven_columns
-from .common import embedded_source, flag_below, load_array, open_embeddings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,8 +20,8 @@ from typer.testing import CliRunner, Result
 
 from pairclean import __version__
 from pairclean.config import Config
-from pairclean.evaluate.scenes import draw_scenes, write_shards
 from pairclean.options import EXECUTION, HELP, STAGES
+from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = ("--model", "hog-tfidf", "--method", "canonical")
 

@@ -11,7 +11,7 @@ import pytest
 from pairclean_cli.main import app
 from typer.testing import CliRunner
 
-from pairclean.evaluate.scenes import draw_scenes, write_shards
+from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = ("--model", "hog-tfidf")
 

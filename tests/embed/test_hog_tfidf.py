@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from pairclean.embed.hog_tfidf import CELLS, ORIENTATIONS, SIDE, HogTfidf
-from pairclean.evaluate.drawing import draw_picture, sample_scene
+from pairclean.synthetic.drawing import draw_picture, sample_scene
 
 HOG, THUMB = CELLS * CELLS * ORIENTATIONS, CELLS * CELLS * 3
 

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 
 from pairclean.embed import openclip as module
 from pairclean.embed.decode import decode
-from pairclean.embed.encoder import load_encoder
+from pairclean.embed.load import load_encoder
 from pairclean.embed.openclip import OpenClip
-from pairclean.evaluate.scenes import draw_scenes
 from pairclean.pairs import UserError
+from pairclean.synthetic.scenes import draw_scenes
 
 CAPTIONS = ["a red square on blue", "two green circles", "日本語の説明", "a very long caption " * 40]
 

@@ -10,7 +10,7 @@ import pytest
 from pairclean_cli.main import app
 from typer.testing import CliRunner
 
-from pairclean.demo import DemoResult, _draw, demo
+from pairclean.assess.demo import DemoResult, _draw, demo
 from pairclean.pairs import UserError, Verdict
 from pairclean.run import Execution
 
@@ -70,7 +70,7 @@ def test_a_demo_of_other_settings_is_refused(result: DemoResult, folder: Path) -
 
 
 def test_an_interrupted_drawing_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pairclean import demo as module
+    from pairclean.assess import demo as module
 
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from pairclean import clean
-from pairclean.api import preview
 from pairclean.embed import Embeddings
 from pairclean.embed.store import write_part
 from pairclean.export import Tables, check_layout, kept_pairs, open_writer
 from pairclean.export.tar import Samples
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, UserError
+from pairclean.pipeline import preview, redo
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
 
@@ -200,13 +200,13 @@ def test_what_cannot_be_written_is_refused_before_anything_is_done(tmp_path: Pat
     run = clean(tmp_path / "s.parquet", tmp_path / "run", model="hog-tfidf")
     assert [f.name for f in (run.path / "cleaned").iterdir()] == ["s.parquet"]
     with pytest.raises(UserError, match="no DataComp uid"):
-        run.redo("export", Execution(), to="uids")
+        redo(run, "export", Execution(), to="uids")
     assert Run.open(run.path).config.to == "source"
     assert run.is_done("export")
-    assert run.redo("export", Execution(), to="webdataset")[0] == "export"
+    assert redo(run, "export", Execution(), to="webdataset")[0] == "export"
     assert [f.name for f in (run.path / "cleaned").iterdir()] == ["s.tar"]
-    assert run.redo("export", Execution(), to="webdataset") == []
-    assert run.redo("export", Execution(), to="source")[0] == "export"
+    assert redo(run, "export", Execution(), to="webdataset") == []
+    assert redo(run, "export", Execution(), to="source")[0] == "export"
     assert [f.name for f in (run.path / "cleaned").iterdir()] == ["s.parquet"]
 
 

@@ -20,11 +20,11 @@ from forks import ended, fork
 from small import OPTIONS
 
 import pairclean
-from pairclean import api, stages
+from pairclean import pipeline, stages
 from pairclean.embed import embed as embedding
 from pairclean.options import STAGES
 from pairclean.run import Execution, Run
-from pairclean.stages.common import side_by_side
+from pairclean.run.execution import side_by_side
 
 
 class Process:
@@ -105,7 +105,7 @@ def shared(shards: Path, home: Path) -> dict[str, Any]:
     waits = os.waitpid(second, os.WNOHANG)[0] == 0
     first.go_on()
     statuses = [first.end()["status"], ended(second)]
-    fork_status = ended(fork(lambda: void(api.embed(shards, home / "alone", model="hog-tfidf"))))
+    fork_status = ended(fork(lambda: void(pipeline.embed(shards, home / "alone", model="hog-tfidf"))))
     parts = sorted((home / "alone/embeddings").rglob("*.*"))
     return {
         "statuses": statuses,
@@ -171,7 +171,7 @@ def interrupted_while_threads_work(shards: Path, home: Path) -> dict[str, Any]:
                 wait()
             threading.Event().wait(1000)
 
-        api.clean = lambda *_, **__: void(side_by_side(learn, 2, "cpu"))  # type: ignore[assignment]
+        pipeline.clean = lambda *_, **__: void(side_by_side(learn, 2, "cpu"))  # type: ignore[assignment]
         command("clean", shards, home / "run")
 
     process = Process(home / "said", work)

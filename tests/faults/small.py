@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pairclean.embed.hog_tfidf import HogTfidf
-from pairclean.evaluate.scenes import Example, write_shards
+from pairclean.synthetic.scenes import Example, write_shards
 
 OPTIONS = {"model": "hog-tfidf", "method": "canonical"}
 BARS = 14

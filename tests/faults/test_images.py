@@ -20,10 +20,10 @@ from small import OPTIONS, draw_bars, use_small
 
 import pairclean
 from pairclean.embed import Embeddings
-from pairclean.evaluate.drawing import draw_picture, sample_scene
-from pairclean.evaluate.scenes import Example, draw_scenes, write_shards
 from pairclean.pairs import UserError
 from pairclean.run import Run
+from pairclean.synthetic.drawing import draw_picture, sample_scene
+from pairclean.synthetic.scenes import Example, draw_scenes, write_shards
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:

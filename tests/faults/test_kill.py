@@ -16,6 +16,7 @@ from small import OPTIONS, use_small, write_bars
 import pairclean
 from pairclean.options import STAGES
 from pairclean.pairs import UserError
+from pairclean.pipeline import redo
 from pairclean.run import Run
 
 HERE = Path(__file__).parent
@@ -113,7 +114,7 @@ def test_a_file_that_was_cut_is_never_taken_for_whole(run: Run, shards: Path) ->
     path = run.path / "judge" / "clean_probability.npy"
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(Exception, match="mmap length is greater"):
-        run.redo("rematch", pairclean.run.Execution(), flag_below=0.3)
+        redo(run, "rematch", pairclean.run.Execution(), flag_below=0.3)
     assert not Run.open(run.path).is_done("rematch")
 
 

@@ -15,12 +15,13 @@ import pytest
 from small import OPTIONS, Small, use_small, write_bars
 
 import pairclean
-from pairclean import api
-from pairclean.locks import Lock
+from pairclean import pipeline
 from pairclean.options import STAGES
 from pairclean.pairs import UserError
+from pairclean.pipeline import redo
 from pairclean.run import Execution
-from pairclean.stages.common import side_by_side
+from pairclean.run.execution import side_by_side
+from pairclean.run.lock import Lock
 
 HERE = Path(__file__).parent
 PARTS = [f"{k:05d}" for k in range(8)]
@@ -85,21 +86,21 @@ def test_while_others_embed_nothing_else_is_done(shards: Path, tmp_path: Path, m
         assert lock.take(shared=True)
         lock.note = "embed"
         with pytest.raises(UserError, match=r"another process is working on .* \(at `embed`\)"):
-            run.redo("rematch", Execution(), flag_below=0.2)
-    assert run.redo("rematch", Execution(), flag_below=0.2) == ["rematch", "export", "report"]
+            redo(run, "rematch", Execution(), flag_below=0.2)
+    assert redo(run, "rematch", Execution(), flag_below=0.2) == ["rematch", "export", "report"]
 
 
 def test_who_joins_has_to_find_the_same_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small(monkeypatch)
     source, run = tmp_path / "source", tmp_path / "run"
     write_bars(40, source, 20)
-    api.embed(source, run, model="hog-tfidf")
+    pipeline.embed(source, run, model="hog-tfidf")
     write_bars(60, source, 20)
     with Lock(run / "run.lock") as lock:
         assert lock.take(shared=True)
         with pytest.raises(UserError, match="has changed since another process began to embed it"):
-            api.embed(source, run, model="hog-tfidf")
-    assert api.embed(source, run, model="hog-tfidf") == ["embed"]
+            pipeline.embed(source, run, model="hog-tfidf")
+    assert pipeline.embed(source, run, model="hog-tfidf") == ["embed"]
 
 
 def test_a_lock_whose_file_is_removed_meanwhile(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_learning_thread_that_dies_ends_the_stage() -> None:
 
 
 def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairclean.stages.common.available_cores", lambda: 2)
+    monkeypatch.setattr("pairclean.embed.embed.available_cores", lambda: 2)
     begun, release, over = threading.Event(), threading.Event(), threading.Event()
     kept: list[int] = []
 

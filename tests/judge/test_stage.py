@@ -13,6 +13,7 @@ import pytest
 from pairclean.config import Config
 from pairclean.embed.store import write_part
 from pairclean.pairs import PAIR_SCHEMA
+from pairclean.pipeline import advance, redo
 from pairclean.run import Execution, Run
 from pairclean.stages.judge import NOISE_KINDS
 
@@ -55,7 +56,7 @@ def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def found(run: Run) -> tuple[dict[str, Any], np.ndarray]:
-    run.advance(("align", "judge"), Execution())
+    advance(run, ("align", "judge"), Execution())
     judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
     return judged, np.load(run.path / "judge" / "clean_probability.npy")
 
@@ -111,7 +112,7 @@ def test_every_calibration_is_recorded_and_keeps_the_order(kind: str, tmp_path: 
     assert judged["mismatch_rate"] == {**judged["calibration"]["mismatch_rate"], "level": 0.95}
     assert len(np.unique(p)) > 0.9 * N
     assert np.array_equal(p, p.astype(np.float32))
-    run.redo("judge", Execution(), calibration="decoy")
+    redo(run, "judge", Execution(), calibration="decoy")
     other = np.load(run.path / "judge" / "clean_probability.npy")
     assert np.corrcoef(np.argsort(np.argsort(p)), np.argsort(np.argsort(other)))[0, 1] > 0.999
 

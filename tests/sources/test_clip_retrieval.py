@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairclean.embed.ready import keep_shard
+from pairclean.embed.precomputed import keep_shard
 from pairclean.embed.store import Embeddings, write_part
 from pairclean.pairs import PAIR_SCHEMA, UserError
 from pairclean.sources import open_source

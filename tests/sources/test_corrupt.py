@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pairclean import api
+from pairclean import pipeline
 from pairclean.export import Tables
 from pairclean.pairs import UserError
 from pairclean.run import Execution, Run
@@ -205,17 +205,17 @@ def test_a_run_over_broken_files(tmp_path):
     cut(table(folder / "b.parquet", 3, first=6), 500)
     (folder / "b_stats.json").write_text(json.dumps({"count": 3}))
     overwrite(folder / "a.parquet", column_start(folder / "a.parquet", 1, 2))
-    api.embed(folder, tmp_path / "run", model="hog-tfidf")
+    pipeline.embed(folder, tmp_path / "run", model="hog-tfidf")
     run = Run.open(tmp_path / "run")
     pairs = pq.read_table([run.embeddings / "metadata" / f"metadata_{name}.parquet" for name in run.shards]).to_pydict()
     assert pairs["pair_id"] == ["k0", "k1", "k2", "k3", "k4", "k5", "b:0", "b:1", "b:2"]
     assert [reason is None for reason in pairs["reason"]] == [True, True, False, False, True, True, *[False] * 3]
     assert list(run.manifest["broken"]) == [str(folder / "a.parquet"), str(folder / "b.parquet")]
     with pytest.raises(UserError, match=r"b\.parquet cannot be read"):
-        api.embed(folder, tmp_path / "strict", model="hog-tfidf", execution=Execution(strict=True))
+        pipeline.embed(folder, tmp_path / "strict", model="hog-tfidf", execution=Execution(strict=True))
     (folder / "b.parquet").unlink()
     with pytest.raises(UserError, match=r"a\.parquet has rows"):
-        api.embed(folder, tmp_path / "strict", model="hog-tfidf", execution=Execution(strict=True))
+        pipeline.embed(folder, tmp_path / "strict", model="hog-tfidf", execution=Execution(strict=True))
 
 
 SLOW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

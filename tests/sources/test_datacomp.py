@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairclean import api
-from pairclean.embed.ready import keep_shard
+from pairclean import pipeline
+from pairclean.embed.precomputed import keep_shard
 from pairclean.embed.store import Embeddings
 from pairclean.pairs import UserError, caption_id, content_id
 from pairclean.sources import has_vectors, open_source
@@ -122,7 +122,7 @@ def test_parts_are_of_unit_length_and_say_what_is_wrong(tmp_path):
 
 
 def test_preview_loads_no_model(tmp_path):
-    found = api.preview(write(tmp_path / "in"), tmp_path / "run")
+    found = pipeline.preview(write(tmp_path / "in"), tmp_path / "run")
     assert (found["layout"], found["model"], found["pairs"]) == ("datacomp", "b32", 3)
     assert found["embedding_bytes"] == 2 * 3 * 8
     assert not (tmp_path / "run").exists()

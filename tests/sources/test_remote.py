@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pairclean import api
+from pairclean import pipeline
 from pairclean.config import Config
 from pairclean.pairs import UserError
 from pairclean.run import Run
@@ -127,8 +127,8 @@ def test_a_run_keeps_the_address(tmp_path):
     try:
         run = Run.create(tmp_path / "run", "memory://bucket/in", Config.make(model="hog-tfidf"))
         assert run.manifest["source"] == "memory://bucket/in"
-        assert api.preview("memory://bucket/in", tmp_path / "run", model="hog-tfidf")["pairs"] == 2
-        assert api.embed("memory://bucket/in", tmp_path / "run", model="hog-tfidf") == ["embed"]
+        assert pipeline.preview("memory://bucket/in", tmp_path / "run", model="hog-tfidf")["pairs"] == 2
+        assert pipeline.embed("memory://bucket/in", tmp_path / "run", model="hog-tfidf") == ["embed"]
         assert Run.open(tmp_path / "run").open_source().shards[0].rows == 2
     finally:
         fsspec.filesystem("memory").rm("/bucket", recursive=True)

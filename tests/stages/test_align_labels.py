@@ -14,9 +14,10 @@ import pytest
 from pairclean.config import Config
 from pairclean.embed.store import write_part
 from pairclean.pairs import PAIR_SCHEMA, UserError
+from pairclean.pipeline import advance
+from pairclean.review import audit
 from pairclean.run import Execution, Run
-from pairclean.stages import audit
-from pairclean.stages.common import open_embeddings, part_fingerprints
+from pairclean.run.common import open_embeddings, part_fingerprints
 from pairclean.stages.labels import read_labels
 
 ENCODER = {"description": {"name": "drawn"}, "comparable": False}
@@ -115,7 +116,7 @@ def test_drcl_learns_from_the_labels_and_judges_by_them(tmp_path: Path) -> None:
     labels = {"type": image_types(240)}
     sides = {"image_label_column": "type", "caption_label_column": "caption_type"}
     run = embedded_run(tmp_path, labels, rate=0.5, method="drcl", score="aligned", **sides)
-    run.advance(("align", "judge"), Execution())
+    advance(run, ("align", "judge"), Execution())
     assert took(run) == "drcl"
     assert len(list((run.path / "model").glob("aligned_*.safetensors"))) == 5
     assert json.loads((run.path / "judge" / "judge.json").read_text())["score"] == "aligned"

@@ -17,11 +17,12 @@ from PIL import Image
 
 import pairclean
 from pairclean.embed import Embeddings
-from pairclean.evaluate.scenes import draw_scenes, write_shards
+from pairclean.pipeline import redo
 from pairclean.run import Execution, Run
-from pairclean.stages.common import open_embeddings
+from pairclean.run.common import open_embeddings
 from pairclean.stages.export import verdict_tables
 from pairclean.stages.rematch import UNCALIBRATED
+from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}  # which learns in a moment
 NO_HIGHER = "the pairs score no higher than random re-pairings"
@@ -234,7 +235,7 @@ def test_without_a_pair_to_calibrate_by_nothing_is_rematched(noisy: tuple[Run, p
     shutil.copytree(noisy[0].path, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     np.save(run.path / "model" / "held_out.npy", np.zeros(0, np.int64))
-    run.redo("rematch", Execution(), min_precision=0.7)
+    redo(run, "rematch", Execution(), min_precision=0.7)
     verdicts = frame(run)
     assert set(verdicts["verdict"]) <= {"clean", "noisy", "unreadable"}
     assert set(verdicts["reason"][verdicts["verdict"] == "noisy"]) == {UNCALIBRATED}

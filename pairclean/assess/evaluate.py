@@ -1,0 +1,227 @@
+"""Measure a run: retrieval before and after learning, and its verdicts against mismatches that were planted."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config
+from ..files import fingerprint
+from ..pairs import UserError
+from ..pipeline import advance
+from ..run import Execution, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..align import Alignment
+    from ..embed import Embeddings
+    from ..sources import Source
+
+Fold = tuple["Alignment", "np.ndarray"]  # a model, and the rows to measure it on
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    source: str | Path | None = None,
+    label_column: str | None = None,
+    truth: str | Path | None = None,
+    execution: Execution | None = None,
+    **columns: str | None,
+) -> dict[str, Any]:
+    """What `pairclean evaluate` prints, as JSON.
+
+    path: a run directory, or a folder of embeddings in clip-retrieval's layout.
+    source: a test source; it is embedded by the run's encoder, to RUN/evaluate, and mapped by what the run learned.
+    Without one, retrieval is measured on the pairs that the run judged clean, each fold by the model that never saw it.
+    label_column: classes of the pairs, or lists of classes: adds MAP.
+    truth: the truth file of `pairclean plant`; gives `detection.compare_run` of the run instead of retrieval.
+    columns: image_column, caption_column, id_column and image_root of the test source, where not called as in the run.
+
+    Retrieval: `on` (held-out, source or embeddings), `pairs`, `images`, `folds`, and for each of `zero_shot` and
+    `aligned` what `retrieval.measure` gives, or None, as for `aligned` where the run judges by its encoder alone;
+    `coco_1k` with the same two where there are 5,000 images; with a source `seen_images`, how many of its images the
+    run learned from.
+    Raises UserError for everything that the caller can mend.
+    """
+    execution = execution or Execution()
+    if truth is not None and (source is not None or label_column is not None):
+        raise UserError("--truth compares the verdicts of a run: leave out --source and --label-column")
+    if not (Path(path) / "manifest.json").exists():
+        if truth is not None or source is not None:
+            raise UserError(f"{path} is no run directory: --truth and --source need one")
+        return _embeddings(path, label_column, execution)
+    run = Run.open(path)
+    if truth is not None:
+        return _detection(run, Path(truth))
+    return (
+        _held_out(run, label_column, execution)
+        if source is None
+        else _source(run, source, label_column, columns, execution)
+    )
+
+
+def _detection(run: Run, truth: Path) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ..metrics.detection import compare_run
+
+    try:
+        table = pq.read_table(truth)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read {truth}: {error}") from None
+    for column in ("key", "caption", "carried_caption"):
+        if column not in table.column_names:
+            raise UserError(f"{truth} is no truth file of `pairclean plant`: it has no column {column}")
+    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+    return compare_run(run.verdicts(), table, judged.get("mismatch_rate", dict.fromkeys(("estimate", "low", "high"))))
+
+
+def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[str, Any]:
+    import numpy as np
+
+    from ..align import ZeroShot
+    from ..run.common import embedded_source, load_array, open_embeddings
+    from ..stages.held_out import clean_by_fold, folds_of
+
+    if not run.is_done("judge"):
+        raise UserError(
+            f"{run.path} has judged nothing yet: run `pairclean clean` to its end first, or measure its vectors as "
+            f"they are with `pairclean evaluate {run.path}/embeddings`"
+        )
+    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+    if judged["unjudged"]:
+        raise UserError(f"{run.path} could not be judged, so that no pair is known to be clean: {judged['unjudged']}")
+    emb = open_embeddings(run)
+    rows = np.flatnonzero(emb.readable)
+    clean = np.asarray(load_array(run.path / "judge" / "clean_probability.npy"))
+    learned = _learned(run)
+    fold = folds_of(run, emb, rows)
+    parts = clean_by_fold(rows, fold, clean, models=max(1, len(learned)), seed=run.config.seed)
+    aligned = [(model, part) for model, part in zip(learned, parts, strict=False) if len(part) > 1]
+    zero_shot: list[Fold] = [(ZeroShot(), part) for part in parts if len(part) > 1]
+    if not zero_shot:
+        raise UserError(f"{run.path} judged too few pairs clean to measure retrieval on")
+    labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
+    spaces = {"zero_shot": zero_shot if run.comparable else [], "aligned": aligned}
+    return {"on": "held-out", **_measured(emb, spaces, labels, run.config.seed, execution)}
+
+
+def _learned(run: Run) -> list[Alignment]:
+    """The models that the run uses, in the order of their folds; none where it judges by its encoder alone."""
+    from ..judge import ENCODER_SCORES
+    from ..stages.judge import load_models
+
+    if not run.is_done("align"):
+        return []
+    score = "aligned"
+    if run.is_done("judge"):
+        score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
+    return [] if score in ENCODER_SCORES else load_models(run, score)
+
+
+def _source(
+    run: Run, source: str | Path, label_column: str | None, columns: dict[str, str | None], execution: Execution
+) -> dict[str, Any]:
+    import numpy as np
+
+    from ..run.common import open_embeddings
+
+    aligned = _learned(run)[:1]
+    if not aligned and not run.comparable:
+        raise UserError(f"{run.path} has learned no alignment, and its encoder alone compares nothing")
+    options = {**run.config.model_dump(), "limit": None, "image_root": None}
+    options |= {name: column for name, column in columns.items() if column is not None}
+    options["dtype"] = run.manifest["encoder"]["description"].get("dtype", options["dtype"])
+    config = Config.make(**options)
+    name = fingerprint(os.path.abspath(Path(source).expanduser()), config.of("embed"))
+    made = Run.create(run.path / "evaluate" / name, source, config, compare=("embed",))
+    made.manifest.setdefault("encoder", run.manifest["encoder"])  # another one would raise
+    advance(made, ["embed"], execution)
+    found = _whole(made, aligned, label_column, execution)
+    seen = np.isin(open_embeddings(made).image_id, open_embeddings(run).image_id)
+    images = np.unique(open_embeddings(made).image_id[seen & open_embeddings(made).readable])
+    return {"on": "source", **found, "seen_images": len(images)}
+
+
+def _embeddings(path: str | Path, label_column: str | None, execution: Execution) -> dict[str, Any]:
+    from ..sources import open_source
+
+    if open_source(path).vectors is None:
+        raise UserError(f"{path} is neither a run directory nor a folder of embeddings: name one of these")
+    with tempfile.TemporaryDirectory(prefix="pairclean-evaluate-") as folder:
+        made = Run.create(Path(folder) / "run", path, Config.make())
+        advance(made, ["embed"], execution)
+        if not made.comparable:
+            raise UserError(f"the image and text vectors of {path} are of two spaces: there is nothing to compare")
+        return {"on": "embeddings", **_whole(made, [], label_column, execution)}
+
+
+def _whole(run: Run, aligned: Sequence[Alignment], label_column: str | None, execution: Execution) -> dict[str, Any]:
+    """Retrieval among all readable pairs of an embedded source, by one model; by COCO's 1K protocol too if it can."""
+    import numpy as np
+
+    from ..align import ZeroShot
+    from ..metrics.retrieval import coco_folds
+    from ..run.common import embedded_source, open_embeddings
+
+    emb, seed = open_embeddings(run), run.config.seed
+    rows = np.flatnonzero(emb.readable)
+    if not len(rows):
+        raise UserError(f"no pair of {run.manifest['source']} can be read")
+    labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
+    models: dict[str, list[Alignment]] = {"zero_shot": [ZeroShot()] if run.comparable else [], "aligned": list(aligned)}
+    found = _measured(emb, {name: [(m, rows) for m in of] for name, of in models.items()}, labels, seed, execution)
+    thousands = [rows[fold] for fold in coco_folds(emb.image_id[rows])]
+    if thousands:
+        spaces = {name: [(m, fold) for m in of for fold in thousands] for name, of in models.items()}
+        by_thousand = _measured(emb, spaces, None, seed, execution)
+        found["coco_1k"] = {name: by_thousand[name] for name in spaces}
+    return found
+
+
+def _measured(
+    emb: Embeddings, spaces: dict[str, list[Fold]], labels: list[Any] | None, seed: int, execution: Execution
+) -> dict[str, Any]:
+    """`retrieval.measure` in each space, the mean over its folds; None for a space without any."""
+    import numpy as np
+
+    from ..metrics.retrieval import average_precisions, measure, rank_matches
+    from ..run.execution import learning_device
+
+    device = learning_device(execution)
+    execution.progress.start("evaluate", sum(map(len, spaces.values())))
+    found: dict[str, Any] = {}
+    for name, folds in spaces.items():
+        questions, ranks = [], []
+        for model, rows in folds:
+            x, y = model.embed_image(emb.image[rows]), model.embed_text(emb.text[rows])
+            image_id = emb.image_id[rows]
+            ranks.append(rank_matches(x, y, image_id=image_id, caption_id=emb.caption_id[rows], device=device))
+            asked = ranks[-1].questions()
+            if labels is not None:
+                classes = [labels[row] for row in rows]
+                asked |= average_precisions(x, y, classes, image_id=image_id, device=device)
+            questions.append(asked)
+            execution.progress.advance()
+        found[name] = measure(questions, ranks, seed=seed) if folds else None
+    parts = next(folds for folds in spaces.values() if folds)
+    images = sum(len(np.unique(emb.image_id[rows])) for _, rows in parts)
+    return {"pairs": sum(len(rows) for _, rows in parts), "images": images, "folds": len(parts), **found}
+
+
+def _labels(source: Source, emb: Embeddings, column: str) -> list[list[str]]:
+    """The classes of every pair."""
+    from ..stages.labels import labels_of
+
+    labels: list[list[str]] = []
+    for shard in source.shards:
+        of_row = [cell for batch in source.batches(shard, [column]) for cell in batch.column(0).to_pylist()]
+        labels += [list(labels_of(of_row[row])) for row in emb.pair_table(shard.name)["row"].to_pylist()]
+    return labels

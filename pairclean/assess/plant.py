@@ -1,0 +1,293 @@
+"""Shards with known mismatches: drawn by `evaluate.plant`, written as `export` writes, with the truth beside."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..export import open_writer
+from ..files import written_whole
+from ..pairs import Row, Shard, UserError, content_id
+from ..run import Execution
+from ..sources import Source, open_source
+from ..sources.base import CORRUPT
+from ..sources.embedded import EmbeddedSource
+from ..sources.tables import texts
+from ..synthetic.mismatches import group_labels, mix
+from ..synthetic.mismatches import plant as draw
+
+_WITHIN = "within:"
+TRUTH = pa.schema([(name, pa.string()) for name in ("key", "caption_key", "caption", "carried_caption", "noise_kind")])
+
+
+@dataclass(frozen=True)
+class Planted:
+    """shards, truth: what was written.  pairs: in the shards.  moved: of them, carrying a text that is not their own.
+
+    left_out: pairs of the source that are not in the shards.  left_alone: drawn for a partial mismatch, but their
+    captions could not be split.  image_root: where the image paths in the shards lead from, if they hold paths.
+    """
+
+    shards: Path
+    truth: Path
+    pairs: int
+    moved: int
+    left_out: int
+    left_alone: int
+    image_root: str | None
+
+
+def plant(
+    source: str | Path,
+    out: str | Path,
+    *,
+    rate: float,
+    kind: str = "random",
+    orphans: float = 0.0,
+    seed: int = 0,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | None = None,
+    embeddings: str | None = None,
+    execution: Execution | None = None,
+) -> Planted:
+    """Copy shards of any layout with captions moved between pairs, and write down which.
+
+    source: as for `clean`.  out: a folder that is new or empty; the truth goes to `<out>.truth.parquet`.
+    rate: share of the pairs to move, in [0, 1].
+    kind: `random`; `within:COLUMN`, only between equal values of a column; or `partial`: half of a caption's clauses
+    (of its words, where there is one clause only) come from another pair.
+    orphans: of the moved pairs this share is left out, so that the owners of the captions they carried find no partner.
+
+    Captions of one row move one by one, never to an image of the same bytes. Pairs without image or caption take no
+    part, and what a broken file has lost is left out. The truth has a row for every pair of the shards: `key` (its pair
+    id there), `caption_key` (the pair whose caption it carries; null where that one was left out and has no id of its
+    own), `caption` (its own), `carried_caption` and `noise_kind`: `clean`, `complete` or `partial`; a caption that
+    moved to a pair with the same text is clean.
+    Raises UserError for everything that the caller can mend; `out` is then as it was.
+    """
+    out, execution = Path(os.path.abspath(out)), execution or Execution()
+    for name, share in (("rate", rate), ("orphans", orphans)):
+        if not 0 <= share <= 1:
+            raise UserError(f"--{name} {share}: it should be a share between 0 and 1")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: it should be a number from 0 on")
+    column = kind.removeprefix(_WITHIN) if kind.startswith(_WITHIN) else None
+    if kind not in ("random", "partial") and not column:
+        raise UserError(f"--kind {kind}: it should be random, partial or within:COLUMN")
+    if kind == "partial" and orphans:
+        raise UserError("--orphans is for captions that move whole: leave it out with --kind partial")
+    _check_out(Path(source), out)
+    opened = open_source(
+        source,
+        image_column=image_column,
+        caption_column=caption_column,
+        id_column=id_column,
+        image_root=image_root,
+        embeddings=embeddings,
+    )
+    if kind == "partial" and opened.vectors is not None:
+        raise UserError(f"{source} holds vectors, and a mixed caption has none: choose --kind random or within:COLUMN")
+    begun = time.perf_counter()
+    execution.progress.start("plant", 2 * len(opened.shards))
+    pairs = _read(opened, column, execution)
+    carried, mixed, left_alone = _drawn(pairs, kind, rate, seed)
+    moved = carried != np.arange(len(carried))
+    kept = pairs.there & ~(moved & (np.random.default_rng(seed + 1).random(len(carried)) < orphans))
+    text = pc.if_else(pc.is_valid(mixed), mixed, pairs.caption.take(pa.array(carried)))
+    with _written_folder(out) as folder:
+        rows = np.flatnonzero(moved & kept)
+        with open_writer(
+            opened, "source", offsets=pairs.offsets, donors=carried[rows], home=folder / "moved"
+        ) as writer:
+            for i, shard in enumerate(opened.shards):
+                part = np.arange(pairs.offsets[i], pairs.offsets[i + 1])
+                if not shard.broken:
+                    writer.write(shard, _kept(pairs, text, carried, part[kept[part]]), folder)
+                execution.progress.advance()
+            writer.finish(folder)
+        truth = _truth(opened, pairs, text, carried, kept, "partial" if kind == "partial" else "complete")
+        beside = _truth_of(out)
+        with written_whole(beside) as file:
+            pq.write_table(truth, file)
+    execution.progress.finish("plant", time.perf_counter() - begun)
+    return Planted(
+        shards=out,
+        truth=beside,
+        pairs=len(truth),
+        moved=pc.sum(pc.not_equal(truth["noise_kind"], "clean")).as_py() or 0,
+        left_out=int((~kept).sum()),
+        left_alone=left_alone,
+        image_root=opened.roles.image_root,
+    )
+
+
+def _check_out(source: Path, out: Path) -> None:
+    if os.path.realpath(source) == os.path.realpath(out):
+        raise UserError(f"{out} is the source itself: name another directory for the copy")
+    if out.is_file():
+        raise UserError(f"{out} is a file: name a directory for the copy")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: name a new directory for the copy")
+    truth = _truth_of(out)
+    if truth.exists():
+        raise UserError(f"{truth} is there already: move it elsewhere, or name another directory for the copy")
+    folder = os.path.realpath(out.parent)
+    among = folder == os.path.realpath(source.parent) and fnmatch.fnmatchcase(truth.name, source.name)
+    if among or folder == os.path.realpath(source):
+        raise UserError(f"{out} is in the source, where {truth.name} would be a shard: name a directory elsewhere")
+
+
+def _truth_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.truth.parquet")
+
+
+@contextmanager
+def _written_folder(out: Path) -> Iterator[Path]:
+    """A folder that appears as `out` when the block ends well."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; name another directory") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """All N pairs of a source.  offsets: (S + 1,) where shards begin.  row, index: (N,) where a pair is in its shard.
+
+    id: of the row.  owner: (N,) int64, equal for equal images.  label: (N,) the group inside which its caption may
+    move.  takes_part: (N,) bool.  there: (N,) bool, False where a broken file has lost the pair.
+    """
+
+    offsets: np.ndarray
+    row: np.ndarray
+    index: np.ndarray
+    id: pa.ChunkedArray
+    caption: pa.ChunkedArray
+    owner: np.ndarray
+    label: np.ndarray
+    takes_part: np.ndarray
+    there: np.ndarray
+
+
+def _read(source: Source, column: str | None, execution: Execution) -> _Pairs:
+    counts, ids, captions, numbers = [0], [], [], []
+    labels: list[object] = []
+    for shard in source.shards:
+        found, names, own = [], [], []
+        values = _values(source, shard, column) if column else None
+        for row, image in _rows(source, shard):
+            owner = content_id(image or f"{shard.name}:{row.row}".encode())
+            there = not (row.reason or "").startswith(CORRUPT)
+            for index, caption in enumerate(row.captions):
+                takes_part = row.reason is None and bool(caption and caption.strip())
+                found.append((row.row, index, owner, takes_part, there))
+                names.append(row.id)
+                own.append(caption)
+                if values is not None:
+                    labels.append(values[row.row])
+        numbers.append(np.array(found, np.int64).reshape(-1, 5))
+        ids.append(pa.array(names, pa.string()))
+        captions.append(pa.array(own, pa.string()))
+        counts.append(len(found))
+        execution.progress.advance()
+    row, index, owner, takes_part, there = np.concatenate(numbers).T
+    label = group_labels(labels) if column else np.zeros(len(row), np.int64)
+    return _Pairs(
+        np.cumsum(counts),
+        row,
+        index,
+        pa.chunked_array(ids, pa.string()),
+        pa.chunked_array(captions, pa.string()),
+        owner,
+        label,
+        (takes_part == 1) & (label >= 0),
+        there == 1,
+    )
+
+
+def _rows(source: Source, shard: Shard) -> Iterator[tuple[Row, bytes | None]]:
+    """A shard's rows, each with what tells its image from others."""
+    if isinstance(source, EmbeddedSource):
+        for found in source.embedded(shard):
+            yield from ((row, vector.tobytes()) for row, vector in zip(found.rows, found.image, strict=True))
+    else:
+        yield from ((row, row.image) for row in source.rows(shard))
+
+
+def _values(source: Source, shard: Shard, column: str) -> list[object]:
+    return [value for batch in source.batches(shard, [column]) for value in texts(batch.column(0))]
+
+
+def _drawn(pairs: _Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray, pa.Array, int]:
+    """Whose caption each pair carries; the new text where captions are mixed; how many could not be."""
+    rng, part = np.random.default_rng(seed), np.flatnonzero(pairs.takes_part)
+    carried = np.arange(len(pairs.row))
+    carried[part] = part[draw(pairs.label[part], rate, rng, owners=pairs.owner[part])]
+    mixed = np.full(len(carried), None, object)
+    if kind != "partial":
+        return carried, pa.array(mixed, pa.string()), 0
+    left_alone = 0
+    for i in np.flatnonzero(carried != np.arange(len(carried))):
+        mixed[i] = mix(pairs.caption[int(i)].as_py(), pairs.caption[int(carried[i])].as_py(), rng)
+        if mixed[i] is None:
+            carried[i], left_alone = i, left_alone + 1
+    return carried, pa.array(mixed, pa.string()), left_alone
+
+
+def _kept(pairs: _Pairs, text: pa.ChunkedArray, carried: np.ndarray, rows: np.ndarray) -> pa.Table:
+    """These pairs, as a writer takes them."""
+    new = pc.if_else(pa.array(carried[rows] != rows), text.take(pa.array(rows)), pa.scalar(None, pa.string()))
+    columns = {"row": pairs.row[rows], "caption_index": pairs.index[rows], "pair": rows, "donor": carried[rows]}
+    return pa.table({**columns, "caption": new})
+
+
+def _truth(
+    source: Source, pairs: _Pairs, text: pa.ChunkedArray, carried: np.ndarray, kept: np.ndarray, kind: str
+) -> pa.Table:
+    keys = _keys(source, pairs, kept)
+    rows = pa.array(np.flatnonzero(kept))
+    owner = pa.array(keys, pa.string()).take(pa.array(carried[kept]))
+    caption, now = pairs.caption.take(rows), text.take(rows)
+    same = pc.fill_null(pc.equal(caption, now), True)
+    kinds = pc.if_else(same, "clean", kind)
+    return pa.table([pa.array(keys, pa.string()).take(rows), owner, caption, now, kinds], schema=TRUTH)
+
+
+def _keys(source: Source, pairs: _Pairs, kept: np.ndarray) -> list[str | None]:
+    """Every pair's id in the copy, where rows and captions that are numbered are so anew; its own id otherwise."""
+    keys: list[str | None] = [None] * len(kept)
+    numbered, many = source.roles.id is None, source.many
+    for i, shard in enumerate(source.shards):
+        part = np.arange(pairs.offsets[i], pairs.offsets[i + 1])
+        ids = pairs.id.slice(part[0], len(part)).to_pylist() if len(part) else []
+        new_row, new_index, last = -1, 0, None
+        for pair, name in zip(part, ids, strict=True):
+            if not kept[pair]:
+                keys[pair] = None if numbered or many else name
+                continue
+            if pairs.row[pair] != last:
+                new_row, new_index, last = new_row + 1, 0, pairs.row[pair]
+            name = f"{shard.name}:{new_row}" if numbered else name
+            keys[pair] = f"{name}:{new_index}" if many else name
+            new_index += 1
+    return keys

@@ -1,0 +1,250 @@
+"""How far the flags can be trusted on some data: mismatches are planted in a sample of it, and looked for."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config
+from ..files import fingerprint, write_json, written_whole
+from ..pairs import Row, Shard, UserError
+from ..pipeline import advance
+from ..run import Execution, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from ..sources import Source
+
+SHARDS = 50  # at the most; what is drawn from is read whole
+FEWEST = 200
+
+
+def selfcheck(
+    source: str | Path,
+    *,
+    rate: float = 0.3,
+    pairs: int = 5000,
+    seed: int = 0,
+    keep: str | Path | None = None,
+    execution: Execution | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Move the captions of a share `rate` of a random sample of about `pairs` pairs, clean that, and compare.
+
+    source, options: as for `clean`.  keep: a new directory for the run, with its verdicts and the truth; without it,
+    nothing is left behind.  Rows are drawn from the whole source, or from `SHARDS` of its shards where it has more.
+
+    What was mismatched before is unknown, and the truth calls it right: precisions are lower bounds. Returns
+      pairs, rate (of captions that are others than before), seed, and scores: `detection.compare_run`'s figures;
+      own_rate: `estimate`, `low`, `high` of the share that was mismatched before, by the run's own estimate;
+      flag_precision: `at_least`, what was planted, and `about`, with what it found beyond that, as far as `own_rate`
+        and the recall of planted mismatches account for it;
+      unjudged: why nothing could be judged, else None;  sentence: what this comes to.
+    Raises UserError for everything that the caller can mend.
+    """
+    import numpy as np
+
+    if not 0 < rate < 1:
+        raise UserError(f"--rate {rate}: it should be a share between 0 and 1")
+    if pairs < FEWEST:
+        raise UserError(f"--pairs {pairs}: at least {FEWEST} are needed to learn something from them")
+    execution = execution or Execution()
+    with _folder(keep) as folder:
+        rng = np.random.default_rng(seed)
+        whole = Run.create(folder / "run", source, Config.make(**options, seed=seed))
+        run = _SampleRun(whole, _sampled(whole.open_source(), pairs, rng))
+        advance(run, ["embed"], execution)
+        truth = _plant(run, rate, pairs, rng)
+        advance(run, ["align", "judge", "rematch"], execution)
+        verdicts = _verdicts(run)
+        judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+        found = _result(verdicts, truth, judged, seed)
+        if keep is not None:
+            _write(folder / "truth.parquet", truth)
+            _write(folder / "verdicts.parquet", verdicts)
+            write_json(folder / "selfcheck.json", found)
+    return found
+
+
+@contextmanager
+def _folder(keep: str | Path | None) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="pairclean-selfcheck-") as temporary:
+            yield Path(temporary)
+        return
+    folder = Path(keep)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: name a new directory")
+    yield folder
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    with written_whole(path) as file:
+        pq.write_table(table, file)
+
+
+# --- the sample ---------------------------------------------------------------------------------------------------
+
+
+class _SampleRun(Run):
+    """A run over a part of its source."""
+
+    def __init__(self, whole: Run, sample: Source):
+        super().__init__(whole.path, whole.manifest)
+        self._sample = sample
+
+    def open_source(self, *, strict: bool = False) -> Source:
+        return self._sample
+
+
+def _sampled(source: Source, pairs: int, rng: np.random.Generator) -> Source:
+    """The source with rows for about `pairs` pairs, drawn from all its shards or from `SHARDS` of them."""
+    import numpy as np
+
+    chosen = sorted(rng.permutation(len(source.shards))[:SHARDS].tolist())
+    shards = [source.shards[i] for i in chosen if source.shards[i].rows]
+    if not shards:
+        raise UserError(f"{source.path} has no rows to draw from")
+    if source.vectors is not None:  # there is nothing to embed: pairs are drawn from what is there
+        source.shards = shards
+        return source
+    first = next(iter(source.rows(shards[0], images=False)))
+    offsets = np.cumsum([0, *(shard.rows for shard in shards)])
+    wanted = min(int(offsets[-1]), -(-pairs // max(1, len(first.captions))))
+    drawn = np.sort(rng.choice(offsets[-1], wanted, replace=False))
+    rows = [drawn[(drawn >= a) & (drawn < b)] - a for a, b in pairwise(offsets)]
+    return _Sample(source, {s: set(r.tolist()) for s, r in zip(shards, rows, strict=True) if len(r)})
+
+
+class _Sample:
+    """Some rows of a source of pictures."""
+
+    def __init__(self, source: Source, rows: dict[Shard, set[int]]):
+        self._source, self._whole = source, {shard.name: shard for shard in rows}
+        self._rows = {shard.name: drawn for shard, drawn in rows.items()}
+        self.path, self.layout, self.roles, self.columns = source.path, source.layout, source.roles, source.columns
+        self.many, self.vectors, self.broken, self.strict = source.many, source.vectors, source.broken, source.strict
+        self.shards = [
+            replace(shard, rows=len(drawn), fingerprint=fingerprint(shard.fingerprint, sorted(drawn)))
+            for shard, drawn in rows.items()
+        ]
+
+    def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
+        drawn = self._rows[shard.name]
+        return (row for row in self._source.rows(self._whole[shard.name], images=images) if row.row in drawn)
+
+    def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Of all rows, drawn or not: a row keeps its number, and is found by it."""
+        return self._source.batches(self._whole[shard.name], columns)
+
+    def image(self, shard: Shard, row: int) -> bytes:
+        return self._source.image(self._whole[shard.name], row)
+
+
+# --- planting and comparing -----------------------------------------------------------------------------------------
+
+
+def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Table:
+    """Give a share `rate` of the readable pairs the caption of another, in their vectors; the rest leaves the run.
+
+    Returns the truth, as `pairclean plant` writes it.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from ..embed import write_part
+    from ..run.common import open_embeddings
+    from ..synthetic.mismatches import plant
+
+    emb = open_embeddings(run)
+    rows = np.flatnonzero(emb.readable)
+    if len(rows) > pairs:
+        rows = np.sort(rng.choice(rows, pairs, replace=False))
+    if len(rows) < FEWEST:
+        raise UserError(f"only {len(rows)} pairs of the sample can be read: at least {FEWEST} are needed")
+    carried = rows[plant(np.zeros(len(rows)), rate, rng, owners=emb.image_id[rows])]
+    image, text = emb.image[rows], emb.text[carried]
+    table = pa.concat_tables([emb.pair_table(name) for name in run.shards])
+    before, donors = table.take(pa.array(rows)), table.take(pa.array(carried))
+    after = before
+    for column in ("caption", "caption_id"):
+        after = after.set_column(after.column_names.index(column), after.schema.field(column), donors[column])
+    ends = np.searchsorted(rows, emb.shard_offsets)
+    for name, (start, stop) in zip(run.shards, pairwise(ends.tolist()), strict=True):
+        part, done = after.slice(start, stop - start), run.manifest["parts"][name]
+        write_part(run.embeddings, name, done, part, image[start:stop], text[start:stop])
+    return pa.table(
+        {
+            "key": before["pair_id"],
+            "caption_key": donors["pair_id"],
+            "caption": before["caption"],
+            "carried_caption": donors["caption"],
+        }
+    )
+
+
+def _verdicts(run: Run) -> pa.Table:
+    import pyarrow as pa
+
+    from ..run.common import open_embeddings
+    from ..stages.export import verdict_tables
+
+    return pa.concat_tables(verdict_tables(run, open_embeddings(run)))
+
+
+def _result(verdicts: pa.Table, truth: pa.Table, judged: dict[str, Any], seed: int) -> dict[str, Any]:
+    from ..metrics.detection import compare_run
+
+    nothing = dict.fromkeys(("estimate", "low", "high"))
+    scores = compare_run(verdicts, truth, judged.get("mismatch_rate", nothing))
+    planted, pairs = scores["true_mismatch_rate"], scores["pairs"]
+    own = {
+        name: None if found is None else min(1.0, max(0.0, (found - planted) / (1 - planted)))
+        for name, found in ((name, scores["mismatch_rate"][name]) for name in nothing)
+    }
+    flagged = scores["flag_rate"] * pairs
+    right = scores["flag_precision"] * flagged
+    beyond = min(flagged - right, scores["flag_recall"] * (own["estimate"] or 0.0) * (1 - planted) * pairs)
+    precision = {"at_least": scores["flag_precision"], "about": (right + beyond) / max(1.0, flagged)}
+    found = {
+        "pairs": pairs,
+        "rate": planted,
+        "seed": seed,
+        "own_rate": own,
+        "flag_precision": precision,
+        "unjudged": judged["unjudged"],
+        "scores": scores,
+    }
+    return {**found, "sentence": _sentence(found)}
+
+
+def _sentence(found: dict[str, Any]) -> str:
+    scores, own, precision = found["scores"], found["own_rate"], found["flag_precision"]
+
+    def hundred(share: float) -> str:
+        return f"{100 * share:.0f} in 100"
+
+    start = f"In a random sample of {found['pairs']:,} of your pairs"
+    if found["unjudged"]:
+        return f"{start} the flags cannot be trusted, as there are none: {found['unjudged']}."
+    moved = f"{start}, {hundred(found['rate'])} of which were given the caption of another,"
+    flags = f"pairclean finds {hundred(scores['flag_recall'])} of these mismatches"
+    if not scores["flag_rate"]:
+        return f"{moved} pairclean flags nothing."
+    sure = f"of the pairs that it flags, at least {hundred(precision['at_least'])} are mismatched"
+    if own["low"]:
+        sure += f" (about {hundred(precision['about'])}, if {hundred(own['estimate'])} were so before, as it estimates)"
+    if not scores["rematch_emitted"]:
+        return f"{moved} {flags}, and {sure}; it gives no pair another caption."
+    new = f"{scores['rematch_emitted']:,} pairs get another caption"
+    return f"{moved} {flags}; {sure}; {new}, of which at least {hundred(scores['rematch_precision'])} are right."

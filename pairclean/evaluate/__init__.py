@@ -1,1 +1,0 @@
-"""Beside the corridor: metrics, and data whose truth is known. Arrays and tables in, numbers out."""

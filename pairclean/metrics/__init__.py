@@ -1,0 +1,1 @@
+"""Beside the corridor: metrics. Arrays and tables in, numbers out."""

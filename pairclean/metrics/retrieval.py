@@ -1,0 +1,345 @@
+"""Cross-modal retrieval by the field's protocols: recall at 1, 5 and 10, ranks, and MAP by class labels.
+
+Vectors fit in memory, similarities need not: they are looked at in tiles, on any device that PyTorch has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pairclean.metrics.bootstrap import bootstrap_means, interval
+from pairclean.pairs import UserError
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+#: By figure: the value of each question, (q,) float64 (nan: not asked), and the image that it is about, (q,) int64.
+Questions = Mapping[str, tuple[NDArray[np.float64], Ints]]
+
+#: Cosines nearer than this are tied: about the rounding error of a float32 product of unit vectors.
+TIE = 2e-6
+RECALLS = (1, 5, 10)
+CUT = 50
+COCO_FOLDS, COCO_IMAGES = 5, 1000
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where each question's best match was found: 1 is the first place, inf nowhere.
+
+    image: (I,) float64, of the distinct images asking for captions.  caption: (n,) float64, of every row's caption
+    asking for images.  image_of: (n,) int64, which of the I images each row shows.
+    """
+
+    image: NDArray[np.float64]
+    caption: NDArray[np.float64]
+    image_of: Ints
+
+    @property
+    def ways(self) -> dict[str, tuple[NDArray[np.float64], Ints]]:
+        """By direction: the rank of each question, and the image that it is about."""
+        return {"i2t": (self.image, np.arange(len(self.image))), "t2i": (self.caption, self.image_of)}
+
+    def questions(self) -> dict[str, tuple[NDArray[np.float64], Ints]]:
+        """`i2t_r1` and so on: 100 where the question was answered among the first k, else 0."""
+        return {
+            f"{way}_r{k}": (np.where(rank <= k, 100.0, 0.0), about)
+            for way, (rank, about) in self.ways.items()
+            for k in RECALLS
+        }
+
+
+def _identities(ids: NDArray[Any] | None, n: int) -> tuple[Ints, Ints]:
+    """First row of each identity, and each row's identity as 0, 1, ...; every row is its own where there are no ids."""
+    if ids is None:
+        return np.arange(n), np.arange(n)
+    _, first, code = np.unique(ids, return_index=True, return_inverse=True)
+    return first, code
+
+
+def rank_matches(
+    image: Floats,
+    text: Floats,
+    *,
+    image_id: NDArray[Any] | None = None,
+    caption_id: NDArray[Any] | None = None,
+    chunk: int = 4096,
+    device: str = "cpu",
+) -> Ranks:
+    """The rank of the best match, of images asking for captions and of captions asking for images, by cosine.
+
+    image, text: (n, d) float32, L2-normalised, row i of the one belongs with row i of the other.
+    image_id, caption_id: (n,) identities: rows of one identity are one item (its first row's vector), and an image and
+    a caption match if any row pairs them. None: every row is an item of its own.
+    chunk: images and captions compared at once; beside the vectors, memory is about 8 * chunk² bytes.
+
+    Images ask once each, and their best caption counts; every row's caption asks, also a repeated one. The rank is
+    1 + the non-matching items that are strictly nearer + half of the tied ones, rounded up, so that a constant
+    embedding finds nothing; NaN is never near to anything.
+    Raises UserError if there are no pairs; ValueError if the shapes do not fit.
+    """
+    n = len(image)
+    _check(image, text)
+    image_row, image_code = _identities(image_id, n)
+    text_row, text_code = _identities(caption_id, n)
+    matches = np.unique(np.stack([image_code, text_code], 1), axis=0)
+    image_rank, text_rank = _ranks(image[image_row], text[text_row], matches, chunk, device)
+    return Ranks(image_rank, text_rank[text_code], image_code)
+
+
+def _check(image: Floats, text: Floats) -> None:
+    if not len(image):
+        raise UserError("There are no pairs to measure retrieval on; give at least one.")
+    if image.ndim != 2 or image.shape != text.shape:
+        raise ValueError(f"image and text must be (n, d) alike, not {image.shape} and {text.shape}")
+
+
+def _ranks(
+    images: Floats, texts: Floats, matches: Ints, chunk: int, device: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ranks of the best match of each image and of each text, inf where it has none with a finite similarity.
+
+    images: (I, d).  texts: (T, d).  matches: (M, 2) distinct (image, text) pairs that belong together.
+    One (chunk, chunk) tile at a time, for both directions, compared with the similarities of the matches, which are
+    taken first.
+    """
+    import torch
+
+    x, y = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(device) for v in (images, texts))
+    query, item = (torch.from_numpy(np.ascontiguousarray(side)).to(device) for side in matches.T)
+    matching = torch.cat(
+        [(x[query[i : i + chunk]] * y[item[i : i + chunk]]).sum(1) for i in range(0, len(matches), chunk)]
+    )
+    matching[~torch.isfinite(matching)] = -torch.inf
+    sides = [_Side.of(len(x), query, matching), _Side.of(len(y), item, matching)]
+    for i in range(0, len(x), chunk):
+        for j in range(0, len(y), chunk):
+            tile = x[i : i + chunk] @ y[j : j + chunk].T
+            sides[0].count(tile, i, dim=1)
+            sides[1].count(tile, j, dim=0)
+    return sides[0].ranks(), sides[1].ranks()
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The questions of one direction, as tensors: how near the best match is, and what is as near as it or nearer.
+
+    own counts the matches that are tied with the best one: these do not compete.
+    """
+
+    best: Any
+    own: Any
+    nearer: Any
+    near: Any
+
+    @classmethod
+    def of(cls, questions: int, question: Any, matching: Any) -> _Side:
+        import torch
+
+        best = torch.full((questions,), -torch.inf, device=matching.device)
+        best.scatter_reduce_(0, question, matching, "amax")
+        own = torch.bincount(question[matching >= best[question] - TIE], minlength=questions)
+        return cls(best, own, torch.zeros_like(own), torch.zeros_like(own))
+
+    def count(self, tile: Any, start: int, *, dim: int) -> None:
+        """tile: similarities of the questions from `start` on, along the other dimension than `dim`."""
+        part = slice(start, start + tile.shape[1 - dim])
+        best = self.best[part].unsqueeze(dim)
+        self.nearer[part] += (tile > best + TIE).sum(dim)
+        self.near[part] += (tile >= best - TIE).sum(dim)
+
+    def ranks(self) -> NDArray[np.float64]:
+        tied = (self.near - self.nearer - self.own).clamp(min=0)
+        rank = (1 + self.nearer + (tied + 1) // 2).cpu().numpy().astype(np.float64)
+        return np.where(np.isfinite(self.best.cpu().numpy()), rank, np.inf)
+
+
+def retrieval(
+    image: Floats,
+    text: Floats,
+    *,
+    image_id: NDArray[Any] | None = None,
+    caption_id: NDArray[Any] | None = None,
+    chunk: int = 4096,
+    device: str = "cpu",
+) -> dict[str, float | int]:
+    """Recall at 1, 5 and 10 in both directions.  Arguments and errors as for `rank_matches`.
+
+    Returns i2t_r1, i2t_r5, i2t_r10, t2i_r1, t2i_r5, t2i_r10 in percent, their sum `rsum`, and `queries`, the number of
+    questions asked in both directions together.
+    """
+    ranks = rank_matches(image, text, image_id=image_id, caption_id=caption_id, chunk=chunk, device=device)
+    recalls = _means(ranks.questions())
+    return {**recalls, "rsum": sum(recalls.values()), "queries": len(ranks.image) + len(ranks.caption)}
+
+
+def coco_folds(image_id: NDArray[Any]) -> list[Ints]:
+    """COCO's five folds of 1,000 images, in the order in which images first occur: the rows of each fold.
+
+    image_id: (n,).  Returns nothing where there are fewer than 5,000 images; what is beyond them is in no fold.
+    """
+    first, code = _identities(image_id, len(image_id))
+    if len(first) < COCO_FOLDS * COCO_IMAGES:
+        return []
+    fold = np.argsort(np.argsort(first))[code] // COCO_IMAGES
+    return [np.flatnonzero(fold == k) for k in range(COCO_FOLDS)]
+
+
+def average_precisions(
+    image: Floats,
+    text: Floats,
+    labels: Sequence[Any],
+    *,
+    image_id: NDArray[Any] | None = None,
+    chunk: int = 4096,
+    device: str = "cpu",
+) -> dict[str, tuple[NDArray[np.float64], Ints]]:
+    """Average precision of every question, where an answer is right that shares a class with it.
+
+    image, text, image_id, chunk, device: as for `rank_matches`; images ask, and are found, once each.
+    labels: n classes, or n lists of classes; None and an empty list have none, do not ask, and are never right.
+
+    Returns `i2t_map`, `i2t_map50`, `t2i_map`, `t2i_map50` in [0, 1]: the mean, over the right answers among all or
+    among the first 50, of the precision at their places; 0 where there are none. Answers that are tied (within `TIE`)
+    count as they would on average in a random order, so that a constant embedding has what guessing has.
+    Memory is about 8 * chunk² bytes, or 64 a row where that is more.
+    Raises UserError if there are no pairs, or no label; ValueError if the shapes do not fit.
+    Source of the mean over tied orders: McSherry & Najork 2008, "Computing information retrieval performance measures
+    efficiently in the presence of tied scores", section 2.4.
+    """
+    _check(image, text)
+    if len(labels) != len(image):
+        raise ValueError(f"{len(labels)} labels for {len(image)} pairs")
+    image_row, image_code = _identities(image_id, len(image))
+    classes = _classes(labels)
+    images, texts, their = image[image_row], text, classes[image_row]
+    i2t = _precisions(images, texts, their, classes, chunk, device)
+    t2i = _precisions(texts, images, classes, their, chunk, device)
+    every = np.arange(len(image_row))
+    return {
+        "i2t_map": (i2t[:, 0], every),
+        f"i2t_map{CUT}": (i2t[:, 1], every),
+        "t2i_map": (t2i[:, 0], image_code),
+        f"t2i_map{CUT}": (t2i[:, 1], image_code),
+    }
+
+
+def _classes(labels: Sequence[Any]) -> Ints:
+    """Classes as (n, 1) numbers from 1 on where no row has several, else as (n, w) sets of bits; 0 for none."""
+    sets = [_as_set(label) for label in labels]
+    number: dict[Any, int] = {}
+    for one in sets:
+        for label in one:
+            number.setdefault(label, len(number))
+    if not number:
+        raise UserError("No pair has a label: name a column that has some.")
+    if all(len(one) <= 1 for one in sets):
+        return np.array([[1 + number[label] for label in one] or [0] for one in sets], np.int64)
+    bits = np.zeros((len(sets), 1 + len(number) // 62), np.int64)  # 62: at least two words, all of them positive
+    bits = bits if bits.shape[1] > 1 else np.pad(bits, [(0, 0), (0, 1)])
+    for row, one in enumerate(sets):
+        for label in one:
+            bits[row, number[label] // 62] |= 1 << (number[label] % 62)
+    return bits
+
+
+def _as_set(label: Any) -> set[Any]:
+    if isinstance(label, (list, tuple, set, frozenset, np.ndarray)):
+        return {one for one in label if not _missing(one)}
+    return set() if _missing(label) else {label}
+
+
+def _missing(label: Any) -> bool:
+    return label is None or label != label  # nan
+
+
+def _precisions(
+    queries: Floats, gallery: Floats, classes: Ints, theirs: Ints, chunk: int, device: str
+) -> NDArray[np.float64]:
+    """(Q, 2): average precision among all and among the first `CUT`; nan for a query without a class."""
+    import torch
+
+    x, y = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(device) for v in (queries, gallery))
+    a, b = (torch.from_numpy(np.ascontiguousarray(v)).to(device) for v in (classes, theirs))
+    rows = max(1, chunk * chunk // (8 * len(y)))  # about 64 bytes for each of their similarities
+    out = np.empty((len(x), 2))
+    for i in range(0, len(x), rows):
+        part = slice(i, i + rows)
+        level = torch.nan_to_num(x[part] @ y.T / TIE, nan=-(2.0**30), posinf=-(2.0**30), neginf=-(2.0**30))
+        level, order = level.round().to(torch.int32).sort(dim=1, descending=True)
+        right = _shares_a_class(a[part], b).gather(1, order)
+        del order
+        found = _expected_precisions(level, right).cpu().numpy()
+        out[part] = np.where(torch.isfinite(x[part]).all(1, keepdim=True).cpu().numpy(), found, 0.0)
+    out[~classes.any(1)] = np.nan
+    return out
+
+
+def _shares_a_class(a: Any, b: Any) -> Any:
+    """(q, g) bool.  a: (q, w), b: (g, w), as `_classes` gives them."""
+    if a.shape[1] == 1:
+        return (a == b.T) & (a != 0)
+    right = (a[:, :1] & b[:, 0]) != 0
+    for word in range(1, a.shape[1]):
+        right |= (a[:, word : word + 1] & b[:, word]) != 0
+    return right
+
+
+def _expected_precisions(level: Any, right: Any) -> Any:
+    """(q, 2) average precision, over all and over the first `CUT` places, on average over the orders of tied answers.
+
+    level: (q, g), descending; equal ones are tied.  right: (q, g) bool.
+    Of a tie of n answers, r of them right, after t others with R right, the i-th place holds a right one with
+    probability r / n, and then R + 1 + (i - 1) (r - 1) / (n - 1) right ones are found in t + i places.
+    """
+    import torch
+
+    width = level.shape[1]
+    place = torch.arange(width, device=level.device, dtype=torch.int32).expand_as(level)
+    edge = level[:, 1:] != level[:, :-1]
+    start = torch.nn.functional.pad(torch.where(edge, place[:, 1:], 0), (1, 0)).cummax(1).values
+    end = torch.nn.functional.pad(torch.where(edge, place[:, 1:], width), (0, 1), value=width)
+    end = end.flip(1).cummin(1).values.flip(1)
+    before = torch.nn.functional.pad(right.cumsum(1, dtype=torch.int32), (1, 0))
+    already = before.gather(1, start.long())
+    r = (before.gather(1, end.long()) - already).float()
+    n = (end - start).float()
+    hit = r / n
+    precision = hit * (already + 1 + (place - start) * (r - 1) / (n - 1).clamp(min=1)) / (place + 1)
+    both = [
+        precision[:, :cut].sum(1) / hit[:, :cut].sum(1).clamp(min=torch.finfo(hit.dtype).tiny) for cut in (width, CUT)
+    ]
+    return torch.stack(both, 1).double() if level.device.type != "mps" else torch.stack(both, 1)
+
+
+def _means(questions: Questions) -> dict[str, float]:
+    return {name: float(np.nanmean(values)) for name, (values, _) in questions.items()}
+
+
+def measure(folds: Iterable[Questions], ranks: Sequence[Ranks] = (), *, seed: int = 0) -> dict[str, Any]:
+    """The mean of each figure over its questions, the mean of that over folds, and how sure it is.
+
+    folds: what `Ranks.questions` and `average_precisions` give, a fold each.  ranks: those of the same folds, for
+    median and mean rank.
+    Returns the figures by name, `rsum` where there are recalls, `i2t_median_rank`, `i2t_mean_rank` and so on where
+    there are ranks, and `intervals`: [low, high] at 95% for all but the ranks, by drawing images again in every fold.
+    """
+    folds = list(folds)
+    means, draws = (
+        [_means(fold) for fold in folds],
+        [bootstrap_means(fold, seed=seed + k) for k, fold in enumerate(folds)],
+    )
+    found: dict[str, Any] = {name: float(np.mean([mean[name] for mean in means])) for name in folds[0]}
+    drawn = {name: np.mean([draw[name] for draw in draws], axis=0) for name in folds[0]}
+    recalls = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in RECALLS]
+    if set(recalls) <= set(found):
+        found["rsum"] = sum(found[name] for name in recalls)
+        drawn["rsum"] = np.sum([drawn[name] for name in recalls], axis=0)
+    for way in ("i2t", "t2i") if ranks else ():
+        found[f"{way}_median_rank"] = float(np.mean([np.median(fold.ways[way][0]) for fold in ranks]))
+        found[f"{way}_mean_rank"] = float(np.mean([np.mean(fold.ways[way][0]) for fold in ranks]))
+    return {**found, "intervals": {name: interval(values) for name, values in drawn.items()}}

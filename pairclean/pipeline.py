@@ -1,0 +1,215 @@
+"""The order of the stages, and a run from Python in one call: `clean`, `embed`, `apply`, `preview`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .options import STAGES
+from .pairs import UserError
+from .run import Execution, Run
+from .run.directory import limited
+
+
+def clean(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> Run:
+    """Embed, align, judge, rematch, export and report; or go on with what is there.
+
+    source: a folder of shards, one file, a pattern in its last part (`DIR/*.tar`), or a remote address.
+    run: the run directory.  options: those of `Config`.
+    Raises UserError for everything that the caller can mend.
+    """
+    made = Run.create(run, source, Config.make(**options))
+    advance(made, list(STAGES), execution or Execution())
+    return made
+
+
+def embed(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> list[str]:
+    """Only the first stage, or what is new of it; then what had been done after it.  options: those of that stage.
+
+    Returns the stages that were done.
+    """
+    made = Run.create(run, source, Config.make(**options), compare=("embed",))
+    return redo(made, "embed", execution or Execution())
+
+
+def apply(
+    trained: str | Path,
+    source: str | Path,
+    run: str | Path,
+    *,
+    execution: Execution | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | None = None,
+    limit: int | None = None,
+) -> Run:
+    """Judge other data with the saved model and calibration of the run `trained`; nothing is learned anew.
+
+    The columns are called as in `trained`, unless they are named here.
+    """
+    origin = Run.open(trained)
+    columns = {"image_column": image_column, "caption_column": caption_column, "id_column": id_column}
+    options = {
+        **origin.config.model_dump(),
+        **{name: column for name, column in columns.items() if column is not None},
+        "image_root": image_root,
+        "limit": limit,
+    }
+    if "encoder" in origin.manifest:  # in the same precision, also where "auto" would be another one
+        options["dtype"] = origin.manifest["encoder"]["description"].get("dtype", options["dtype"])
+    made = Run.create(run, source, Config.make(**options), frozen_from=origin)
+    advance(made, list(STAGES), execution or Execution())
+    return made
+
+
+def open_run(path: str | Path) -> Run:
+    return Run.open(path)
+
+
+def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
+    """Do these stages in order, leaving out those that are done.  Returns the ones that were not.
+
+    Raises UserError if a stage before them is missing, or another process works on this run.
+    """
+    with run.locked(stages[0]):
+        _check_before(run, stages[0])
+        return [stage for stage in stages if _do(run, stage, execution)]
+
+
+def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str]:
+    """Do one stage with these options (None: as before) and bring up to date what had been done after it.
+
+    Returns the stages that were done: none where nothing has changed.
+    Raises UserError, with everything left as it was, if an option is wrong or a stage before is missing.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    with run.locked(stage):
+        _check_before(run, stage)
+        config = Config.make(**{**run.manifest["config"], **given})
+        if run.manifest["frozen_from"] and stage in ("align", "judge") and config != run.config:
+            raise UserError(f"{run.path} is judged by the model of another run: apply that one anew instead")
+        order = list(STAGES)
+        last = max([order.index(stage), *(order.index(name) for name in run.manifest["stages"])])
+        if config != run.config:
+            if stage == "export":
+                from .export import check_layout
+
+                check_layout(run.open_source(), config.to)
+            run.manifest["config"] = config.model_dump()
+            run.set_stale(stage)
+        return [name for name in order[order.index(stage) : last + 1] if _do(run, name, execution)]
+
+
+def _check_before(run: Run, stage: str) -> None:
+    for needed in list(STAGES)[: list(STAGES).index(stage)]:
+        if not run.is_done(needed):
+            here = shlex.quote(str(run.path))
+            command = f"pairclean {needed} {here}"
+            if needed == "embed":
+                command = f"pairclean clean {shlex.quote(run.manifest['source'])} {here} --config {here}/manifest.json"
+            raise UserError(f"{run.path} has not been through `{needed}`, which comes first: run `{command}`")
+
+
+def _do(run: Run, stage: str, execution: Execution) -> bool:
+    """Do a stage if it is due.  Returns whether it was."""
+    from . import stages as do
+
+    if stage != "embed":  # which looks at the source and the encoder first, and may find nothing to do
+        run.have_alone(stage)
+        if run.is_done(stage):
+            return False
+        run.set_stale(stage)
+    begun = time.perf_counter()
+    getattr(do, stage)(run, execution)
+    seconds = time.perf_counter() - begun
+    new = run.set_done(stage, seconds)
+    if new:
+        execution.progress.finish(stage, seconds)
+    return new
+
+
+def preview(
+    source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any
+) -> dict[str, Any]:
+    """What `clean` would read and make, as JSON; nothing is written and no model is loaded.
+
+    Raises UserError as `clean` would for the source, the device, the options and the run directory.
+    """
+    from .embed import resolve_devices
+    from .export import check_layout
+    from .sources import has_vectors, open_source
+    from .sources.base import file_size
+
+    execution, config = execution or Execution(), Config.make(**options)
+    Run.create(run, source, config)
+    of_source = ("image_column", "caption_column", "id_column", "image_root", "embeddings")
+    opened = open_source(source, **{name: getattr(config, name) for name in of_source}, strict=execution.strict)
+    check_layout(opened, config.to)
+    bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)
+    rows_of_source = sum(shard.rows for shard in opened.shards)
+    shards = limited(opened.shards, config.limit)
+    rows = pairs = 0
+    first: str | None = None
+    for shard in shards:
+        rows += shard.rows
+        for row in opened.rows(shard, images=False):
+            pairs += len(row.captions)
+            first = first or next((caption for caption in row.captions if caption), None)
+            if not row.many and first:
+                pairs += shard.rows - row.row - 1
+                break
+    dims = opened.dims if has_vectors(opened) else _dims(config.model)
+    return {
+        "source": opened.path,
+        "layout": opened.layout,
+        "columns": opened.columns,
+        "roles": vars(opened.roles),
+        "shards": len(shards),
+        "rows": rows,
+        "pairs": pairs,
+        "first_caption": first,
+        "model": opened.vectors or config.model,
+        "pretrained": None if opened.vectors else config.pretrained,
+        "devices": resolve_devices(execution.device),
+        "embedding_bytes": None if dims is None else 2 * pairs * sum(dims),
+        "cleaned_bytes_at_most": round(bytes_of_source * rows / rows_of_source),
+        "free_bytes": shutil.disk_usage(_nearest(Path(run))).free,
+    }
+
+
+def _nearest(path: Path) -> Path:
+    """The folder that is there already, on whose disk `path` will be."""
+    path = Path(os.path.abspath(path))
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _dims(model: str) -> tuple[int, int] | None:
+    """Lengths of the vectors of image and text; None where only loading the model would tell."""
+    import json
+
+    if model == "hog-tfidf":
+        from .embed.hog_tfidf import HogTfidf
+
+        return HogTfidf.image_dim, HogTfidf.text_dim
+    if model.startswith("hf-hub:"):
+        return None
+    if model.startswith("local-dir:"):
+        path = Path(model.removeprefix("local-dir:")) / "open_clip_config.json"
+        try:
+            dim = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path.parent} is no model folder: it has no readable {path.name}") from None
+        return dim, dim
+    import open_clip
+
+    known = open_clip.get_model_config(model.replace("/", "-"))
+    if known is None:
+        raise UserError(f"open_clip knows no model {model!r}: --model also takes hf-hub:, local-dir: and hog-tfidf")
+    return known["embed_dim"], known["embed_dim"]

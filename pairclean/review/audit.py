@@ -1,0 +1,213 @@
+"""Beside the stages: mismatch rates by the columns of the source, read when they are asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..pairs import Shard, UserError, Verdict
+from ..run import Run
+from ..run.common import embedded_source, load_array
+from ..sources import Source
+from ..sources.tables import texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DOMAIN, URL, SHARD = "domain", "url", "shard"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Mismatch rates of a run, of the whole and of groups.
+
+    by: the columns that the pairs are grouped by, as `groups` calls them.  whole: pairs, judged, unjudged, unreadable,
+    estimate, low, high, level; with another run also against {the same} and difference {estimate, low, high}.
+    groups: one row a group, the columns of `evaluate.audit.audit` (or `compare`), None where `by` is empty.
+    """
+
+    by: tuple[str, ...]
+    whole: dict[str, Any]
+    groups: pd.DataFrame | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not known is None."""
+        rows = [] if self.groups is None else self.groups.to_dict("records")
+        groups = [{name: _plain(value) for name, value in row.items()} for row in rows]
+        return {"by": list(self.by), "whole": self.whole, "groups": groups}
+
+
+def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Audit:
+    """Mismatch rates with intervals: of the whole, and of every group of pairs that agree in the columns `by`.
+
+    by: none, one or two (crossed) of the source's columns; `shard` is the file a pair is in, and `domain`, where the
+    source has no such column, the host in its column `url`.  against: another run, to compare with.
+    Raises UserError where a run is not finished, its source has changed, or there is no such column.
+    """
+    from ..metrics.group_rates import compare, difference, shown_names
+
+    by = tuple(by)
+    if len(set(by)) != len(by) or len(by) > 2:
+        raise UserError("group by one column or by two different ones")
+    for one in (run,) if against is None else (run, against):
+        one.must_be_done("export")
+    whole, groups = _whole(run), _groups(run, by) if by else None
+    if against is not None:
+        theirs = _whole(against)
+        whole = {**whole, "against": theirs, "difference": {"estimate": None, "low": None, "high": None}}
+        if whole["estimate"] is not None and theirs["estimate"] is not None:
+            known = [side[name] for side in (whole, theirs) for name in ("estimate", "low", "high")]
+            values = (float(value) for value in difference(*known))
+            whole["difference"] = dict(zip(("estimate", "low", "high"), values, strict=True))
+        if groups is not None:
+            groups = compare(groups, _groups(against, by), by)
+    return Audit(tuple(shown_names(by)), whole, groups)
+
+
+def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
+    """What divides the pairs into groups of unlike rates: (column, its audit), the most uneven first.
+
+    Looked at are the shards, the domains where there is a column `url`, and the source's plain columns with 2 to
+    `most_values` values; of these the ones with two groups or more of `fewest_pairs` judged pairs.
+    """
+    found = []
+    for column in _candidates(source, most_values):
+        try:
+            groups = _groups(run, (column,), source)
+        except UserError:  # not in every shard
+            continue
+        large = groups[groups["judged"] >= fewest_pairs]
+        few = column in (SHARD, DOMAIN) or len(groups) <= most_values
+        if len(large) > 1 and few and large["rate"].notna().all():
+            mean = np.average(large["rate"], weights=large["judged"])
+            spread = float(np.average((large["rate"] - mean) ** 2, weights=large["judged"]))
+            found.append((spread, column, groups))
+    found.sort(key=lambda item: -item[0])
+    return [(column, groups) for _, column, groups in found]
+
+
+def _candidates(source: Source, most_values: int) -> list[str]:
+    roles = {source.roles.image, source.roles.caption, source.roles.id}
+    candidates = [SHARD] if len(source.shards) > 1 else []
+    if URL in source.columns and DOMAIN not in source.columns:
+        candidates.append(DOMAIN)
+    for name in source.columns:
+        if name in roles or name in candidates:
+            continue
+        first = _first_values(source, name)
+        if first is not None and len(first.unique()) <= most_values:
+            candidates.append(name)
+    return candidates
+
+
+def _first_values(source: Source, column: str) -> pa.Array | None:
+    """The beginning of a column that can be grouped by; None for any other."""
+    try:
+        batch = next(iter(source.batches(source.shards[0], [column])), None)
+        return None if batch is None or not _is_plain(batch.column(0).type) else batch.column(0)
+    except (UserError, IndexError, pa.ArrowException, UnicodeDecodeError):
+        return None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date)
+    return any(test(kind) for test in tests)
+
+
+def _groups(run: Run, by: Sequence[str], source: Source | None = None) -> pd.DataFrame:
+    from ..metrics import group_rates as rates
+
+    judged = _judged(run)
+    tallies = [rates.tally(*part) for part in _parts(run, by, source)]
+    return rates.audit(tallies, by, prior=_prior(judged), whole=judged.get("mismatch_rate") or {})
+
+
+def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
+    """Each shard's groups, clean probabilities, and which pairs are unreadable.
+
+    The probabilities are the judge's: the verdicts hold lower ones where rematching overturned the judgement, and it
+    is the former from which the calibration's prior can be taken out.
+    """
+    import pandas as pd
+
+    opened = source or (embedded_source(run) if set(by) != {SHARD} else None)
+    shards = {} if opened is None else {shard.name: shard for shard in opened.shards}
+    clean, start = load_array(run.path / "judge" / "clean_probability.npy"), 0
+    for name, table in _verdicts(run):
+        columns: dict[str, Any] = {}
+        for column in by:
+            if column == SHARD:
+                columns[column] = [name] * len(table)
+            else:
+                assert opened is not None
+                columns[column] = _values(opened, shards[name], column, table["row"].to_numpy())
+        unreadable = pc.equal(table["verdict"], Verdict.UNREADABLE.value).to_numpy()
+        yield pd.DataFrame(columns), np.asarray(clean[start : start + len(table)]), unreadable
+        start += len(table)
+
+
+def _verdicts(run: Run) -> Iterator[tuple[str, pa.Table]]:
+    for name in run.shards:
+        path = run.path / "verdicts" / f"{name}.parquet"
+        yield name, pq.read_table(path, columns=["row", "verdict", "clean_probability"])
+
+
+def _values(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np.ndarray:
+    """A column's values of these rows, objects; None for null."""
+    from ..metrics.group_rates import domain_of
+
+    derived = column == DOMAIN and DOMAIN not in source.columns
+    if derived and URL not in source.columns:
+        raise UserError(f"{source.path} has no column 'domain', and no 'url' to take it from")
+    batches = list(source.batches(shard, [URL if derived else column]))
+    chunks = [batch.column(0) for batch in batches]
+    if not chunks:
+        return np.empty(0, object)
+    kind = chunks[0].type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise UserError(f"pairs cannot be grouped by {column!r}, which holds {kind}: name a column of plain values")
+    if pa.types.is_dictionary(kind):
+        chunks = [chunk.dictionary_decode() for chunk in chunks]
+    values = np.array([value for chunk in chunks for value in texts(chunk)], object)[rows]
+    return np.array([domain_of(value) for value in values], object) if derived else values
+
+
+def _prior(judged: dict[str, Any]) -> float | None:
+    """P(mismatched) before the score is seen, as the clean probabilities have it."""
+    calibration = judged.get("calibration")
+    if calibration is None:
+        return None
+    rate = calibration["prior"] if "prior" in calibration else calibration["mismatch_rate"]["estimate"]
+    return min(max(float(rate), 1e-6), 1 - 1e-6)
+
+
+def _judged(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    counts: dict[str, int] = {"pairs": 0, "judged": 0, "unjudged": 0, "unreadable": 0}
+    for _, table in _verdicts(run):
+        unreadable = pc.sum(pc.equal(table["verdict"], Verdict.UNREADABLE.value)).as_py() or 0
+        judged = len(table) - table["clean_probability"].null_count
+        found = (len(table), judged, len(table) - judged - unreadable, unreadable)
+        counts = {name: counts[name] + value for name, value in zip(counts, found, strict=True)}
+    nothing = {"estimate": None, "low": None, "high": None, "level": None}
+    return {**counts, **nothing, **(_judged(run).get("mismatch_rate") or {})}
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,369 @@
+"""A run directory: what was asked for, what is done, and which process works on it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..config import Config
+from ..files import fingerprint, is_temporary, write_json
+from ..options import STAGES, flag
+from ..pairs import Shard, UserError
+from .lock import PAUSE, Lock
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..sources import Source
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+LAYOUT = 1  # of the run directory; a change makes older ones unreadable
+_MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # what every manifest holds
+
+
+class Run:
+    """A run directory.  Made by `Run.create`, found again by `Run.open`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path, self.manifest = path, manifest
+        self._lock: Lock | None = None
+        self._alone = False  # whether no other process works on this run
+
+    # --- finding ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        source: str | Path,
+        config: Config,
+        *,
+        compare: Sequence[str] = tuple(STAGES),
+        frozen_from: Run | None = None,
+    ) -> Run:
+        """A new run, or the one that is there if it was asked for the same. Nothing is written before the first stage
+        has opened the source and the encoder.
+
+        compare: the stages whose options have to be the same.  frozen_from: the run whose model judges this one.
+        Raises UserError if `path` holds something else, or a run of other options: results are never mixed.
+        """
+        from ..sources.base import absolute
+
+        path, origin = Path(path), absolute(source)
+        if path.is_file():
+            raise UserError(f"{path} is a file: name a directory for the run")
+        frozen = None if frozen_from is None else frozen_from._as_judge()
+        try:
+            if (path / "manifest.json").exists():
+                run = cls.open(path)
+                run._must_match(origin, config, compare, frozen)
+                return run
+            foreign = path.exists() and any(not _is_litter(p.name) for p in path.iterdir())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        if os.path.realpath(path) == os.path.realpath(origin):
+            raise UserError(f"{path} is the source itself: name another directory for the run")
+        if foreign:
+            raise UserError(f"{path} is not empty and holds no run: name a new directory")
+        manifest = {
+            "pairclean": __version__,
+            "layout": LAYOUT,
+            "source": origin,
+            "config": config.model_dump(),
+            "frozen_from": frozen,
+            "stages": {},
+        }
+        if frozen_from is not None:  # whose vectors its model was learned on, so these have to be the same encoder's
+            manifest["encoder"] = frozen_from.manifest["encoder"]
+        return cls(path, manifest)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        path = Path(path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except OSError:
+            raise UserError(f"{path} is no run directory: it has no readable manifest.json") from None
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST:
+            raise UserError(f"{path}/manifest.json is damaged: start a new run, or put the file back")
+        if manifest["layout"] != LAYOUT:
+            raise UserError(f"{path} was made by pairclean {manifest.get('pairclean')}, which this one cannot continue")
+        return cls(path, manifest)
+
+    def _as_judge(self) -> dict[str, str]:
+        """What another run notes down when this one's model and calibration are to judge it."""
+        if not self.is_done("judge"):
+            raise UserError(f"{self.path} has judged nothing yet: run `pairclean clean` on it to its end first")
+        return {"path": os.path.abspath(self.path), "judge": self.manifest["stages"]["judge"]["fingerprint"]}
+
+    def _must_match(self, origin: str, config: Config, stages: Sequence[str], frozen: dict[str, str] | None) -> None:
+        if origin != self.manifest["source"]:
+            raise UserError(
+                f"{self.path} is a run over {self.manifest['source']}, not over {origin}: name another directory"
+            )
+        for stage in stages:
+            for name, value in config.of(stage).items():
+                there = getattr(self.config, name)
+                if value != there:
+                    change = f"`pairclean {stage} {shlex.quote(str(self.path))} {flag(name)} {shlex.quote(str(value))}`"
+                    # The command line has no word for None.
+                    instead = f", or change only that with {change}" if stage != "embed" and value is not None else ""
+                    raise UserError(
+                        f"{self.path} is a run with {_spoken(name, there)}, not with {_spoken(name, value)}: "
+                        f"name another directory{instead}"
+                    )
+        if frozen != self.manifest["frozen_from"]:
+            raise UserError(f"{self.path} is a run that was judged by another model: name another directory")
+
+    # --- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        return Config.make(**self.manifest["config"])
+
+    def open_source(self, *, strict: bool = False) -> Source:
+        """The source with `limit` applied to its shards.  strict: whether a broken file raises UserError."""
+        from ..sources import open_source
+
+        config = self.config
+        source = open_source(
+            self.manifest["source"],
+            image_column=config.image_column,
+            caption_column=config.caption_column,
+            id_column=config.id_column,
+            image_root=config.image_root,
+            embeddings=config.embeddings,
+            strict=strict,
+        )
+        source.shards = limited(source.shards, config.limit)
+        return source
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the encoder's two spaces are one before anything is learned."""
+        return bool(self.manifest["encoder"]["comparable"])
+
+    @cached_property
+    def frozen_from(self) -> Run | None:
+        """The run whose model and calibration judge this one, if it does not learn its own."""
+        origin = self.manifest["frozen_from"]
+        if origin is None:
+            return None
+        run = Run.open(origin["path"])
+        if run._as_judge() != origin:
+            raise UserError(f"{run.path} has been judged anew since it was applied to {self.path}: apply it again")
+        return run
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of the embedded shards, in input order."""
+        return list(self.manifest["shards"])
+
+    @property
+    def embeddings(self) -> Path:
+        return self.path / "embeddings"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The content of report.json.  Raises UserError where it is not there, or not up to date."""
+        self.must_be_done("report")
+        content: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        return content
+
+    def verdict_tables(self) -> Iterator[pa.Table]:
+        """One table a shard, `pairs.VERDICT_SCHEMA`.  Raises UserError where they are not there, or not up to date."""
+        import pyarrow.parquet as pq
+
+        self.must_be_done("export")
+        for name in self.shards:
+            yield pq.read_table(self.path / "verdicts" / f"{name}.parquet")
+
+    def verdicts(self) -> pa.Table:
+        """All verdicts, one row an input pair, in input order; `.to_pandas()` gives a frame."""
+        import pyarrow as pa
+
+        return pa.concat_tables(self.verdict_tables())
+
+    def must_be_done(self, stage: str) -> None:
+        if not self.is_done(stage):
+            raise UserError(f"{self.path} has no {stage} that is up to date: run `pairclean clean` to its end")
+
+    # --- what is done -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def is_done(self, stage: str) -> bool:
+        record = self.manifest["stages"].get(stage)
+        return record is not None and record["fingerprint"] is not None and record["fingerprint"] == self._due(stage)
+
+    def _due(self, stage: str) -> str | None:
+        """The fingerprint of a stage's result: its options, and everything before it. None if that is not done."""
+        before = list(STAGES)[: list(STAGES).index(stage)]
+        if not before:
+            return fingerprint(stage, self.manifest.get("parts"), self.config.of(stage))
+        if not self.is_done(before[-1]):
+            return None
+        return fingerprint(stage, self.manifest["stages"][before[-1]]["fingerprint"], self.config.of(stage))
+
+    def set_done(self, stage: str, seconds: float) -> bool:
+        """Note down that a stage is done.  Returns whether its result is new."""
+        before = self.manifest["stages"].get(stage)
+        done = {"fingerprint": self._due(stage), "seconds": round(seconds, 3)}
+        new = before is None or before["fingerprint"] != done["fingerprint"]
+        if self._alone:  # otherwise another process has embedded the last part, and noted it down
+            # `embed` always looks; where nothing is new, what it took when it was is what is worth knowing.
+            self.manifest["stages"][stage] = done if new else before
+            self.save()
+        return new
+
+    def set_stale(self, stage: str) -> None:
+        """From here on the stage's files are no longer what its record says, however this process ends."""
+        if stage in self.manifest["stages"]:
+            self.manifest["stages"][stage] = {**self.manifest["stages"][stage], "fingerprint": None}
+            self.save()
+
+    @contextmanager
+    def locked(self, stage: str) -> Iterator[None]:
+        """One process at a time, from this stage on; but several may embed.
+
+        The lock is held alone, or shared while parts are embedded: then another process that wants to embed joins in.
+        Raises UserError if another process is in a stage that cannot be shared.
+        """
+        try:
+            lock = Lock(self.path / "run.lock")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}; name another directory") from None
+        with lock:
+            self._lock = lock
+            try:
+                self._enter(stage)
+                self._reread()
+                yield
+            except OSError as error:
+                if error.errno not in _OUT_OF_SPACE:
+                    raise
+                raise UserError(f"cannot write to {self.path}: {error.strerror}; make room, then go on") from error
+            finally:
+                self._lock, alone, self._alone = None, self._alone, False
+                if alone and not (self.path / "manifest.json").exists():  # the run never came to be
+                    lock.path.unlink(missing_ok=True)
+                    with suppress(OSError):
+                        self.path.rmdir()
+
+    def _enter(self, stage: str) -> None:
+        """Take the lock: alone if nobody has it, else shared with those that embed."""
+        assert self._lock is not None
+        looks = 0
+        while not self._lock.take():
+            if stage == "embed" and self._lock.take(shared=True):
+                return
+            if looks and (stage != "embed" or self._lock.note != "embed"):
+                raise self._taken()
+            looks += 1  # twice at least: who has just taken it may not have said yet what for
+            time.sleep(PAUSE)
+        self._set_alone(stage)
+
+    def _set_alone(self, stage: str) -> None:
+        assert self._lock is not None
+        self._alone, self._lock.note = True, stage
+        for left in self.path.iterdir():  # by a process that was killed
+            if is_temporary(left.name):
+                left.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "locks", ignore_errors=True)  # who has none of the run has none of its parts
+
+    def have_alone(self, stage: str) -> None:
+        """Before a stage that cannot be shared.  Raises UserError if another process is there."""
+        assert self._lock is not None
+        if not self._alone and not self._lock.take():
+            raise self._taken()
+        if not self._alone:
+            self._reread()
+        self._set_alone(stage)
+
+    def _taken(self) -> UserError:
+        assert self._lock is not None
+        at = f" (at `{self._lock.note}`)" if self._lock.note in STAGES else ""
+        return UserError(f"another process is working on {self.path}{at}: wait for it, or stop it")
+
+    def begin_parts(self, parts: dict[str, str], **about: Any) -> None:
+        """Note down what is embedded from here on: a fingerprint a shard, and what else the manifest says of them.
+
+        Raises UserError if processes that embed already found another source.
+        """
+        if self._alone:
+            if parts != self.manifest.get("parts"):
+                self.set_stale("embed")  # from here on its files are not what its record says
+            self.manifest |= {"parts": parts, "shards": list(parts), **about}
+            self.save()
+        elif parts != self.manifest.get("parts"):
+            raise UserError(
+                f"{self.manifest['source']} has changed since another process began to embed it: wait for that one, "
+                "then run the command again"
+            )
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Parts are written here by any number of processes; afterwards one of them has the run alone."""
+        assert self._lock is not None
+        self._alone = False
+        while not self._lock.take(shared=True):
+            time.sleep(PAUSE)
+        yield
+        # All parts are there, so nobody takes long to come here.
+        while not self._lock.take():
+            self._reread()
+            if self.is_done("embed"):  # noted down by the one that was first, which goes on
+                return
+            time.sleep(PAUSE)
+        self._reread()
+        self._set_alone("embed")
+
+    @contextmanager
+    def claim(self, part: str) -> Iterator[bool]:
+        """Whether this process may write the part now; no other one may meanwhile."""
+        with Lock(self.path / "locks" / f"{part}.lock") as lock:
+            yield lock.take()
+
+    def _reread(self) -> None:
+        """The process that held the lock before may have gone on with this run, or made it."""
+        if (self.path / "manifest.json").exists():
+            now = Run.open(self.path).manifest
+            if any(now[key] != self.manifest[key] for key in ("source", "config", "frozen_from")):
+                raise UserError(f"another process has changed {self.path} meanwhile: run the command again")
+            self.manifest = now
+
+
+def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
+    """The first `limit` rows of the shards."""
+    if limit is None:
+        return list(shards)
+    kept = []
+    for shard in shards:
+        if limit <= 0:
+            break
+        kept.append(replace(shard, rows=min(shard.rows, limit)))
+        limit -= shard.rows
+    return kept
+
+
+def _is_litter(name: str) -> bool:
+    """What a process that was killed may leave of a run that did not come to be."""
+    return name in ("run.lock", "locks") or is_temporary(name)
+
+
+def _spoken(option: str, value: Any) -> str:
+    return f"no {flag(option)}" if value is None else f"{flag(option)} {value}"

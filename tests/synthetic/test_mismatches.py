@@ -1,0 +1,95 @@
+"""Drawing planted mismatches: who moves, how many, and what mixed captions are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pairclean.pairs import UserError, normalise_caption
+from pairclean.synthetic.mismatches import group_labels, mix, plant
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=60), st.floats(0, 1), st.integers(0, 1000))
+def test_a_cycle_inside_each_group(labels: list[str], rate: float, seed: int) -> None:
+    groups = np.array(labels, dtype=str)
+    carried = plant(groups, rate, np.random.default_rng(seed))
+    assert carried.dtype == np.int64
+    assert sorted(carried) == list(range(len(groups)))  # every caption is still there once
+    assert (groups[carried] == groups).all()
+    for label in set(labels):
+        members = np.flatnonzero(groups == label)
+        due = round(rate * len(members))
+        moved = members[carried[members] != members]
+        assert len(moved) == (due if due > 1 else 0)
+        if len(moved):
+            loop = [moved[0]]
+            while (following := carried[loop[-1]]) != loop[0]:
+                loop.append(following)
+            assert len(loop) == len(moved)  # one cycle
+
+
+def test_the_same_generator_state_plants_the_same() -> None:
+    groups = np.zeros(100, dtype=int)
+    first, again, other = (plant(groups, 0.3, np.random.default_rng(s)) for s in (4, 4, 5))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first != np.arange(100)).sum() == 30
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
+def test_a_rate_that_is_no_share_is_refused(rate: float) -> None:
+    with pytest.raises(UserError, match="between 0 and 1"):
+        plant(np.zeros(3), rate, np.random.default_rng(0))
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.floats(0, 1), st.integers(0, 1000))
+def test_no_caption_moves_to_its_own_image(owners: list[int], rate: float, seed: int) -> None:
+    owner = np.array(owners, int)
+    carried = plant(np.zeros(len(owner)), rate, np.random.default_rng(seed), owners=owner)
+    moved = carried != np.arange(len(owner))
+    assert sorted(carried) == list(range(len(owner)))
+    assert (owner[carried][moved] != owner[moved]).all()
+    assert moved.sum() <= round(rate * len(owner))
+
+
+def test_owners_cost_no_moves_where_there_are_many() -> None:
+    owner = np.repeat(np.arange(200), 5)
+    carried = plant(np.zeros(1000), 0.4, np.random.default_rng(0), owners=owner)
+    assert (carried != np.arange(1000)).sum() == 400
+    assert (owner[carried] != owner).sum() == 400
+    distinct = plant(np.zeros(1000), 0.4, np.random.default_rng(0), owners=np.arange(1000))
+    assert (distinct == plant(np.zeros(1000), 0.4, np.random.default_rng(0))).all()  # owners change nothing there
+
+
+def test_half_of_the_clauses_are_the_others() -> None:
+    rng = np.random.default_rng(0)
+    mixed = {mix("a cat, a dog and a bird; a fish", "red, blue, green", rng) for _ in range(50)}
+    assert mixed == {
+        *("red, blue and a bird; a fish", "blue, green and a bird; a fish"),
+        *("a cat, red and blue; a fish", "a cat, blue and green; a fish"),
+        *("a cat, a dog and red; blue", "a cat, a dog and blue; green"),
+    }
+
+
+def test_one_clause_is_cut_into_words() -> None:
+    rng = np.random.default_rng(0)
+    assert {mix("one two three", "four five", rng) for _ in range(60)} == {
+        *("four two three", "five two three", "one four three", "one five three", "one two four", "one two five"),
+    }
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.integers(0, 100))
+def test_mixed_captions_are_other_captions(caption: str, other: str, seed: int) -> None:
+    mixed = mix(caption, other, np.random.default_rng(seed))
+    assert mixed is None or normalise_caption(mixed) != normalise_caption(caption)
+
+
+@pytest.mark.parametrize(("caption", "other"), [("word", "two words"), ("", "x y"), ("a a", "a"), ("a b", " ")])
+def test_what_cannot_be_split_is_left_alone(caption: str, other: str) -> None:
+    assert mix(caption, other, np.random.default_rng(0)) is None
+
+
+def test_equal_values_have_one_label() -> None:
+    assert group_labels(["x", None, ["a"], "x", ["a"], 1, "1"]).tolist() == [0, -1, 1, 0, 1, 2, 3]
