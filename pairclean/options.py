@@ -202,8 +202,9 @@ def current_names(options: Mapping[str, T]) -> dict[str, T]:
         if today in found or (today != name and today in options):
             from .pairs import UserError
 
-            raise UserError(f"{name} and {today} are the same option: give only {today}")
+            raise UserError(f"{flag(name)} is the former name of {flag(today)}: give only {flag(today)}")
         if today != name:
-            warnings.warn(f"{name} was renamed: use {today}, as the old name will stop working", RenamedOption, 3)
+            sentence = f"{flag(name)} was renamed to {flag(today)}: use the new name, as the old one will be removed"
+            warnings.warn(sentence, RenamedOption, stacklevel=3)
         found[today] = value
     return found
