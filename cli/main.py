@@ -50,7 +50,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="pairclean")
     except SystemExit as end:
         if end.code == INTERRUPTED:  # a normal exit would wait for threads that still learn or decode
             sys.stdout.flush()
