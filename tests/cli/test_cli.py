@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_args
 
+import pairclean_cli
 import pytest
 from pairclean_cli.main import app
 from pairclean_cli.text import duration, percent, safe, size
@@ -86,6 +89,16 @@ def test_choices_and_defaults_are_those_of_the_configuration() -> None:
             about = shown[shown.index(OPTIONS[name].help) :]
             assert about.removeprefix(OPTIONS[name].help).startswith(f" [default: {value}]"), name
     assert "[default" not in invoke("rematch", "--help", columns=300).stdout.replace("[default: auto]", "")
+
+
+def test_no_two_files_of_the_command_line_import_each_other_in_a_circle() -> None:
+    graph = {}
+    for file in Path(pairclean_cli.__file__).parent.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        graph[file.stem] = {node.module for node in nodes if node.level == 1}
+    assert "console" in graph["clean"]
+    assert not [name for name, imported in graph.items() if "main" in imported]
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_every_command_refuses_an_option_of_another(finished: Path) -> None:
