@@ -69,7 +69,8 @@ def test_an_option_is_added_in_one_place(copy: Path) -> None:
 
 
 def test_a_method_is_registered_in_one_place(copy: Path) -> None:
-    insert(copy / "pairclean" / "methods.py", "_METHODS = (\n", example("Add a method"))
+    head, entry = example("Add a method").removesuffix(")\n").split("    ...,\n")
+    insert(copy / "pairclean" / "methods.py", head, entry)
     source = "from .zero_shot import ZeroShot\n\n\nclass Mine(ZeroShot): ...\n"
     (copy / "pairclean" / "align" / "mine.py").write_text(source)
     assert "|mine|" in "".join(command(copy, "clean", "--help").split())
