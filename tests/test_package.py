@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pairclean"
 #: The rooms from the ground up: a file imports only from what stands to the left of its own room, and from its room.
 ROOMS = (
-    ("pairs", "files", "options", "arrays"),
+    ("pairs", "files", "options", "arrays", "execution"),
     ("config", "methods", "metrics", "synthetic"),
     ("sources", "embed", "align", "judge", "rematch", "export", "report"),
     ("run",),

@@ -16,7 +16,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from ..arrays import Rows, chunks
+from ..arrays import Pairs, Rows, chunks
 from .alignment import Alignment, Layers
 from .principal import principal_map
 from .training import LARGEST_EPOCH
@@ -76,24 +76,15 @@ class DRCL(Alignment):
         self.own = image_label is not None, caption_label is not None
         self.size, self.seed = size, seed
 
-    def fit(
-        self,
-        image: Rows,
-        text: Rows,
-        image_id: np.ndarray,
-        caption_id: np.ndarray,
-        *,
-        rows: np.ndarray,
-        clean_probability: np.ndarray | None = None,
-    ) -> DRCL:
-        """image: (N, d), text: (N, e); image_id, caption_id: (N,), not used; rows: (n,) int64, what to learn from.
+    def fit(self, pairs: Pairs, rows: np.ndarray, clean_probability: np.ndarray | None = None) -> DRCL:
+        """Arguments as in `Method`; identities are not used.
 
-        clean_probability: (N,) in [0, 1], what a judge found before. It weighs the side that has its classes from the
-        other, and changes nothing where both have their own.
+        Clean probabilities weight the side that takes its classes from the other. They have no effect where both sides
+        have classes of their own.
         """
         sides = [
             Side(x, label, rows, None if own else clean_probability, self.size, self.device)
-            for x, label, own in zip((image, text), self.label, self.own, strict=True)
+            for x, label, own in zip((pairs.image, pairs.text), self.label, self.own, strict=True)
         ]
         priors = [self._prior(side, self.seed + k) for k, side in enumerate(sides)]
         prior = max(priors, key=lambda found: found[0])[1]
@@ -186,7 +177,7 @@ def generalised_cross_entropy(logits: Tensor, label: Tensor, q: float, weight: T
     """mean [(1 - p^q) / q], p the probability of the true classes: cross-entropy at q → 0, mean error at 1.
 
     logits, label: (B, C) float32; q: in (0, 1]; weight: (B,) float32, non-negative, None counts all alike.
-    Returns a scalar.  Source: Zhang and Sabuncu 2018, as METHODS has it; `gce_q*` of the reference vectors.
+    Returns a scalar.  Source: Zhang and Sabuncu 2018.
     """
     p = true_probability(logits, label).clamp(min=1e-12)
     return _mean((1 - p**q) / q, weight)
@@ -199,7 +190,7 @@ def reversible_loss(
 
     features: F (B, k), label: Y (B, C), both augmented; prior: W (k, C); places: L (C, k), its generalised inverse;
     weight: (B,), of a sample and by product of two, None counts all alike.
-    Returns a scalar.  Source: METHODS, DRCL; `loss_epoch*` of the reference vectors.  The weights are ours.
+    Returns a scalar.  Source: arXiv 2501.05686; the weights are ours.
     """
     recast = label @ places
     r, f = (nn.functional.normalize(v, dim=1) for v in (recast, features))

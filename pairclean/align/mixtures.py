@@ -94,8 +94,7 @@ def fit_beta_mixture(loss: Floats, *, steps: int = 10, trim: tuple[float, float]
     trim: percentiles of the loss; what lies outside is left out of the fit, what lies inside is scaled to (0, 1).
     Where these are one value (a hinge loss that is zero nearly everywhere) nothing is left out.
     Returns the mixture, on the scale of `loss`.  Losses that do not differ come out as clean.
-    Source: Arazo et al. 2019 (trimming, start, monotone posterior); `bmm*` of the reference vectors, whose posterior is
-    the plain one.
+    Source: Arazo et al. 2019 (trimming, start, monotone posterior).
     """
     loss = _finite(loss)
     low, high = (float(bound) for bound in np.percentile(loss, trim))
@@ -128,7 +127,7 @@ def split_clean(loss: Floats, *, monotone: bool = True) -> Floats:
     loss: (n,) float, finite, n >= 1.  Returns (n,) float64.
     monotone: clean is the component of the smaller mean, and the posterior never rises in the loss.  False: published,
     clean is the component likelier at the smallest loss, and pairs of huge loss can come out clean again.
-    Source: METHODS, L2RM step 2.
+    Source: Han et al. 2024, and its published code.
     """
     loss = _finite(loss)
     low, high = float(loss.min()), float(loss.max())

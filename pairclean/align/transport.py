@@ -8,13 +8,17 @@ import warnings
 import torch
 from torch import Tensor
 
-from pairclean.pairs import UserError
+from ..pairs import UserError
 
-CHECK_EVERY = 20  # iterations between looks at the error: each look makes an accelerator wait for the host
-#: Over-relaxation: how much of each step is taken, beyond 1. Converges from near any solution below 2 (Thibault et al.
-#: 2017, Lehmann et al. 2021); a third of the iterations where plain steps need many.
+CHECK_EVERY = 20  # iterations between checks of the error: each check makes the accelerator wait for the host
+#: Over-relaxation factor of each step. Below 2 it converges locally (Thibault et al. 2017, Lehmann et al. 2021), in a
+#: third of the iterations where plain steps need many.
 RELAXATION = 1.5
-LEAST = 1e-30  # mass by which is divided
+LEAST = 1e-30  # smallest mass to divide by
+
+
+class Infeasible(ValueError):
+    """The entries that are not forbidden cannot carry the mass."""
 
 
 def standardise(cost: Tensor, forbidden: Tensor | None = None) -> Tensor:
@@ -54,7 +58,7 @@ def partial_plan(
     tol: the total error of the marginals (in mass) at which to stop, or float32's rounding at this cost and reg where
     that is coarser.  Warns where max_iter leaves an error above mass / 1000: use a larger reg then.
     Returns (Q, B) float32, non-negative, summing to mass; rows <= 1/Q, columns <= 1/B (up to the error above).
-    Raises UserError if the unmasked entries cannot carry the mass.
+    Raises Infeasible if the unmasked entries cannot carry the mass, UserError if `mass` or `reg` is out of range.
     Source: Han et al. 2024, section 3.3; dummy points after Chapel et al. 2020.
 
     Against the published code: the corner where the dummies meet is forbidden (A = infinity), so the sum is `mass`;
@@ -133,7 +137,7 @@ def _check(rows: int, columns: int, mass: float, reg: float, forbidden: Tensor |
         return
     most = _largest_mass(allowed)
     if most < enough:
-        raise UserError(
+        raise Infeasible(
             f"The pairs that are not masked can carry at most {most:.4g} of the mass, not {mass:g}; "
             "lower the mass or mask fewer pairs."
         )

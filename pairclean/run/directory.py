@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..sources import Source
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-LAYOUT = 1  # of the run directory; a change makes older ones unreadable
+LAYOUT = 2  # of the run directory; a change makes older ones unreadable
 _MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # what every manifest holds
 
 

@@ -13,7 +13,8 @@ from ..embed import Encoder, embed_source, keep_parts, keep_source, load_encoder
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
-from ..run.common import open_embeddings, part_fingerprints
+from ..run.results import open_embeddings
+from ..run.source import part_fingerprints
 from ..sources import Source, VectorSource, has_vectors
 from ..sources.base import CORRUPT
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from ..embed import Embeddings
 from ..pairs import UserError
 from ..run import Run
-from ..run.common import embedded_source
+from ..run.source import embedded_source
 from ..sources.tables import texts
 
 
