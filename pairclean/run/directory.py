@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..sources import Source
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-LAYOUT = 2  # of the run directory; a change makes older ones unreadable
+LAYOUT = 2  # of the run directory: raised when files are renamed or change what they hold
 _MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # what every manifest holds
 
 
@@ -100,7 +100,10 @@ class Run:
         if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST:
             raise UserError(f"{path}/manifest.json is damaged: start a new run, or put the file back")
         if manifest["layout"] != LAYOUT:
-            raise UserError(f"{path} was made by pairclean {manifest.get('pairclean')}, which this one cannot continue")
+            raise UserError(
+                f"{path} was made by pairclean {manifest['pairclean']}, in a layout that this version does not read: "
+                "start a new run in another directory"
+            )
         return cls(path, manifest)
 
     def _as_judge(self) -> dict[str, str]:
