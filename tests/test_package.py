@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pairclean"
 #: The rooms from the ground up: a file imports only from what stands to the left of its own room, and from its room.
 ROOMS = (
-    ("pairs", "files", "methods", "options", "arrays"),
+    ("pairs", "files", "methods", "options", "arrays", "execution"),
     ("config", "metrics", "synthetic"),
     ("sources", "embed", "align", "judge", "rematch", "export", "report"),
     ("run",),
     ("review",),
     ("stages",),
-    ("pipeline",),
+    ("pipeline", "vectors"),
     ("assess",),
     ("__init__",),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -71,6 +70,7 @@ def _detection(run: Run, truth: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from ..metrics.detection import compare_run
+    from ..run.results import open_judgement
 
     try:
         table = pq.read_table(truth)
@@ -79,33 +79,33 @@ def _detection(run: Run, truth: Path) -> dict[str, Any]:
     for column in ("key", "caption", "carried_caption"):
         if column not in table.column_names:
             raise UserError(f"{truth} is no truth file of `pairclean plant`: it has no column {column}")
-    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    return compare_run(run.verdicts(), table, judged.get("mismatch_rate", dict.fromkeys(("estimate", "low", "high"))))
+    return compare_run(run.verdicts(), table, open_judgement(run).mismatch_rate)
 
 
 def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[str, Any]:
     import numpy as np
 
     from ..align import ZeroShot
-    from ..run.common import embedded_source, load_array, open_embeddings
-    from ..stages.held_out import clean_by_fold, folds_of
+    from ..judge import CrossFit, clean_by_fold
+    from ..run.results import open_embeddings, open_judgement, open_learned
+    from ..run.source import embedded_source
 
     if not run.is_done("judge"):
         raise UserError(
             f"{run.path} has judged nothing yet: run `pairclean clean` to its end first, or measure its vectors as "
             f"they are with `pairclean evaluate {run.path}/embeddings`"
         )
-    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    if judged["unjudged"]:
-        raise UserError(f"{run.path} could not be judged, so that no pair is known to be clean: {judged['unjudged']}")
+    judged = open_judgement(run)
+    if judged.unjudged:
+        raise UserError(f"{run.path} could not be judged, so that no pair is known to be clean: {judged.unjudged}")
     emb = open_embeddings(run)
     rows = np.flatnonzero(emb.readable)
-    clean = np.asarray(load_array(run.path / "judge" / "clean_probability.npy"))
-    learned = _learned(run)
-    fold = folds_of(run, emb, rows)
-    parts = clean_by_fold(rows, fold, clean, models=max(1, len(learned)), seed=run.config.seed)
-    aligned = [(model, part) for model, part in zip(learned, parts, strict=False) if len(part) > 1]
-    zero_shot: list[Fold] = [(ZeroShot(), part) for part in parts if len(part) > 1]
+    learned = open_learned(run)
+    models = judged.models(learned)
+    cross_fit = learned.cross_fit(models, emb.pairs, rows) if models else CrossFit.single(ZeroShot(), rows)
+    parts = list(clean_by_fold(cross_fit, judged.clean_probability, seed=run.config.seed))
+    aligned: list[Fold] = [(model, part) for model, part in parts if models and len(part) > 1]
+    zero_shot: list[Fold] = [(ZeroShot(), part) for _, part in parts if len(part) > 1]
     if not zero_shot:
         raise UserError(f"{run.path} judged too few pairs clean to measure retrieval on")
     labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
@@ -115,15 +115,12 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
 
 def _learned(run: Run) -> list[Alignment]:
     """The models that the run uses, in the order of their folds; none where it judges by its encoder alone."""
-    from ..judge import ENCODER_SCORES
-    from ..stages.judge import load_models
+    from ..run.results import open_judgement, open_learned
 
     if not run.is_done("align"):
         return []
-    score = "aligned"
-    if run.is_done("judge"):
-        score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
-    return [] if score in ENCODER_SCORES else load_models(run, score)
+    learned = open_learned(run)
+    return open_judgement(run).models(learned) if run.is_done("judge") else learned.aligned
 
 
 def _source(
@@ -131,7 +128,7 @@ def _source(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from ..run.common import open_embeddings
+    from ..run.results import open_embeddings
 
     aligned = _learned(run)[:1]
     if not aligned and not run.comparable:
@@ -169,7 +166,8 @@ def _whole(run: Run, aligned: Sequence[Alignment], label_column: str | None, exe
 
     from ..align import ZeroShot
     from ..metrics.retrieval import coco_folds
-    from ..run.common import embedded_source, open_embeddings
+    from ..run.results import open_embeddings
+    from ..run.source import embedded_source
 
     emb, seed = open_embeddings(run), run.config.seed
     rows = np.flatnonzero(emb.readable)
@@ -192,10 +190,10 @@ def _measured(
     """`retrieval.measure` in each space, the mean over its folds; None for a space without any."""
     import numpy as np
 
+    from ..embed import resolve_devices
     from ..metrics.retrieval import average_precisions, measure, rank_matches
-    from ..run.execution import learning_device
 
-    device = learning_device(execution)
+    device = resolve_devices(execution.device)[0]
     execution.progress.start("evaluate", sum(map(len, spaces.values())))
     found: dict[str, Any] = {}
     for name, folds in spaces.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +51,8 @@ def selfcheck(
     """
     import numpy as np
 
+    from ..run.results import open_judgement
+
     if not 0 < rate < 1:
         raise UserError(f"--rate {rate}: it should be a share between 0 and 1")
     if pairs < FEWEST:
@@ -65,8 +66,8 @@ def selfcheck(
         truth = _plant(run, rate, pairs, rng)
         advance(run, ["align", "judge", "rematch"], execution)
         verdicts = _verdicts(run)
-        judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-        found = _result(verdicts, truth, judged, seed)
+        judged = open_judgement(run)
+        found = _result(verdicts, truth, judged.mismatch_rate, judged.unjudged, seed)
         if keep is not None:
             _write(folder / "truth.parquet", truth)
             _write(folder / "verdicts.parquet", verdicts)
@@ -163,7 +164,7 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
     import pyarrow as pa
 
     from ..embed import write_part
-    from ..run.common import open_embeddings
+    from ..run.results import open_embeddings
     from ..synthetic.mismatches import plant
 
     emb = open_embeddings(run)
@@ -196,21 +197,22 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
 def _verdicts(run: Run) -> pa.Table:
     import pyarrow as pa
 
-    from ..run.common import open_embeddings
+    from ..run.results import open_embeddings
     from ..stages.export import verdict_tables
 
     return pa.concat_tables(verdict_tables(run, open_embeddings(run)))
 
 
-def _result(verdicts: pa.Table, truth: pa.Table, judged: dict[str, Any], seed: int) -> dict[str, Any]:
+def _result(
+    verdicts: pa.Table, truth: pa.Table, rate: dict[str, float | None], unjudged: str | None, seed: int
+) -> dict[str, Any]:
     from ..metrics.detection import compare_run
 
-    nothing = dict.fromkeys(("estimate", "low", "high"))
-    scores = compare_run(verdicts, truth, judged.get("mismatch_rate", nothing))
+    scores = compare_run(verdicts, truth, rate)
     planted, pairs = scores["true_mismatch_rate"], scores["pairs"]
     own = {
         name: None if found is None else min(1.0, max(0.0, (found - planted) / (1 - planted)))
-        for name, found in ((name, scores["mismatch_rate"][name]) for name in nothing)
+        for name, found in ((name, scores["mismatch_rate"][name]) for name in ("estimate", "low", "high"))
     }
     flagged = scores["flag_rate"] * pairs
     right = scores["flag_precision"] * flagged
@@ -222,7 +224,7 @@ def _result(verdicts: pa.Table, truth: pa.Table, judged: dict[str, Any], seed: i
         "seed": seed,
         "own_rate": own,
         "flag_precision": precision,
-        "unjudged": judged["unjudged"],
+        "unjudged": unjudged,
         "scores": scores,
     }
     return {**found, "sentence": _sentence(found)}

@@ -16,19 +16,19 @@ Where mismatches resemble matches they score higher than decoys, and the rate is
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 #: The flattest matched component: at A_MIN = 4 the worst half of the decoys' range holds 6% of its pairs. Flatter
-#: ones cannot be told from the mismatched.
+#: components cannot be distinguished from the mismatched pairs.
 A_MIN = 4.0
 BINS = 400
 ITERATIONS = 500
 BOOTSTRAPS = 200
 LEVEL = 0.95
-#: Share of `clean_probability` that is a plain logistic of the score: it keeps the order of pairs whose posteriors
-#: would round to the same float32 near 0 and 1.
+#: The share of `clean_probability` that is a plain logistic of the score. It keeps the order of pairs near 0 and 1,
+#: where posteriors would round to the same float32.
 TIE_BREAK = 5e-3
 
 
@@ -62,21 +62,23 @@ class DecoyScale:
 
 @dataclass(frozen=True)
 class Rate:
-    """The mismatch rate and its interval at LEVEL."""
+    """The mismatch rate, and its interval of confidence `level`."""
 
     estimate: float
     low: float
     high: float
+    level: float = LEVEL
 
 
 @dataclass(frozen=True)
 class DecoyCalibration:
-    """What was fitted: enough to judge any score, also of pairs that were not there when it was fitted.
+    """What was fitted; it gives the probability for any score, also of pairs that it was not fitted on.
 
     prior: P(mismatched) before the score is seen: the rate, but half a pair away from 0 and 1.
     sharpness: (k,) the a_k; weight: (k,) the w_k, summing to 1.  centre, width: of the observed scores, for TIE_BREAK.
     """
 
+    kind: ClassVar[Literal["decoy"]] = "decoy"
     scale: DecoyScale
     rate: Rate
     prior: float
@@ -97,7 +99,7 @@ class DecoyCalibration:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "kind": "decoy",
+            "kind": self.kind,
             "mismatch_rate": asdict(self.rate),
             "prior": self.prior,
             "centre": self.centre,
@@ -124,7 +126,7 @@ class DecoyCalibration:
 def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = None, seed: int = 0) -> DecoyCalibration:
     """observed: (n,) scores of the pairs, decoys: (m,) scores of random re-pairings by the same formula.
 
-    rate: the mismatch rate where it is known better than these scores tell it; None estimates it from them.
+    rate: the mismatch rate, if a better estimate than these scores give is known; None estimates it from them.
     """
     scale = DecoyScale.fit(decoys)
     logit = scale(observed)
@@ -142,8 +144,8 @@ def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = N
         rates = _mixture(again, mass, np.repeat(0.9 * weight + 0.1 * even, BOOTSTRAPS, axis=0))[:, 0]
         low, high = np.quantile(rates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         estimate = float(weight[0, 0])
-        half = 0.5 / len(observed)  # less than half a pair is none
-        # Where all samples agree, as of data without a mismatch: that none was seen among n says so much, no more.
+        half = 0.5 / len(observed)  # less than half a pair counts as none
+        # If all samples agree, as for data without a mismatch, the interval is that of none seen among n.
         sure = ((1 - LEVEL) / 2) ** (1 / len(observed))
         low, high = min(float(low), estimate, sure), max(float(high), estimate, 1 - sure)
         rate = Rate(estimate, low if low > half else 0.0, high if high < 1 - half else 1.0)
@@ -158,7 +160,7 @@ def calibrate(observed: np.ndarray, decoys: np.ndarray, *, rate: Rate | None = N
 def _mixture(counts: np.ndarray, mass: np.ndarray, start: np.ndarray, fixed: float | None = None) -> np.ndarray:
     """EM for the weights of fixed components.  counts: (b, bins), mass: (bins, k), start: (b, k) -> (b, k).
 
-    fixed: the first component's weight, where it is not to be fitted.
+    fixed: the first component's weight, if it is not fitted.
     """
     weight = start
     share = counts / counts.sum(1, keepdims=True)
@@ -171,7 +173,7 @@ def _mixture(counts: np.ndarray, mass: np.ndarray, start: np.ndarray, fixed: flo
 
 
 def tie_break(posterior: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """A posterior that never falls in the standardised score, made to rise in it."""
+    """Make a posterior that is non-decreasing in the standardised score strictly increasing."""
     return (1 - TIE_BREAK) * posterior + TIE_BREAK * _sigmoid(score)
 
 

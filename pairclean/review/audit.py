@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..judge import Judgement
 from ..pairs import Shard, UserError, Verdict
 from ..run import Run
-from ..run.common import embedded_source, load_array
+from ..run.results import open_judgement
+from ..run.source import embedded_source
 from ..sources import Source
 from ..sources.tables import texts
 
@@ -126,9 +127,9 @@ def _is_plain(kind: pa.DataType) -> bool:
 def _groups(run: Run, by: Sequence[str], source: Source | None = None) -> pd.DataFrame:
     from ..metrics import group_rates as rates
 
-    judged = _judged(run)
+    judged = open_judgement(run)
     tallies = [rates.tally(*part) for part in _parts(run, by, source)]
-    return rates.audit(tallies, by, prior=_prior(judged), whole=judged.get("mismatch_rate") or {})
+    return rates.audit(tallies, by, prior=_prior(judged), whole=asdict(judged.rate) if judged.rate else {})
 
 
 def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
@@ -141,7 +142,7 @@ def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple
 
     opened = source or (embedded_source(run) if set(by) != {SHARD} else None)
     shards = {} if opened is None else {shard.name: shard for shard in opened.shards}
-    clean, start = load_array(run.path / "judge" / "clean_probability.npy"), 0
+    clean, start = open_judgement(run).clean_probability, 0
     for name, table in _verdicts(run):
         columns: dict[str, Any] = {}
         for column in by:
@@ -181,18 +182,11 @@ def _values(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np.n
     return np.array([domain_of(value) for value in values], object) if derived else values
 
 
-def _prior(judged: dict[str, Any]) -> float | None:
-    """P(mismatched) before the score is seen, as the clean probabilities have it."""
-    calibration = judged.get("calibration")
-    if calibration is None:
+def _prior(judged: Judgement) -> float | None:
+    """P(mismatched) before the score is seen, which the clean probabilities contain."""
+    if judged.calibration is None:
         return None
-    rate = calibration["prior"] if "prior" in calibration else calibration["mismatch_rate"]["estimate"]
-    return min(max(float(rate), 1e-6), 1 - 1e-6)
-
-
-def _judged(run: Run) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    return content
+    return min(max(judged.calibration.prior, 1e-6), 1 - 1e-6)
 
 
 def _whole(run: Run) -> dict[str, Any]:
@@ -202,8 +196,7 @@ def _whole(run: Run) -> dict[str, Any]:
         judged = len(table) - table["clean_probability"].null_count
         found = (len(table), judged, len(table) - judged - unreadable, unreadable)
         counts = {name: counts[name] + value for name, value in zip(counts, found, strict=True)}
-    nothing = {"estimate": None, "low": None, "high": None, "level": None}
-    return {**counts, **nothing, **(_judged(run).get("mismatch_rate") or {})}
+    return {**counts, **open_judgement(run).mismatch_rate}
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,10 +16,10 @@ import pyarrow.parquet as pq
 
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
-from ..judge import ENCODER_SCORES
 from ..pairs import UserError, Verdict
 from ..run import Run
-from ..run.common import embedded_source, flag_below, load_array, open_embeddings
+from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
+from ..run.source import embedded_source
 
 NEAREST = 5
 _CHUNK = 65_536
@@ -69,7 +68,7 @@ def story(run: Run, pair_id: str) -> Story:
         "verdict": verdict,
         "caption": table["caption"][0].as_py(),
         "source": _source_file(run, verdict["shard"]),
-        "why": _why(verdict, flag_below(run)),
+        "why": _why(verdict, open_rematches(run).flag_below),
     }
     if verdict["clean_probability"] is None:
         return Story(**told, captions=[], images=[])
@@ -155,20 +154,12 @@ def _why(verdict: dict[str, Any], threshold: float) -> str:
 
 def _space(run: Run, image_id: int) -> Alignment:
     """The space in which this image was judged: the encoder's own, or that of a model that never trained on it."""
-    score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
-    if score in ENCODER_SCORES:
+    learned = open_learned(run)
+    models = open_judgement(run).models(learned)
+    if not models:
         return ZeroShot()
-    models = sorted((run.path / "model").glob(f"{score}_*.safetensors"))
-    return Alignment.load(models[_fold(run, image_id, len(models))])
-
-
-def _fold(run: Run, image_id: int, folds: int) -> int:
-    from ..judge import FOLDS, fold_of
-
-    home = (run.frozen_from or run).path / "judge"
-    tied = np.flatnonzero(np.asarray(load_array(home / "tied_image_id.npy")) == image_id)
-    fold = load_array(home / "tied_fold.npy")[tied[0]] if len(tied) else fold_of(np.array([image_id]), FOLDS)[0]
-    return int(fold) % folds
+    (fold,) = learned.folds(np.array([image_id]))
+    return models[fold % len(models)]
 
 
 def _neighbours(emb: Embeddings, row: int, space: Alignment) -> dict[str, Any]:

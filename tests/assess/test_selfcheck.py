@@ -94,7 +94,7 @@ def verdicts_and_truth() -> tuple[Any, Any]:
 
 def test_what_was_mismatched_before_is_allowed_for() -> None:
     rate = {"estimate": 0.46, "low": 0.43, "high": 0.5}
-    found = _result(*verdicts_and_truth(), {"mismatch_rate": rate, "unjudged": None}, 0)
+    found = _result(*verdicts_and_truth(), rate, None, 0)
     assert found["own_rate"] == pytest.approx({"estimate": 0.1, "low": 0.05, "high": 1 / 6})
     # 6 of the 60 were mismatched before, by that estimate, and 9 in 10 mismatches are found: 5.4 more are right.
     assert found["flag_precision"] == pytest.approx({"at_least": 36 / 45, "about": (36 + 5.4) / 45})
@@ -108,7 +108,7 @@ def test_what_was_mismatched_before_is_allowed_for() -> None:
 
 def test_fewer_found_than_planted_allows_for_nothing() -> None:
     rate = {"estimate": 0.35, "low": 0.3, "high": 0.41}
-    found = _result(*verdicts_and_truth(), {"mismatch_rate": rate, "unjudged": None}, 0)
+    found = _result(*verdicts_and_truth(), rate, None, 0)
     assert found["own_rate"] == pytest.approx({"estimate": 0, "low": 0, "high": 1 / 60})
     assert found["flag_precision"] == pytest.approx({"at_least": 0.8, "about": 0.8})
     assert "at least 80 in 100 are mismatched; 2 pairs" in found["sentence"]
@@ -116,8 +116,9 @@ def test_fewer_found_than_planted_allows_for_nothing() -> None:
 
 def test_without_a_judgement_it_says_so() -> None:
     verdicts, truth = verdicts_and_truth()
+    nothing = dict.fromkeys(("estimate", "low", "high", "level"))
     verdicts = verdicts.set_column(1, "verdict", pa.array(["unjudged"] * 100))
-    found = _result(verdicts, truth, {"unjudged": "the pairs score no higher than random re-pairings"}, 0)
+    found = _result(verdicts, truth, nothing, "the pairs score no higher than random re-pairings", 0)
     assert found["sentence"] == (
         "In a random sample of 100 of your pairs the flags cannot be trusted, as there are none: the pairs score no "
         "higher than random re-pairings."

@@ -16,11 +16,11 @@ from small import OPTIONS, Small, use_small, write_bars
 
 import pairclean
 from pairclean import pipeline
+from pairclean.execution import side_by_side
 from pairclean.options import STAGES
 from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution
-from pairclean.run.execution import side_by_side
 from pairclean.run.lock import Lock
 
 HERE = Path(__file__).parent
@@ -143,7 +143,7 @@ def test_a_learning_thread_that_dies_ends_the_stage() -> None:
 
 
 def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairclean.embed.embed.available_cores", lambda: 2)
+    monkeypatch.setattr("pairclean.execution.available_cores", lambda: 2)
     begun, release, over = threading.Event(), threading.Event(), threading.Event()
     kept: list[int] = []
 
@@ -154,13 +154,13 @@ def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> 
             over.set()
         return k
 
-    def keep(k: int, result: int) -> None:
+    def done() -> None:
         begun.wait()  # the other thread is at work, and nobody can stop it
-        kept.append(result)
+        kept.append(1)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(work, 2, "cpu", keep)
+        side_by_side(work, 2, "cpu", done)
     release.set()
     assert over.wait(60)
-    assert kept == [0]
+    assert kept == [1]

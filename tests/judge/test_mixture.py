@@ -62,8 +62,8 @@ def test_a_known_rate_is_kept_and_moves_the_probabilities(kind: str) -> None:
     low, high = (calibrate_scores(scores, kind, rate=Rate(r, r - 0.1, r + 0.1)) for r in (0.2, 0.6))
     assert low.rate == Rate(0.2, 0.2 - 0.1, 0.2 + 0.1)
     assert (low.clean_probability(scores.score) >= high.clean_probability(scores.score)).all()
-    untouched, _ = drawn(0.5, seed=1, n=500)
-    assert judge_scores(scores, untouched, kind).rate == calibrate_scores(untouched, kind).rate
+    unbiased, _ = drawn(0.5, seed=1, n=500)
+    assert judge_scores(scores, unbiased, kind).rate == calibrate_scores(unbiased, kind).rate
 
 
 @pytest.mark.parametrize("kind", KINDS)

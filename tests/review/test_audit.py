@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from typer.testing import CliRunner, Result
 from pairclean.pairs import UserError
 from pairclean.review.audit import audit, uneven_columns
 from pairclean.run import Run
-from pairclean.run.common import save_array
+from pairclean.run.results import open_judgement, open_rematches
 from pairclean.stages.report import _calibration_check, _largest
 
 NAN = float("nan")
@@ -174,11 +175,10 @@ def test_rates_rest_on_what_was_judged_not_on_what_rematching_made_of_it(run: Ru
 
 
 def test_the_calibration_is_checked_as_it_was_judged(run: Run) -> None:
-    judged = json.loads((run.path / "judge" / "judge.json").read_text())
-    clean = np.load(run.path / "judge" / "clean_probability.npy")
-    save_array(run.path / "judge" / "decoy_clean_probability.npy", np.full(100, 0.01))
-    save_array(run.path / "rematch" / "clean_probability.npy", np.where(np.arange(len(clean)) < 7, 0.02, clean))
-    found = _calibration_check(run, judged)
+    judged, rematched = open_judgement(run), open_rematches(run)
+    clean = judged.clean_probability
+    overturned = replace(rematched, clean_probability=np.where(np.arange(len(clean)) < 7, 0.02, clean))
+    found = _calibration_check(judged, overturned)
     assert found is not None
     assert found["overturned"] == 7
     assert (found["pairs"][0], found["pairs"][9]) == (101, 102)

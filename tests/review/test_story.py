@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pairclean_cli.main import app
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from pairclean.align import Alignment
+from pairclean.align.alignment import Head
+from pairclean.align.canonical import LinearMap
 from pairclean.pairs import UserError
 from pairclean.review.story import story, write_picture
 from pairclean.run import Run
+from pairclean.run.results import open_learned, save_learned
 
 NAN = float("nan")
 
@@ -102,8 +108,9 @@ def test_an_id_that_is_no_text_is_none_there_is(run: Run) -> None:
 
 
 def test_neighbours_are_those_of_the_space_that_judged(run: Run) -> None:
-    (run.path / "model").mkdir()
-    (run.path / "model" / "aligned_0.safetensors").write_bytes(b"a model that was left out")
+    turned = Alignment()
+    turned.image = Head(2, LinearMap(np.zeros(2, np.float32), np.array([[0, -1], [-1, 0]], np.float32)))
+    save_learned(run, replace(open_learned(run), aligned=[turned] * 5))  # learned, but not used
     assert story(run, "000000005").caption_rank == 1
 
 
