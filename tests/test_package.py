@@ -38,7 +38,7 @@ ROOMS = (
     ("run",),
     ("review",),
     ("stages",),
-    ("pipeline",),
+    ("pipeline", "vectors"),
     ("assess",),
     ("__init__",),
 )

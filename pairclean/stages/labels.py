@@ -16,9 +16,9 @@ from ..sources.tables import texts
 
 
 def read_labels(run: Run, emb: Embeddings, columns: Sequence[str]) -> list[csr_matrix]:
-    """One (N, C) bool matrix a column: which of the C classes, of all the columns together, each pair is of.
+    """One (N, C) bool matrix per column: the classes of each pair, of the C classes of all columns together.
 
-    A cell has one label or a list of them; a null is none. Raises UserError where the labels are no classes.
+    A cell holds a label or a list of labels; null means none. Raises UserError if the labels are not classes.
     """
     source = embedded_source(run)
     numbers: dict[str, int] = {}
