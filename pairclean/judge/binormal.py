@@ -30,8 +30,8 @@ ITERATIONS = 400
 STARTS = ((3.0, 0.6), (1.3, 1.0))
 #: Half of the 95% quantile of chi-squared with one degree of freedom.
 DROP = 1.920729
-#: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without them gains were at most
-#: .002 per pair (a set in which the encoder knows some images much better than others), with them .003 to .02.
+#: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without such mismatches it was
+#: at most .002 per pair (where the encoder knows some images much better than others), with them .003 to .02.
 GAIN, GAIN_PER_PAIR = 5.0, 0.0025
 
 
@@ -130,12 +130,16 @@ class _Fits:
     log_likelihood: np.ndarray
 
     def at(self, i: int) -> Binormal:
-        numbers = (float(x[i]) for x in (self.random, self.within, self.mu, self.sigma))
-        return Binormal(*numbers, self.within_mass, float(self.log_likelihood[i]))
+        random, within, mu, sigma, value = (
+            float(x[i]) for x in (self.random, self.within, self.mu, self.sigma, self.log_likelihood)
+        )
+        return Binormal(random, within, mu, sigma, self.within_mass, value)
 
 
 def _em(counts: np.ndarray, within: np.ndarray | None, mismatched: np.ndarray, start: tuple[float, float]) -> _Fits:
-    """counts: (cells,), or (g, cells) of several samples.  mismatched: (g,) the fixed share of both kinds of mismatches, negative where it is to be fitted."""
+    """counts: (cells,), or (g, cells) of several samples.
+
+    mismatched: (g,) the fixed share of both kinds of mismatches, negative where it is to be fitted."""
     g = len(mismatched)
     counts = np.broadcast_to(counts, (g, len(CENTRES)))
     n = np.maximum(counts.sum(1, keepdims=True), 1e-12)

@@ -136,8 +136,8 @@ class CrossFit:
     ) -> Scores:
         """Score the pairs at the one of `temperatures` that separates them best from decoys.
 
-        pairs: (N) in the encoder's own vectors.  kinds: of the pairs to score; None takes them to be of one kind.  If there are more than CHOOSING pairs to score, the temperature is
-        chosen by a sample of them.
+        pairs: (N) in the encoder's own vectors.  kinds: of the pairs to score; None takes them to be of one kind.
+        If there are more than CHOOSING pairs to score, the temperature is chosen by a sample of them.
         scorers: those of an earlier run, one per model; their references and temperature are then used as they are.
         """
         if scorers is not None:
@@ -178,7 +178,7 @@ class CrossFit:
                 text_hubness[:, part] = hubness_at(y, reference.image, temperatures, model.device)
             limit = max(1, DECOY_PAIRS // len(self.models))
             decoys = Decoys.draw(model, pairs, members, rng, limit=limit)
-            groups = [] if kinds is None else kinds.groups[:, place]
+            groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
             within = [Decoys.draw_within(model, pairs, members, of, rng, limit=limit) for of in groups]
             out.append(_Fold(place, similarity, image_hubness, text_hubness, decoys, within))
         return out
@@ -264,27 +264,20 @@ def _score(
         images, captions, x, y = image_id[f.place], caption_id[f.place], f.image_hubness[index], f.text_hubness[index]
         similarity[f.place] = f.similarity
         score[f.place] = scorer.combine(f.similarity, x, y, images, captions)
-
-        def scored(
-            drawn: Decoys, f: _Fold = f, scorer: Scorer = scorer, x: np.ndarray = x, y: np.ndarray = y
-        ) -> Scored:
+        for target, drawn in ((decoys, f.decoys), *zip(within, f.within, strict=True)):
             left, right = f.place[drawn.left], f.place[drawn.right]
             hubs = x[drawn.left], y[drawn.right]
             found = scorer.combine(drawn.similarity, *hubs, image_id[left], caption_id[right])
-            return Scored(found, of.image[left], of.text[right])
-
-        decoys.append(scored(f.decoys))
-        for scale, drawn in enumerate(f.within):
-            within[scale].append(scored(drawn))
-    found = Scored.joined(decoys)
+            target.append(Scored(found, of.image[left], of.text[right]))
+    random = Scored.joined(decoys)
     if kinds is None:
-        return Scores(score, similarity, found.score, scorers)
+        return Scores(score, similarity, random.score, scorers)
     _, inverse, count = np.unique(pair_codes(image_id, caption_id), return_inverse=True, return_counts=True)
     scales = tuple(Scored.joined(parts) for parts in within)
     about = ScoredKinds(
-        kinds.image, kinds.text, found.image_kind, found.text_kind, scales, count[inverse], kinds.clusters
+        kinds.image, kinds.text, random.image_kind, random.text_kind, scales, count[inverse], kinds.clusters
     )
-    return Scores(score, similarity, found.score, scorers, about)
+    return Scores(score, similarity, random.score, scorers, about)
 
 
 def separates_better(learned: Scores, plain: Scores) -> bool:

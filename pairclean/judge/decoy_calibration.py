@@ -22,6 +22,8 @@ from .evidence import EvidenceScale, Scored
 PRIOR_PAIRS = 2.0
 #: An interval of more than this says that the encoder tells too little.
 WIDE = 0.25
+#: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
+TAIL = 0.002
 #: A repeated identity with a higher mismatch rate says nothing of its partners.
 MEANINGLESS = 0.8
 GRID = np.linspace(-6.0, binormal.TOP, 361)
@@ -135,26 +137,19 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None, seed: int
     group = _groups(scores, clusters)
     single = group < 0
     counts = binormal.histogram(z[single], 1 / copies[single])
-    within = (
-        [] if kinds is None else [binormal.smoothed(binormal.histogram(scale(w))) for w in kinds.within if len(w.score)]
-    )
+    drawn = () if kinds is None else kinds.within
+    within = [binormal.smoothed(binormal.histogram(scale(part))) for part in drawn if len(part.score)]
     if like is not None:
         mass = like.model.within_mass if not within else within[len(within) // 2]
-        fixed = like.model.mismatched
-        model = binormal.fit(counts, mass if like.model.within else None, mismatched=fixed)
-        return (
-            replace(like, scale=scale, model=model, doubt=None)
-            if like.doubt is None
-            else replace(like, scale=scale, model=model)
-        )
+        model = binormal.fit(counts, mass if like.model.within else None, mismatched=like.model.mismatched)
+        doubt = like.doubt and _doubt(counts, *(end.mismatched for end in like.doubt))
+        return replace(like, scale=scale, model=model, doubt=doubt)
     model, low, high, why = _fit(counts, within)
     sizes = _sizes(scores, clusters)
     shares = _repeated_shares(model, z, group, 1 / copies, sum(sizes))
-    found = DecoyCalibration(scale, model, clusters, *np.split(shares, [sizes[0]]), Rate(0, 0, 1))
-    doubt = None
-    if why == WEAK:
-        doubt = tuple(binormal.fit(counts, None, mismatched=share) for share in (low, high))
-        found = replace(found, doubt=doubt)
+    of_image, of_text = np.split(shares, [sizes[0]])
+    doubt = _doubt(counts, low, high) if why == WEAK else None
+    found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), doubt)
     return replace(found, rate=_rate(found, scores, z, group, copies, counts, (low, high), why, seed))
 
 
@@ -174,6 +169,10 @@ def _fit(counts: np.ndarray, within: list[np.ndarray]) -> tuple[Binormal, float,
     # With no mismatch among n pairs, so much is known of the rate and no more.
     high = max(high, 1 - ((1 - 0.95) / 2) ** (1 / max(1.0, n)))
     return model, low, high, WEAK if high - low > WIDE else None
+
+
+def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binormal]:
+    return binormal.fit(counts, mismatched=low), binormal.fit(counts, mismatched=high)
 
 
 def _groups(scores: Scores, clusters: tuple[int, int]) -> np.ndarray:
@@ -233,7 +232,7 @@ def _rate(
     fixed = float(noisy[~rest].sum()) / n
     estimate = float(noisy.mean())
     low, high = (part * end + shift + fixed for end in single)
-    low, high = min(low - off, estimate), max(high + off, estimate)
+    low, high = min(low - off, estimate) - TAIL, max(high + off, estimate)
     half = 0.5 / n
     ends = (max(0.0, low) if low > half else 0.0, min(1.0, high) if high < 1 - half else 1.0)
     return Rate(estimate, *ends, why_wide=why, parts=_parts(found, scored, noisy, rest, counts, ends, seed))

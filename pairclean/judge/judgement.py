@@ -145,7 +145,8 @@ def judge(
     """Judge the pairs `rows` (n,) of N by models that never trained on them.
 
     pairs: the encoder's vectors, with identities that are equal for exact copies.  learned: from the same pairs.
-    score, calibration: as in `Config`.  kind_column: as in `learn`.  comparable: whether images and captions share the encoder's space.
+    score, calibration: as in `Config`.  kind_column: as in `learn`.
+    comparable: whether images and captions share the encoder's space.
     Raises UserError for a score in the encoder's space if there is no such space.
     """
     if score in ENCODER_SCORES and not comparable:

@@ -101,7 +101,7 @@ def _centroids(vectors: Rows, rows: np.ndarray, count: int, seed: int) -> np.nda
 
 @dataclass(frozen=True)
 class Partition:
-    """Kinds of both sides, and coarser and finer kinds of captions, which show how far the rate depends on the scale."""
+    """Kinds of both sides; coarser and finer kinds of captions show how far the rate depends on their size."""
 
     image: Kinds
     text: Kinds
