@@ -14,10 +14,12 @@ from .calibration import (
     read_calibration,
 )
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
-from .decoys import LEVEL, DecoyScale, Rate, calibrate
+from .decoy_calibration import calibrate
+from .decoys import LEVEL, DecoyScale, Rate
 from .folds import FOLDS, Folds, assign_folds, fold_of
 from .held_out import clean_by_fold, draw_sure
 from .judgement import ENCODER_SCORES, NOISE_KINDS, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
+from .kinds import PairKinds, Partition
 from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
 from .partial import kind_cut, mixed_scores
@@ -41,6 +43,8 @@ __all__ = [
     "Judgement",
     "Learned",
     "NeighbourIndex",
+    "PairKinds",
+    "Partition",
     "Rate",
     "Reference",
     "Scorer",

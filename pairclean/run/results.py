@@ -29,6 +29,7 @@ from ..judge import (
     Judgement,
     Learned,
     NeighbourIndex,
+    Partition,
     Rate,
     Scorer,
     read_calibration,
@@ -54,6 +55,7 @@ def save_learned(run: Run, learned: Learned) -> None:
     if learned.held_out is not None:
         arrays["held_out"] = learned.held_out
     _save_arrays(home, arrays)
+    learned.partition.save(home / "kinds.safetensors")
     write_json(home / "learned.json", {"method": learned.method})
 
 
@@ -66,6 +68,7 @@ def open_learned(run: Run, device: str = "cpu") -> Learned:
         folds=Folds(_load_array(home, "tied_image_id"), _load_array(home, "tied_fold")),
         image_id=_load_array(home, "image_id"),
         caption_id=_load_array(home, "caption_id"),
+        partition=Partition.load(home / "kinds.safetensors"),
         held_out=_load_array(home, "held_out") if (home / "held_out.npy").exists() else None,
     )
 
