@@ -15,7 +15,7 @@ from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
 from .export import verdict_tables
-from .judge import Judgement, Learned, judge, learn
+from .judge import Judgement, Learned, judge, learn, script_codes
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
 from .rematch import Rematches, rematch
@@ -53,6 +53,7 @@ def clean_vectors(
     captions: Sequence[str | None] | None = None,
     ids: Sequence[str] | None = None,
     image_ids: Sequence[Any] | np.ndarray | None = None,
+    kinds: Sequence[Any] | np.ndarray | None = None,
     comparable: bool | None = None,
     execution: Execution | None = None,
     **options: Any,
@@ -65,6 +66,8 @@ def clean_vectors(
     their vectors are.
     ids: N different strings, the verdicts' `pair_id`; None numbers the rows.
     image_ids: N integers or strings, equal for the same image. None: images are equal if their vectors are.
+    kinds: N values, equal for pairs of one kind (product type, species, language), within which wrong captions
+    resemble the right ones. None: kinds are found in the captions.
     comparable: whether the cosine of an image and a text means something by itself, as with CLIP. None: if d == e.
     options: those of `Config` for `align`, `judge` and `rematch`, without labels (and so without the method drcl).
     Raises UserError if arguments do not fit together, a vector is not finite, or an option is wrong.
@@ -84,7 +87,13 @@ def clean_vectors(
     config = _config(options)
     image, text = _vectors("image", image), _vectors("text", text)
     n = len(image)
-    for name, given in (("text", text), ("captions", captions), ("ids", ids), ("image_ids", image_ids)):
+    for name, given in (
+        ("text", text),
+        ("captions", captions),
+        ("ids", ids),
+        ("image_ids", image_ids),
+        ("kinds", kinds),
+    ):
         if given is not None and len(given) != n:
             raise UserError(f"there are {n} image vectors and {len(given)} {name}: give one of each per pair")
     if comparable and image.shape[1] != text.shape[1]:
@@ -111,17 +120,30 @@ def clean_vectors(
         tables.append(table)
     table = pa.concat_tables(tables or [PAIR_SCHEMA.empty_table()])
     pairs = Pairs(unit_image, unit_text, table["image_id"].to_numpy(), table["caption_id"].to_numpy())
-    return _cleaned(table, pairs, comparable, config, execution or Execution())
+    return _cleaned(table, pairs, comparable, _kinds(kinds), config, execution or Execution())
 
 
 def _cleaned(
-    table: pa.Table, pairs: Pairs, comparable: bool | None, config: Config, execution: Execution
+    table: pa.Table,
+    pairs: Pairs,
+    comparable: bool | None,
+    kinds: np.ndarray | None,
+    config: Config,
+    execution: Execution,
 ) -> CleanedVectors:
     readable = np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
     device, progress = resolve_devices(execution.device)[0], execution.progress
     one_space = pairs.image.shape[1] == pairs.text.shape[1] if comparable is None else comparable
     common: dict[str, Any] = {"seed": config.seed, "device": device}
-    learned = learn(pairs, readable, method=config.method, comparable=one_space, progress=progress, **common)
+    learned = learn(
+        pairs,
+        readable,
+        method=config.method,
+        comparable=one_space,
+        kind_column=kinds,
+        progress=progress,
+        **common,
+    )
     progress.start("judge")
     judgement = judge(
         pairs,
@@ -129,6 +151,7 @@ def _cleaned(
         learned,
         score=config.score,
         calibration=config.calibration,
+        scripts=script_codes(table["caption"].to_pylist()),
         comparable=one_space,
         **common,
     )
@@ -168,6 +191,15 @@ def _vectors(name: str, given: np.ndarray) -> np.ndarray:
     if len(bad):
         raise UserError(f"{name}[{bad[0]}] is not finite (and {len(bad) - 1} more): leave such pairs out, or mend them")
     return array
+
+
+def _kinds(given: Sequence[Any] | np.ndarray | None) -> np.ndarray | None:
+    """(N,) int64, a number for each value, -1 for None."""
+    if given is None:
+        return None
+    numbers: dict[str, int] = {}
+    found = [-1 if value is None else numbers.setdefault(str(value), len(numbers)) for value in given]
+    return np.array(found, np.int64)
 
 
 def _check_ids(ids: Sequence[str] | None) -> None:

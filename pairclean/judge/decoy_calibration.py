@@ -84,6 +84,14 @@ class DecoyCalibration:
         random, within = self.model.random * _density(binormal.RANDOM, z), _density(self.model.within_mass, z)
         return self.model.within * within > random
 
+    def share_among(self, scored: Scored) -> float:
+        """The mismatch rate of these pairs, if those that are matched are like the matched pairs of the whole."""
+        ratio = _ratio(replace(self.model, random=1.0, within=0.0), self.scale(scored))
+        share = 0.5
+        for _ in range(200):
+            share = float((share / (share + (1 - share) * ratio)).mean())
+        return share
+
     def generic(self, scored: Scored) -> np.ndarray:
         """(n,) bool: pairs whose caption says nothing of the many images that it is with."""
         return _of_kind(self.text_share > MEANINGLESS, scored.text_kind, self.clusters[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, chunks, unit
 from ..metrics.retrieval import retrieval
 from ..pairs import UserError
+from .agreement import spaces_agree
 from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge, judge_scores
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
 from .decoy_calibration import DecoyCalibration
@@ -34,7 +35,11 @@ ENCODER_SCORES = ("clip", "negclip", "lemon")
 #: the caption of an image of the same kind, a caption that says nothing of its image, an image that shows nothing.
 NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placeholder")
 CANNOT_TELL = "the encoder cannot tell whether it is matched"
-UNJUDGED = (None, CANNOT_TELL)
+CANNOT_READ = "the encoder cannot read the writing system of its caption"
+UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
+#: Captions of another writing system are taken to be unread if more of them than this look mismatched, and more than
+#: of the most common writing system by a margin; groups of fewer pairs are judged as they are.
+UNREAD, MARGIN, FEWEST_OF_SCRIPT = 0.7, 0.3, 20
 HISTOGRAM_BINS = 60
 DECOYS_KEPT = 20_000
 
@@ -45,6 +50,10 @@ NOT_LEARNED = (
 FOREIGN = (
     "The encoder's own similarities do not tell matches from mismatches here, so that the alignment was learned from "
     "nothing."
+)
+ALL_WRONG = (
+    "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
+    "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
 )
 APPLIED = "Probabilities are those of the run that was applied; the mismatch rate is this data's own."
 
@@ -137,7 +146,7 @@ def judge(
     *,
     score: str = "auto",
     calibration: Kind = "decoy",
-    kind_column: np.ndarray | None = None,
+    scripts: np.ndarray | None = None,
     comparable: bool,
     seed: int = 0,
     device: str = "cpu",
@@ -145,8 +154,8 @@ def judge(
     """Judge the pairs `rows` (n,) of N by models that never trained on them.
 
     pairs: the encoder's vectors, with identities that are equal for exact copies.  learned: from the same pairs.
-    score, calibration: as in `Config`.  kind_column: as in `learn`.
-    comparable: whether images and captions share the encoder's space.
+    score, calibration: as in `Config`.  comparable: whether images and captions share the encoder's space.
+    scripts: (N,) int64 of `script_codes`, the writing systems of the captions; None takes them all for one.
     Raises UserError for a score in the encoder's space if there is no such space.
     """
     if score in ENCODER_SCORES and not comparable:
@@ -154,12 +163,21 @@ def judge(
     similarity = _similarity(pairs, rows, comparable)
     if len(rows) < FEWEST:
         return _unjudged(_too_few(len(rows)), similarity)
-    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows, kind_column)
+    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows, learned.kind_column)
     choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
     why = cannot_judge(choice.unbiased)
     if why:
-        return _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
+        found = _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
+        agree = comparable and spaces_agree(pairs, rows, seed=seed)
+        return replace(found, notes=[*found.notes, ALL_WRONG]) if agree else found
     fitted = judge_scores(choice.scores, choice.unbiased, calibration, seed=seed)
+    unread = np.zeros(len(rows), bool) if scripts is None else _unread(choice.scores, fitted, scripts[rows])
+    if unread.any() and (~unread).sum() >= FEWEST:
+        options: Any = {"comparable": comparable, "seed": seed, "device": device}
+        rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
+        reason = rest.unjudged_reason.copy()
+        reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
+        return replace(rest, similarity=similarity, unjudged_reason=reason, notes=[*rest.notes, _unread_note(unread)])
     return _judged(choice, fitted, fitted.rate, pairs, learned, similarity, comparable, seed)
 
 
@@ -318,6 +336,27 @@ def _judged(
         separation=scores.separation,
         histogram=Histogram.of(scores, rate.estimate),
         retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed),
+    )
+
+
+def _unread(scores: Scores, calibration: Calibration, script: np.ndarray) -> np.ndarray:
+    """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches."""
+    unread = np.zeros(len(script), bool)
+    if not isinstance(calibration, DecoyCalibration) or not script.any():
+        return unread
+    usual = calibration.share_among(scores.scored.take(script == 0))
+    for code in range(1, int(script.max()) + 1):
+        members = script == code
+        if members.sum() >= FEWEST_OF_SCRIPT:
+            share = calibration.share_among(scores.scored.take(members))
+            unread |= members & (share > max(UNREAD, usual + MARGIN))
+    return unread
+
+
+def _unread_note(unread: np.ndarray) -> str:
+    return (
+        f"{int(unread.sum()):,} captions are in a writing system that the encoder does not seem to read: they are not "
+        "judged, and not counted in the mismatch rate. A multilingual encoder could judge them."
     )
 
 

@@ -37,7 +37,7 @@ class Learned:
     first: one model per fold, or the encoder alone.  aligned: one model per fold; empty if there was no second round.
     folds: which images each fold's model never saw.
     image_id, caption_id: (N,) int64 identities in which near-copies share one.
-    partition: the kinds of images and of captions.
+    partition: the kinds of images and of captions.  kind_column: as in `learn`.
     held_out: (h,) int64 rows of likely matched pairs that aligned[0] never trained on; None if the models trained on
     none of the N pairs.
     """
@@ -49,6 +49,7 @@ class Learned:
     image_id: np.ndarray
     caption_id: np.ndarray
     partition: Partition
+    kind_column: np.ndarray | None = None
     held_out: np.ndarray | None = None
 
     def near(self, pairs: Pairs) -> Pairs:
@@ -88,7 +89,7 @@ def learn(
     folds = Folds.of(pairs.image_id[rows], fold)
     partition = Partition.fit(near, rows, seed=seed)
     if len(rows) < FEWEST:
-        return Learned(None, [], [], folds, image_id, caption_id, partition)
+        return Learned(None, [], [], folds, image_id, caption_id, partition, kind_column)
     kinds = PairKinds.of(partition, near, rows, kind_column)
     taken = choose(method, comparable=comparable, pairs=len(rows))
     start, second = _rounds(taken, comparable, labels, device, seed)
@@ -103,7 +104,7 @@ def learn(
 
     first: list[Alignment] = [ZeroShot(device=device)] if start is None else fit(start, None)
     if method == "zero-shot":  # asked for by name: nothing has to be compared
-        return Learned(taken, first, [], folds, image_id, caption_id, partition)
+        return Learned(taken, first, [], folds, image_id, caption_id, partition, kind_column)
     scores = CrossFit(first, rows, fold).scores(near, kinds, seed=seed)
     if start is None and cannot_judge(scores):
         # The two spaces have the same number of dimensions and nothing else in common: learn as for different spaces.
@@ -116,14 +117,14 @@ def learn(
     if method == "auto":
         progress.say(f"--method auto took {taken}")
     if second is None or cannot_judge(scores):
-        return Learned(taken, first, [], folds, image_id, caption_id, partition)
+        return Learned(taken, first, [], folds, image_id, caption_id, partition, kind_column)
     clean = np.zeros(len(pairs))
     clean[rows] = judge_scores(scores, scores, seed=seed).clean_probability(scores.scored)
     aligned = fit(second, clean)
     unseen = np.zeros(len(pairs))
     unseen[rows[fold == 0]] = clean[rows[fold == 0]]
     held_out = draw_sure(unseen, np.random.default_rng(seed))
-    return Learned(taken, first, aligned, folds, image_id, caption_id, partition, held_out)
+    return Learned(taken, first, aligned, folds, image_id, caption_id, partition, kind_column, held_out)
 
 
 def _rounds(method: str, comparable: bool, labels: Labels, device: str, seed: int) -> tuple[Make | None, Make | None]:
