@@ -1,6 +1,6 @@
 """Clean a data set from Python and look at the findings. Run the cells one by one, or the file as a script."""
 
-# %% A small data set to try it on: drawn scenes, 30% of whose captions are moved. Replace `shards` with your own folder.
+# %% A small data set to try it on: drawn scenes, 30% of whose captions are moved. Name your own folder instead.
 
 from pathlib import Path
 
