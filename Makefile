@@ -10,7 +10,7 @@ STAMP := .venv/installed
 help:
 	@echo "make install   .venv with pairclean and everything to run, test and lint it"
 	@echo "make demo      draw a small data set, plant mismatches in it, clean it, compare"
-	@echo "make test      the tests and the examples in docstrings, without the slow tests"
+	@echo "make test      the tests, without the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make docs      the documentation site, in site/"
