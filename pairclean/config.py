@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .options import EXECUTION, HELP, STAGES, flag
-from .pairs import UserError
+from .pairs import Columns, UserError
 
 __all__ = ["STAGES", "Config", "read_recipe"]
 
@@ -101,6 +101,10 @@ class Config(BaseModel):
             if first["type"] == "extra_forbidden":
                 raise UserError(f"there is no option {name}; there are {', '.join(cls.model_fields)}") from None
             raise UserError(f"{flag(name)} {first['input']}: {message[:1].lower()}{message[1:]}") from None
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.image_column, self.caption_column, self.id_column, self.image_root, self.embeddings)
 
     def of(self, stage: str) -> dict[str, Any]:
         """The options that change this stage's result."""

@@ -149,8 +149,7 @@ def preview(
 
     execution, config = execution or Execution(), Config.make(**options)
     Run.create(run, source, config)
-    of_source = ("image_column", "caption_column", "id_column", "image_root", "embeddings")
-    opened = open_source(source, **{name: getattr(config, name) for name in of_source}, strict=execution.strict)
+    opened = open_source(source, config.columns, strict=execution.strict)
     check_layout(opened, config.to)
     bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)
     rows_of_source = sum(shard.rows for shard in opened.shards)

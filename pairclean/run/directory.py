@@ -139,15 +139,7 @@ class Run:
         from ..sources import open_source
 
         config = self.config
-        source = open_source(
-            self.manifest["source"],
-            image_column=config.image_column,
-            caption_column=config.caption_column,
-            id_column=config.id_column,
-            image_root=config.image_root,
-            embeddings=config.embeddings,
-            strict=strict,
-        )
+        source = open_source(self.manifest["source"], config.columns, strict=strict)
         source.shards = limited(source.shards, config.limit)
         return source
 

@@ -32,7 +32,7 @@ class Member:
 
 
 @dataclass
-class Place:
+class SampleIndex:
     """Where a sample is: consecutive members of one key, by extension in lower case; where one recurs, a new sample
     begins.
 
@@ -51,7 +51,7 @@ class Place:
 class Index:
     """What a tar holds.  broken: what is wrong with the rest of the file, None where it is whole."""
 
-    places: tuple[Place, ...]
+    places: tuple[SampleIndex, ...]
     broken: CorruptFile | None
 
 
@@ -79,7 +79,7 @@ def is_tar(head: bytes) -> bool:
 @functools.lru_cache(maxsize=4)
 def index(path: str, fingerprint: str) -> Index:
     """A tar's samples. The file is gone through header by header; the last few are remembered by their fingerprint."""
-    places: list[Place] = []
+    places: list[SampleIndex] = []
     try:
         with open_file(path) as file:
             for member in _members(file, path):
@@ -98,7 +98,7 @@ def read(file: pa.NativeFile, member: Member) -> bytes:
     return data
 
 
-def samples_at(path: str, places: tuple[Place, ...]) -> Iterator[Sample]:
+def samples_at(path: str, places: tuple[SampleIndex, ...]) -> Iterator[Sample]:
     """These samples with their content, one in memory at a time; members that cannot be read are left out."""
     with open_file(path) as file:
         for place in places:
@@ -106,14 +106,14 @@ def samples_at(path: str, places: tuple[Place, ...]) -> Iterator[Sample]:
             yield Sample(place.key, [(member.name, read(file, member)) for member in members])
 
 
-def _sort_in(member: Member, places: list[Place]) -> None:
+def _sort_in(member: Member, places: list[SampleIndex]) -> None:
     """Put a member to the sample that it belongs to: the last, or a new one."""
     found = _NAME.fullmatch(member.name)
     if found is None or _ABOUT_THE_TAR.match(member.name.rpartition("/")[2]):  # no sample's
         return
     key, extension = found[1], found[2].lower()
     if not places or places[-1].key != key or extension in places[-1].members:
-        places.append(Place(key))
+        places.append(SampleIndex(key))
     places[-1].members[extension] = member
 
 

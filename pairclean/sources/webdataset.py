@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ..pairs import Roles, Row, Shard, UserError
+from ..pairs import Columns, Roles, Row, Shard, UserError
 from .base import CorruptFile, Faults, UniqueIds, counted, file_fingerprint, lost_row, open_file, shard_names, stem
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
@@ -29,7 +29,7 @@ from .tables import (
     schema_of,
     texts,
 )
-from .tar import Index, Place, Sample, index, read, samples_at
+from .tar import Index, Sample, SampleIndex, index, read, samples_at
 
 #: What members are called that hold the image.
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jp2", "img")
@@ -64,27 +64,24 @@ def open_webdataset_source(
     path: str,
     tars: Sequence[str],
     sidecars: Mapping[str, str],
+    columns: Columns,
     *,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | None = None,
     strict: bool = False,
 ) -> WebdatasetSource:
     """Open tars as one source; see `pairclean.sources.open_source`.  sidecars: the Parquet file of a tar, by tar."""
-    if image_root is not None:
+    if columns.image_root is not None:
         raise UserError(f"{path} holds the images themselves, not paths: leave --image-root out")
     faults = Faults(strict)
     names = shard_names(map(stem, tars))
     schemas = _sidecar_schemas([sidecars[tar] for tar in tars if tar in sidecars], faults)
-    key = _key_column(schemas, id_column)
+    key = _key_column(schemas, columns.id)
     source = WebdatasetSource(
         path=path,
         roles=Roles(None, "", None),
         shards=[],
         columns=[],
         captions=Captions("member", "txt"),
-        images=IMAGES if image_column is None else (image_column.lower(),),
+        images=IMAGES if columns.image is None else (columns.image.lower(),),
         key=key,
         sidecars={name: sidecars[tar] for name, tar in zip(names, tars, strict=True) if sidecars.get(tar) in schemas},
         strict=strict,
@@ -93,8 +90,8 @@ def open_webdataset_source(
     source.shards = [source._open(name, tar, sidecars.get(tar), faults) for name, tar in zip(names, tars, strict=True)]
     faults.check(path, source.shards)
     source.shards = [shard for shard in source.shards if shard.rows or not shard.broken]
-    source._detect(schemas, image_column, caption_column)
-    identifier = None if id_column == "none" else (key if schemas else "__key__")
+    source._detect(schemas, columns)
+    identifier = None if columns.id == "none" else (key if schemas else "__key__")
     source.roles = replace(source.roles, id=identifier)
     if identifier:
         unique = UniqueIds()
@@ -135,7 +132,7 @@ def _key_column(schemas: Mapping[str, pa.Schema], id_column: str | None) -> str:
     return names[0]
 
 
-def _samples(found: Index, images: Sequence[str]) -> tuple[Place, ...]:
+def _samples(found: Index, images: Sequence[str]) -> tuple[SampleIndex, ...]:
     """Those that are pairs, or should be: others (a README, a list of classes) are about something else."""
     known = {*images, *IMAGES, "txt", "json"}
     return tuple(place for place in found.places if known & place.members.keys())
@@ -221,7 +218,7 @@ class WebdatasetSource:
 
     # --- what a row is ---------------------------------------------------------------------------------------------
 
-    def _index(self, shard: Shard) -> tuple[tuple[Place, ...], str | None]:
+    def _index(self, shard: Shard) -> tuple[tuple[SampleIndex, ...], str | None]:
         found = index(shard.path, shard.fingerprint)
         return _samples(found, self.images), found.broken.reason if found.broken else None
 
@@ -286,7 +283,7 @@ class WebdatasetSource:
             return (value,), None
         return (None,), f"its caption is {type(value).__name__}, not text"
 
-    def fields(self, file: pa.NativeFile, place: Place | None) -> dict[str, Any]:
+    def fields(self, file: pa.NativeFile, place: SampleIndex | None) -> dict[str, Any]:
         """KEY.json, where it is there and an object."""
         member = None if place is None else place.members.get("json")
         if member is None or member.problem or member.size > _MAX_TEXT:
@@ -297,7 +294,7 @@ class WebdatasetSource:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _labels(self, file: pa.NativeFile, place: Place | None, columns: Sequence[str]) -> dict[str, Any]:
+    def _labels(self, file: pa.NativeFile, place: SampleIndex | None, columns: Sequence[str]) -> dict[str, Any]:
         """The fields of KEY.json and, for columns that are none of them, what KEY.<column> says."""
         found = self.fields(file, place)
         for name in columns:
@@ -325,7 +322,7 @@ class WebdatasetSource:
         return Shard(name, tar, rows, fingerprint, found.broken.reason if found.broken and not places else None)
 
     def _count(
-        self, name: str, tar: str, places: Sequence[Place], broken: bool, sidecar: str | None, faults: Faults
+        self, name: str, tar: str, places: Sequence[SampleIndex], broken: bool, sidecar: str | None, faults: Faults
     ) -> int:
         """The rows of a shard. Where the sidecar is broken, it is left out, and what it has more is lost."""
         if sidecar is None:
@@ -355,7 +352,7 @@ class WebdatasetSource:
             )
         return rows + len(places) - len(both)
 
-    def _detect(self, schemas: Mapping[str, pa.Schema], image_column: str | None, caption_column: str | None) -> None:
+    def _detect(self, schemas: Mapping[str, pa.Schema], columns: Columns) -> None:
         """Find the image, the captions and the columns, looking at the first samples there are."""
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
@@ -363,7 +360,7 @@ class WebdatasetSource:
         kinds = Counter(kind for place in places for kind in place.members)
         images = [kind for kind in self.images if kinds[kind]]
         if places and not images:
-            wanted = f".{self.images[0]}" if image_column else "an image"
+            wanted = f".{self.images[0]}" if columns.image else "an image"
             raise UserError(
                 f"no sample of {shard.path} has {wanted} (its members end in: {', '.join(kinds)}): "
                 "name the right ending with --image-column"
@@ -374,7 +371,7 @@ class WebdatasetSource:
                 fields = {**self.fields(file, place), **fields}
         self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
         self.captions = _find_captions(
-            self.path, kinds, fields, column_types(schemas) if schemas else {}, caption_column
+            self.path, kinds, fields, column_types(schemas) if schemas else {}, columns.caption
         )
         self.many = self.captions.many
         self.roles = replace(
@@ -428,7 +425,7 @@ class _Entry:
     """A row as it is known without its content.  lost: whether nothing but its number is known."""
 
     key: str | None
-    place: Place | None
+    place: SampleIndex | None
     caption: Any
     reason: str | None = None
     lost: bool = False
@@ -444,7 +441,7 @@ class _Reader:
     def close(self) -> None:
         self._file.close()
 
-    def row(self, place: Place, of_sidecar: Any) -> Row:
+    def row(self, place: SampleIndex, of_sidecar: Any) -> Row:
         many = self._source.many
         if place.problem:
             return Row(0, place.key, None, (None,), many, place.problem)
@@ -460,7 +457,7 @@ class _Reader:
                 reason = None if image else "the image is empty"
         return Row(0, place.key, image, captions, many, reason if self._images else None)
 
-    def _caption(self, place: Place, of_sidecar: Any) -> Any:
+    def _caption(self, place: SampleIndex, of_sidecar: Any) -> Any:
         where = self._source.captions
         if where.place == "member":
             member = place.members.get(where.name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ..embed import Encoder, embed_source, keep_parts, keep_source, load_encoder, resolve_devices
+from ..embed import Encoder, embed_source, keep_source, load_encoder, prune_parts, resolve_devices
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
@@ -41,7 +41,7 @@ def embed(run: Run, execution: Execution) -> None:
     progress.start("embed", sum(shard.rows for shard in source.shards))
     with run.shared():
         work.write(lambda shard: parts[shard.name])
-        keep_parts(run.embeddings, run.shards)
+        prune_parts(run.embeddings, run.shards)
     run.manifest["broken"] = {**_corrupt(run, source), **source.broken}
 
 
