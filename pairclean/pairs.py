@@ -12,6 +12,9 @@ from enum import Enum
 
 import pyarrow as pa
 
+#: How a manifest refers to an object that the caller handed in: "python:MySource(pairs of 2024)".
+PYTHON = "python:"
+
 
 class UserError(Exception):
     """Something the user can mend: one sentence that says what is wrong and what to do.

@@ -8,23 +8,47 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import Config
 from .options import STAGES
 from .pairs import UserError
 from .run import Execution, Run
-from .run.directory import limited
+from .run.directory import Objects, limited, object_name
+
+if TYPE_CHECKING:
+    from .embed import Encoder
+    from .export import Writer
+    from .sources import Source
 
 
-def clean(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> Run:
-    """Embed, align, judge, rematch, export and report; or go on with what is there.
+def clean(
+    source: str | Path | Source,
+    run: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    writer: Writer | None = None,
+    execution: Execution | None = None,
+    **options: Any,
+) -> Run:
+    """Embed, align, judge, rematch, export and report; or resume what is there.
 
-    source: a folder of shards, one file, a pattern in its last part (`DIR/*.tar`), or a remote address.
+    source: a folder of shards, one file, a pattern in its last part (`DIR/*.tar`), a remote address, or an object of
+    your own that satisfies `sources.Source`.
     run: the run directory.  options: those of `Config`.
+    encoder: an `embed.Encoder` of your own, in place of the option `model`.
+    writer: an `export.Writer` of your own, which writes `cleaned/` in place of the layout `to`.
+
+    Whoever resumes a run with such objects has to hand in the same ones: a run knows them by class and `path`, a source
+    also by the fingerprints of its shards, an encoder by its `description`. Commands that read only the run directory
+    work without them; those that read the source or embed (`export`, `audit --by`, `story`) need them.
     Raises UserError for everything that the caller can mend.
     """
-    made = Run.create(run, source, Config.make(**options))
+    objects = Objects(None if isinstance(source, str | Path) else source, encoder, writer)
+    if encoder is not None:
+        options["model"] = object_name(encoder)
+    named = source if isinstance(source, str | Path) else object_name(source)
+    made = Run.create(run, named, Config.make(**options), objects=objects)
     advance(made, list(STAGES), execution or Execution())
     return made
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
@@ -58,25 +58,35 @@ class CorruptFile(UserError):
 class Source(Protocol):
     """Shards of image-text pairs in one layout.
 
-    path: absolute, or a remote address.
+    A source of your own derives from this class. It sets `path` and `shards` and defines `rows`; everything else has a
+    default. `pairclean.clean(MySource(), "run/")` reads it.
+
+    path: absolute, or a remote address; of a source of your own, a name that tells it from others.
+    shards: in the order in which they are read. Their fingerprints decide what a later call embeds again.
     layout: `img2dataset`, `huggingface`, `folder` (Parquet with image paths), `parquet` (with binary images),
-    `webdataset`, `datacomp` or `clip-retrieval`.
-    shards: in the order in which they are read.  columns: those of the first shard, in order.
+    `webdataset`, `datacomp`, `clip-retrieval`, or `python` for a source of your own.
     many: whether a row has a list of captions.
-    vectors: what the vectors are called where there are no images but vectors of them (`VectorSource`), else None.
+    vectors: the name of the vectors where there are vectors instead of images (`VectorSource`), else None.
     strict: whether a broken file raises UserError.
-    broken: otherwise, what is wrong with the files of which not everything can be read, as far as opening showed.
     """
 
     path: str
-    layout: str
-    roles: Roles
     shards: list[Shard]
-    columns: list[str]
-    many: bool
-    vectors: str | None
-    strict: bool
-    broken: dict[str, str]
+    layout: str = "python"
+    roles: Roles = Roles("image", "caption", "id")
+    many: bool = False
+    vectors: str | None = None
+    strict: bool = False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the first shard, in order: what `batches` can be asked for."""
+        return []
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """The files that can be read only in part, as far as opening them showed, each with what is wrong with it."""
+        return {}
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
         """The first `shard.rows` rows in file order, read batch by batch: memory does not grow with the shard.
@@ -91,11 +101,16 @@ class Source(Protocol):
 
         Null where a row is lost. Raises UserError where there is no such column.
         """
-        ...
+        raise UserError(f"{self.path} has no column {columns[0]!r}")
 
     def image(self, shard: Shard, row: int) -> bytes:
-        """One row's encoded image. Raises UserError where it cannot be had."""
-        ...
+        """One row's encoded image. Raises UserError where there is none."""
+        found = next((found for found in self.rows(shard) if found.row == row), None)
+        if found is None or found.image is None:
+            raise UserError(
+                f"row {row} of {shard.path} has no image to show: {found.reason if found else 'no such row'}"
+            )
+        return found.image
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..pairs import Columns, UserError
+from ..pairs import PYTHON, Columns, UserError
 from .base import SUFFIXES, Source, absolute, beside, exists, head, is_folder, listing, matching, parent, stem
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
@@ -34,6 +34,8 @@ def open_source(
     Opening reads every shard's footer, or the headers of its members, and the ids, but no image.
     Raises UserError where the path, the columns, or the identifiers are not what is needed; the sentence says why.
     """
+    if str(path).startswith(PYTHON):
+        raise UserError(f"the source is a Python object ({path}), which is not here: give it to pairclean.clean again")
     where = absolute(path)
     about_images = {"image_column": columns.image, "image_root": columns.image_root}
     folder = _clip_retrieval_folder(where)

@@ -21,9 +21,11 @@ from ..sources.base import CORRUPT
 def embed(run: Run, execution: Execution) -> None:
     progress = execution.progress
     source = run.open_source(strict=execution.strict)
-    check_layout(source, run.config.to)
+    if run.writer is None:
+        check_layout(source, run.config.to)
     roles = asdict(source.roles)
-    devices = resolve_devices(execution.device)
+    own = run.objects.encoder
+    devices = resolve_devices(execution.device) if own is None else [own.device]
     work = _given(run, source, execution) if has_vectors(source) else _encoded(run, source, execution, devices)
     # Through JSON, as the manifest will give it back: a tuple is not a list.
     encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
@@ -61,7 +63,7 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
     config = run.config
 
     def load(device: str) -> Encoder:
-        return load_encoder(
+        return run.objects.encoder or load_encoder(
             config.model,
             pretrained=config.pretrained,
             device=device,

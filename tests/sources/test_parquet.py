@@ -362,7 +362,7 @@ def test_paths_that_hold_nothing(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     assert "no .parquet files" in refusal(tmp_path)
     assert "Parquet" in refusal(tmp_path / "x.txt")
-    assert "package" in refusal("s3://bucket/shards")
+    assert "package" in refusal("gs://bucket/shards")
     write(tmp_path / "a.parquet", {"jpg": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
     assert "holds no rows" in refusal(tmp_path)
 
