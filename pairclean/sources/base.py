@@ -21,6 +21,32 @@ from ..pairs import Roles, Row, Shard, UserError
 CORRUPT = "corrupt file"
 #: The largest image that is read at all.
 MAX_BYTES = 256 << 20
+#: Endings of files that hold a picture: those of all formats that are decoded, and img2dataset's `img`.
+IMAGES = frozenset(
+    [
+        *(
+            "jpg",
+            "jpeg",
+            "jpe",
+            "jfif",
+            "mpo",
+            "png",
+            "apng",
+            "webp",
+            "gif",
+            "bmp",
+            "dib",
+            "tif",
+            "tiff",
+            "avif",
+            "avifs",
+        ),
+        *("heic", "heif", "hif", "jxl", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "pfm"),
+        *("ico", "tga", "icb", "vda", "vst", "qoi", "img"),
+    ]
+)
+#: Endings of files that hold a caption beside a picture.
+TEXTS = frozenset(["txt", "caption", "json"])
 #: What files of shards are usually called. Where a folder has such, its other files are not looked into.
 SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -86,6 +112,11 @@ class Source(Protocol):
     @property
     def broken(self) -> Mapping[str, str]:
         """The files that can be read only in part, as far as opening them showed, each with what is wrong with it."""
+        return {}
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """What is left out although it can be read, by file or folder: members and files that belong to no pair."""
         return {}
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
@@ -340,15 +371,27 @@ class _reaching:
 
 @dataclass
 class Faults:
-    """The broken files of a source, and what is wrong with them.  strict: whether the first one is the end."""
+    """The broken files of a source, and what is wrong with them.
+
+    strict: whether the first one ends it.  notes: by file, what of it is left out although it is whole.
+    """
 
     strict: bool = False
     found: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, error: CorruptFile) -> None:
         if self.strict:
             raise error
         self.found[error.path] = error.what
+
+    def note_unused(self, path: str, names: Sequence[str], what: str) -> None:
+        """Say what is left out, with a count and an example, so that nothing vanishes silently."""
+        if names:
+            self.note(path, f"has {counted_as(len(names), what)} left out, such as {names[0]!r}")
+
+    def note(self, path: str, what: str) -> None:
+        self.notes[path] = f"{self.notes[path]}; {what}" if path in self.notes else what
 
     def check(self, path: str, shards: Sequence[Shard]) -> None:
         """Raises UserError where there is nothing to read, and where nothing of what there is can be read."""
@@ -360,6 +403,11 @@ class Faults:
         if len(self.found) == 1:
             raise CorruptFile(file, what)
         raise UserError(f"none of the files of {path} can be read; {file.rpartition('/')[2]} {what}")
+
+
+def counted_as(count: int, what: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def counted(path: str, what: str = "count") -> int:

@@ -159,6 +159,7 @@ class EmbeddedSource:
     of_run: bool = False
     strict: bool = False
     broken: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     many: bool = False
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:

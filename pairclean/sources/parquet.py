@@ -238,6 +238,7 @@ class ParquetSource:
     many: bool
     strict: bool = False
     broken: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     vectors: str | None = None
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:

@@ -37,7 +37,8 @@ def embed(run: Run, execution: Execution) -> None:
     where = f" of {source.path}" if source.path != run.manifest["source"] else ""
     progress.say(f"{source.layout}, {shards}{where}: {shown}")
     progress.say(work.how)
-    for file, what in source.broken.items():
+    run.manifest["notes"] = dict(source.notes)
+    for file, what in [*source.broken.items(), *source.notes.items()]:
         progress.say(f"{file} {what}")
     run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{devices[0]} ({work.precision})")
     progress.start("embed", sum(shard.rows for shard in source.shards))
