@@ -8,28 +8,52 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import Config
 from .options import STAGES
 from .pairs import UserError
 from .run import Execution, Run
-from .run.directory import limited
+from .run.directory import Objects, limited, object_name
+
+if TYPE_CHECKING:
+    from .embed import Encoder
+    from .export import Writer
+    from .sources import Source
 
 
-def clean(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> Run:
+def clean(
+    source: str | Path | Source,
+    run: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    writer: Writer | None = None,
+    execution: Execution | None = None,
+    **options: Any,
+) -> Run:
     """Embed, align, judge, rematch, export and report; an interrupted run is resumed.
 
-    source: a folder of shards, one file, a pattern in the last part of the path (`DIR/*.tar`), or a remote address.
+    source: a folder of shards, one file, a pattern in the last part of the path (`DIR/*.tar`), a remote address, or an
+    object of your own that satisfies `sources.Source`.
     run: the run directory, new or of the same source and options.
+    encoder: an `embed.Encoder` of your own, in place of the option `model`.
+    writer: an `export.Writer` of your own, which writes `cleaned/` in place of the layout `to`.
     execution: device, workers, progress; nothing in it changes the results.
     options: those of `Config`.
     Returns the finished run.
     Raises UserError for everything that the caller can fix: an unreadable source, an option with a wrong value, a
     directory that holds something else.
 
+    Whoever resumes a run with such objects has to hand in the same ones: a run knows them by class and `path`, a source
+    also by the fingerprints of its shards, an encoder by its `description`. Commands that read only the run directory
+    work without them; those that read the source or embed (`export`, `audit --by`, `story`) need them.
+
     """
-    made = Run.create(run, source, Config.make(**options))
+    objects = Objects(None if isinstance(source, str | Path) else source, encoder, writer)
+    if encoder is not None:
+        options["model"] = object_name(encoder)
+    named = source if isinstance(source, str | Path) else object_name(source)
+    made = Run.create(run, named, Config.make(**options), objects=objects)
     advance(made, list(STAGES), execution or Execution())
     return made
 
@@ -172,8 +196,7 @@ def preview(
 
     execution, config = execution or Execution(), Config.make(**options)
     Run.create(run, source, config)
-    of_source = ("image_column", "caption_column", "id_column", "image_root", "embeddings")
-    opened = open_source(source, **{name: getattr(config, name) for name in of_source}, strict=execution.strict)
+    opened = open_source(source, config.columns, strict=execution.strict)
     check_layout(opened, config.to)
     bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)
     rows_of_source = sum(shard.rows for shard in opened.shards)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ..export import open_writer
 from ..files import written_whole
-from ..pairs import Row, Shard, UserError, content_id
+from ..pairs import Columns, Row, Shard, UserError, content_id
 from ..run import Execution
 from ..sources import Source, open_source
 from ..sources.base import CORRUPT
@@ -95,14 +95,7 @@ def plant(
     if kind == "partial" and orphans:
         raise UserError("--orphans needs captions that move as a whole: leave it out with --kind partial")
     _check_out(Path(source), out)
-    opened = open_source(
-        source,
-        image_column=image_column,
-        caption_column=caption_column,
-        id_column=id_column,
-        image_root=image_root,
-        embeddings=embeddings,
-    )
+    opened = open_source(source, Columns(image_column, caption_column, id_column, image_root, embeddings))
     if kind == "partial" and opened.vectors is not None:
         raise UserError(
             f"{source} holds vectors, and there is none for a mixed caption: choose --kind random or within:COLUMN"
