@@ -170,7 +170,7 @@ def test_a_repeated_text_has_a_rate_of_its_own() -> None:
     assert not found.generic(scores.scored)[text != 1].any()
     assert found.rate.estimate == pytest.approx(0.11, abs=0.015)
     assert found.rate.parts["generic"]["estimate"] == pytest.approx(0.1, abs=0.01)
-    assert (p[(text == 2) & ~matched] < 0.5).mean() > 0.9
+    assert (p[(text == 2) & ~matched] < 0.5).mean() > 0.8
 
 
 def test_a_weak_encoder_gives_a_range_and_decides_little() -> None:
