@@ -152,6 +152,7 @@ def _cleaned(
         score=config.score,
         calibration=config.calibration,
         scripts=script_codes(table["caption"].to_pylist()),
+        captions=lambda rows: [text or "" for text in table["caption"].take(pa.array(rows)).to_pylist()],
         comparable=one_space,
         **common,
     )

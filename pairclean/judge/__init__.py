@@ -20,13 +20,13 @@ from .folds import FOLDS, Folds, assign_folds, fold_of
 from .held_out import clean_by_fold, draw_sure
 from .judgement import ENCODER_SCORES, NOISE_KINDS, UNJUDGED, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
 from .kinds import PairKinds, Partition
+from .languages import script_codes
 from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
-from .scripts import script_codes
 
 __all__ = [
     "ENCODER_SCORES",

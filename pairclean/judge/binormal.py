@@ -30,9 +30,6 @@ ITERATIONS = 400
 STARTS = ((3.0, 0.6), (1.3, 1.0))
 #: Half of the 95% quantile of chi-squared with one degree of freedom.
 DROP = 1.920729
-#: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without such mismatches it was
-#: at most .002 per pair (where the encoder knows some images much better than others), with them .003 to .02.
-GAIN, GAIN_PER_PAIR = 5.0, 0.0025
 
 
 @dataclass(frozen=True)
@@ -80,18 +77,12 @@ def fit(counts: np.ndarray, within: np.ndarray | None = None, *, mismatched: flo
     return max((found.at(0) for found in fits), key=lambda found: found.log_likelihood)
 
 
-def is_evident(without: Binormal, with_within: Binormal, pairs: float) -> bool:
-    """Whether mismatches within kinds explain the evidence of so many pairs better than matched pairs alone."""
-    gain = with_within.log_likelihood - without.log_likelihood
-    return bool(gain > max(GAIN, GAIN_PER_PAIR * pairs))
-
-
-def interval(counts: np.ndarray, found: Binormal, *, with_within: bool) -> tuple[float, float]:
+def interval(counts: np.ndarray, found: Binormal) -> tuple[float, float]:
     """The shares of mismatched pairs whose profile likelihood is within DROP of the best one's."""
     n = max(1.0, float(counts.sum()))
     near = found.mismatched + np.linspace(-4, 4, 33) * np.sqrt((found.mismatched * (1 - found.mismatched) + 1 / n) / n)
     grid = np.unique(np.clip(np.concatenate([np.linspace(0, 1, 51), near]), 0, 1))
-    within = found.within_mass if with_within else None
+    within = found.within_mass if found.within else None
     starts = (*STARTS, (found.mu, found.sigma))
     profile = np.max([_em(counts, within, grid, start).log_likelihood for start in starts], axis=0)
     best = max(float(profile.max()), found.log_likelihood)
@@ -99,14 +90,6 @@ def interval(counts: np.ndarray, found: Binormal, *, with_within: bool) -> tuple
     if not len(inside):
         return found.mismatched, found.mismatched
     return _crossing(grid, profile, best - DROP, inside[0], -1), _crossing(grid, profile, best - DROP, inside[-1], 1)
-
-
-def bootstrap(counts: np.ndarray, found: Binormal, *, seed: int, samples: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """(samples,) shares of random mismatches and of mismatches within kinds, of multinomial samples of the pairs."""
-    n = int(max(1, round(float(counts.sum()))))
-    again = np.random.default_rng(seed).multinomial(n, counts / counts.sum(), size=samples).astype(np.float64)
-    fits = _em(again, found.within_mass, np.full(samples, -1.0), (found.mu, found.sigma))
-    return fits.random, fits.within
 
 
 def _crossing(grid: np.ndarray, profile: np.ndarray, level: float, inside: int, step: int) -> float:

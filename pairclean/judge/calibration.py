@@ -45,7 +45,7 @@ def calibrate_scores(
     """like: a calibration of the same pairs by other scores, whose mismatch rate is kept; None estimates the rate."""
     if kind == "decoy":
         assert like is None or isinstance(like, DecoyCalibration)
-        return calibrate(scores, like=like, seed=seed)
+        return calibrate(scores, like=like)
     return calibrate_mixture(scores.score, kind, rate=None if like is None else like.rate, seed=seed)
 
 

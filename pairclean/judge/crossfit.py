@@ -7,7 +7,7 @@ chunk of pairs, and of the pairs that decoys are drawn from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,27 +28,31 @@ from .scores import (
     pair_similarity,
     reference_rows,
 )
+from .standing import Standing
 
 CHUNK = 16384  # pairs embedded at once
 #: Re-pairings within kinds per pair, at each scale.
 WITHIN = 10
 CHOOSING = 20_000  # the most pairs by which a temperature is chosen
+#: Decoys of one kind whose standing among others is measured, at most; their density needs no more.
+STANDING = 100_000
 
 
 @dataclass(frozen=True)
 class ScoredKinds:
     """What the kinds of pairs and of decoys add to their scores.
 
-    image, text: (n,) int64 kinds of the pairs.  decoy_image, decoy_text: (m,) of the decoys.
-    within: re-pairings within kinds of captions, from the coarsest kinds to the finest.
+    image, text: (n,) int64 kinds of the pairs.  standing: (n,) float64, NaN where it is not known.
+    decoys: (m,) random re-pairings.  within: re-pairings within kinds of captions, from the coarsest kinds to the
+    finest.  The standing is known of at most STANDING of each.
     copies: (n,) int64, how many of the pairs have this image and this caption.
     clusters: of images and of captions; kinds from these numbers on are single, repeated identities.
     """
 
     image: np.ndarray
     text: np.ndarray
-    decoy_image: np.ndarray
-    decoy_text: np.ndarray
+    standing: np.ndarray
+    decoys: Scored
     within: tuple[Scored, ...]
     copies: np.ndarray
     clusters: tuple[int, int]
@@ -72,13 +76,20 @@ class Scores:
     @property
     def scored(self) -> Scored:
         """The pairs, with their kinds."""
-        return Scored.plain(self.score) if self.kinds is None else Scored(self.score, self.kinds.image, self.kinds.text)
+        kinds = self.kinds
+        if kinds is None:
+            return Scored.plain(self.score)
+        return Scored(self.score, kinds.image, kinds.text, kinds.standing)
 
     @property
     def scored_decoys(self) -> Scored:
+        return Scored.plain(self.decoys) if self.kinds is None else self.kinds.decoys
+
+    def without_standing(self) -> Scores:
+        """The same, as if nothing were known of how pairs stand among others of these data."""
         if self.kinds is None:
-            return Scored.plain(self.decoys)
-        return Scored(self.decoys, self.kinds.decoy_image, self.kinds.decoy_text)
+            return self
+        return replace(self, kinds=replace(self.kinds, standing=np.full(len(self.score), np.nan)))
 
     def rank(self) -> np.ndarray:
         """(n,) the share of decoys below each pair's score, ties counted half; uniform for mismatched pairs."""
@@ -152,11 +163,58 @@ class CrossFit:
             references = [Reference.of(sample.through(model)) for model in self.models]
         folds = self._stream(pairs, kinds, references, temperatures, seed)
         image_id, caption_id = pairs.image_id[self.rows], pairs.caption_id[self.rows]
-        found = (
+        scored = [
             _score(folds, scorers or [Scorer(r, t) for r in references], i, image_id, caption_id, kinds)
             for i, t in enumerate(temperatures)
+        ]
+        index = max(range(len(scored)), key=lambda i: scored[i].separation)
+        if kinds is None:
+            return scored[index]
+        return self._with_standing(scored[index], pairs, kinds, folds, index, float(temperatures[index]), seed)
+
+    def _with_standing(
+        self,
+        scores: Scores,
+        pairs: Pairs,
+        kinds: PairKinds,
+        folds: Sequence[_Fold],
+        index: int,
+        temperature: float,
+        seed: int,
+    ) -> Scores:
+        """index: of the temperature in the folds' hubness."""
+        rng = np.random.default_rng(seed)
+        standing = np.full(len(self.rows), np.nan)
+        decoys: list[np.ndarray] = []
+        within: list[list[np.ndarray]] = [[] for _ in kinds.groups]
+        for (model, place), f in zip(self.members(), folds, strict=True):
+            members = self.rows[place]
+            kind = kinds.peer_image[place], kinds.peer_text[place]
+            hubs = f.image_hubness[index] / 2, f.text_hubness[index] / 2
+            near = Standing.of(model, pairs, members, kind, hubs, temperature, rng)
+            for part, x, y in embedded(model, pairs, members):
+                at = np.arange(len(place))[part]
+                standing[place[part]] = near(x, y, f.similarity[part], at, at)
+            limit = STANDING // len(self.models)
+            for target, drawn in ((decoys, f.decoys), *zip(within, f.within, strict=True)):
+                some = np.sort(rng.permutation(len(drawn.left))[:limit])
+                found = np.full(len(drawn.left), np.nan)
+                for measured in (some[p] for p in chunks(len(some), CHUNK)):
+                    left, right = drawn.left[measured], drawn.right[measured]
+                    x, y = model.embed_image(pairs.image[members[left]]), model.embed_text(pairs.text[members[right]])
+                    found[measured] = near(x, y, drawn.similarity[measured], left, right)
+                target.append(found)
+        assert scores.kinds is not None
+        about = replace(
+            scores.kinds,
+            standing=standing,
+            decoys=replace(scores.kinds.decoys, standing=np.concatenate(decoys)),
+            within=tuple(
+                replace(drawn, standing=np.concatenate(parts))
+                for drawn, parts in zip(scores.kinds.within, within, strict=True)
+            ),
         )
-        return max(found, key=lambda scores: scores.separation)
+        return replace(scores, kinds=about)
 
     def _stream(
         self,
@@ -268,15 +326,14 @@ def _score(
             left, right = f.place[drawn.left], f.place[drawn.right]
             hubs = x[drawn.left], y[drawn.right]
             found = scorer.combine(drawn.similarity, *hubs, image_id[left], caption_id[right])
-            target.append(Scored(found, of.image[left], of.text[right]))
+            target.append(Scored(found, of.image[left], of.text[right], np.full(len(found), np.nan)))
     random = Scored.joined(decoys)
     if kinds is None:
         return Scores(score, similarity, random.score, scorers)
     _, inverse, count = np.unique(pair_codes(image_id, caption_id), return_inverse=True, return_counts=True)
     scales = tuple(Scored.joined(parts) for parts in within)
-    about = ScoredKinds(
-        kinds.image, kinds.text, random.image_kind, random.text_kind, scales, count[inverse], kinds.clusters
-    )
+    unknown = np.full(len(score), np.nan)
+    about = ScoredKinds(kinds.image, kinds.text, unknown, random, scales, count[inverse], kinds.clusters)
     return Scores(score, similarity, random.score, scorers, about)
 
 

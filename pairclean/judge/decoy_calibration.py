@@ -1,4 +1,6 @@
-"""The mismatch rate and the probability that a pair is matched, from its evidence; see `binormal` for the model.
+"""The mismatch rate and the probability that a pair is matched, from its evidence and its standing.
+
+`binormal` models the evidence; `bivariate` adds the standing, where mismatches within kinds are found.
 
 Pairs with a repeated text or a repeated image have a mismatch rate of their own, one per text (image), drawn towards
 the rate of all such pairs: a slogan under many images is wrong every time, a class name is not. All other pairs share
@@ -12,8 +14,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from . import binormal
+from . import binormal, bivariate
 from .binormal import Binormal
+from .bivariate import Bivariate
 from .crossfit import Scores
 from .decoys import Rate, tie_break
 from .evidence import EvidenceScale, Scored
@@ -22,6 +25,12 @@ from .evidence import EvidenceScale, Scored
 PRIOR_PAIRS = 2.0
 #: An interval of more than this says that the encoder tells too little.
 WIDE = 0.25
+#: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without such mismatches it was
+#: at most .001 per pair (.0025 in a learned space), with 5% of them .004. And the gain per pair from which on the range
+#: includes them.
+GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.003, 0.0015
+#: Less than this share of pairs with a known standing says nothing about mismatches within kinds.
+MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
 TAIL = 0.002
 #: A repeated identity with a higher mismatch rate says nothing of its partners.
@@ -46,6 +55,7 @@ WEAK = (
 class DecoyCalibration:
     """What was fitted; it gives the probability for any scores, also of pairs that it was not fitted on.
 
+    model: of the evidence alone.  joint: of evidence and standing; None where no mismatches within kinds were found.
     clusters: of images and of captions; kinds from these numbers on are repeated identities.
     image_share, text_share: the mismatch rate of each repeated identity.
     doubt: the least and the largest share of mismatched pairs that the evidence allows, if the encoder tells too
@@ -58,6 +68,7 @@ class DecoyCalibration:
     image_share: np.ndarray
     text_share: np.ndarray
     rate: Rate
+    joint: Bivariate | None = None
     doubt: tuple[Binormal, Binormal] | None = None
     kind: ClassVar[Literal["decoy"]] = "decoy"
 
@@ -67,10 +78,18 @@ class DecoyCalibration:
         return float(np.clip(self.rate.estimate, 1e-6, 1 - 1e-6))
 
     def clean_probability(self, scored: Scored) -> np.ndarray:
-        """P(matched), (n,) float64.  It rises strictly with the evidence among pairs of one mismatch rate."""
+        """P(matched), (n,) float64.  It rises strictly with the evidence, all else being equal."""
         z = self.scale(scored)
+        return tie_break(self._posterior(scored, z), z - 1)
+
+    def _posterior(self, scored: Scored, z: np.ndarray) -> np.ndarray:
+        """(n,) P(matched).  z: (n,) the evidence of these pairs."""
         share = self._share(scored)
-        return tie_break(_posterior(self.model, z, share, np.isnan(share)), z - 1)
+        posterior = _posterior(self.model, z, share, np.isnan(share))
+        if self.joint is not None:
+            known = np.isnan(share) & ~np.isnan(scored.standing)
+            posterior[known] = self.joint.clean_probability(z[known], scored.standing[known])
+        return posterior
 
     def undecided(self, scored: Scored) -> np.ndarray:
         """(n,) bool: pairs that are likelier matched or not, depending on the rate, where that is in doubt."""
@@ -86,7 +105,11 @@ class DecoyCalibration:
             return np.zeros(len(scored.score), bool)
         z = self.scale(scored)
         random, within = self.model.random * _density(binormal.RANDOM, z), _density(self.model.within_mass, z)
-        return self.model.within * within > random
+        found = self.model.within * within > random
+        if self.joint is not None:
+            known = ~np.isnan(scored.standing)
+            found[known] = self.joint.within_odds(z[known], scored.standing[known]) > 1
+        return found
 
     def share_among(self, scored: Scored) -> float:
         """The mismatch rate of these pairs, if those that are matched are like the matched pairs of the whole."""
@@ -116,6 +139,7 @@ class DecoyCalibration:
             "mismatch_rate": vars(self.rate),
             "evidence": self.scale.to_json(),
             "model": _model_json(self.model),
+            "joint": self.joint and _joint_json(self.joint),
             "clusters": list(self.clusters),
             "image_share": self.image_share.tolist(),
             "text_share": self.text_share.tolist(),
@@ -132,11 +156,12 @@ class DecoyCalibration:
             np.array(data["image_share"]),
             np.array(data["text_share"]),
             Rate(**data["mismatch_rate"]),
+            data["joint"] and _read_joint(data["joint"]),
             doubt,
         )
 
 
-def calibrate(scores: Scores, *, like: DecoyCalibration | None = None, seed: int = 0) -> DecoyCalibration:
+def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyCalibration:
     """Fit the model to the evidence of the pairs.
 
     like: an earlier calibration of the same pairs by other scores, whose mismatch rates are kept.
@@ -148,44 +173,87 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None, seed: int
     clusters = (1, 1) if kinds is None else kinds.clusters
     group = _groups(scores, clusters)
     single = group < 0
-    counts = binormal.histogram(z[single], 1 / copies[single])
-    drawn = () if kinds is None else kinds.within
-    within = [binormal.smoothed(binormal.histogram(scale(part))) for part in drawn if len(part.score)]
+    evidence = _Evidence.of(scores, scale, z, single, 1 / copies)
     if like is not None:
-        mass = like.model.within_mass if not within else within[len(within) // 2]
-        model = binormal.fit(counts, mass if like.model.within else None, mismatched=like.model.mismatched)
-        doubt = like.doubt and _doubt(counts, *(end.mismatched for end in like.doubt))
-        return replace(like, scale=scale, model=model, doubt=doubt)
-    model, low, high, why = _fit(counts, within)
+        model, joint = evidence.fit_like(like)
+        doubt = like.doubt and _doubt(evidence.counts, *(end.mismatched for end in like.doubt))
+        return replace(like, scale=scale, model=model, joint=joint, doubt=doubt)
+    model, joint, low, high, why = evidence.fit()
     sizes = _sizes(scores, clusters)
     shares = _repeated_shares(model, z, group, 1 / copies, sum(sizes))
     of_image, of_text = np.split(shares, [sizes[0]])
-    doubt = _doubt(counts, low, high) if why == WEAK else None
-    found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), doubt)
-    return replace(found, rate=_rate(found, scores, z, group, copies, counts, (low, high), why, seed))
+    doubt = _doubt(evidence.counts, low, high) if why == WEAK else None
+    found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), joint, doubt)
+    return replace(found, rate=_rate(found, scores, z, group, copies, (low, high), why))
 
 
-def _fit(counts: np.ndarray, within: list[np.ndarray]) -> tuple[Binormal, float, float, str | None]:
-    """The model, the interval of its share of mismatched pairs, and why that is a range."""
-    n = float(counts.sum())
-    model = binormal.fit(counts)
-    possible = 0.0
-    if within:
-        fits = [binormal.fit(counts, mass) for mass in within]
-        middle = fits[len(fits) // 2]
-        if binormal.is_evident(model, middle, n):
-            low, high = binormal.interval(counts, middle, with_within=True)
-            shares = [found.mismatched for found in fits]
-            wider = min(low, *shares), max(high, *shares)
-            return middle, *wider, WITHIN_RANGE if wider[1] - wider[0] > high - low + 0.01 else None
-        if middle.log_likelihood - model.log_likelihood > binormal.DROP:
-            possible = middle.mismatched
-    low, high = binormal.interval(counts, model, with_within=False)
-    # With no mismatch among n pairs, so much is known of the rate and no more.
-    high = max(high, 1 - ((1 - 0.95) / 2) ** (1 / max(1.0, n)))
-    if high - low > WIDE:
-        return model, low, high, WEAK
-    return model, low, max(high, possible), MAYBE_WITHIN if possible > high + 0.01 else None
+@dataclass(frozen=True)
+class _Evidence:
+    """Histograms of pairs, random re-pairings and re-pairings within kinds (from the coarsest to the finest).
+
+    counts, within: of the evidence; joint_counts, joint_random, joint_within: of evidence and standing.
+    """
+
+    counts: np.ndarray
+    within: list[np.ndarray]
+    joint_counts: np.ndarray
+    joint_random: np.ndarray
+    joint_within: list[np.ndarray]
+
+    @staticmethod
+    def of(scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray) -> _Evidence:
+        """z: (n,) evidence of the pairs.  single: (n,) bool, those without a repeated identity."""
+        drawn = () if scores.kinds is None else [part for part in scores.kinds.within if len(part.score)]
+        scored, decoys = scores.scored.take(single), scores.scored_decoys
+        return _Evidence(
+            binormal.histogram(z[single], weight[single]),
+            [binormal.smoothed(binormal.histogram(scale(part))) for part in drawn],
+            bivariate.histogram(z[single], scored.standing, weight[single]),
+            bivariate.smoothed(bivariate.histogram(scale(decoys), decoys.standing)),
+            [bivariate.smoothed(bivariate.histogram(scale(part), part.standing)) for part in drawn],
+        )
+
+    @property
+    def middle(self) -> int:
+        """The kinds of the size that is used, between coarser and finer ones."""
+        return len(self.within) // 2
+
+    def fit(self) -> tuple[Binormal, Bivariate | None, float, float, str | None]:
+        """The models, the interval of the share of mismatched pairs, and why that is a range."""
+        n = float(self.counts.sum())
+        model = binormal.fit(self.counts)
+        low, high = binormal.interval(self.counts, model)
+        # With no mismatch among n pairs, so much is known of the rate and no more.
+        high = max(high, 1 - ((1 - 0.95) / 2) ** (1 / max(1.0, n)))
+        known = float(self.joint_counts.sum())
+        if not self.within or known < MOST_KNOWN * n:
+            return model, None, low, high, WEAK if high - low > WIDE else None
+        without = bivariate.fit(self.joint_counts, self.joint_random)
+        fits = [bivariate.fit(self.joint_counts, self.joint_random, mass) for mass in self.joint_within]
+        found = fits[self.middle]
+        gain = found.log_likelihood - without.log_likelihood
+        if gain > max(GAIN, GAIN_PER_PAIR * known):
+            found = bivariate.with_errors(self.joint_counts, found)
+            share, error = found.mismatched, found.errors[0]
+            shares = [other.mismatched for other in fits]
+            least, most = max(0.0, min(share - error, *shares)), min(1.0, max(share + error, *shares))
+            if most - least > WIDE:
+                # Matched pairs and mismatches within kinds look alike, so that neither model can be ruled out.
+                return model, None, min(low, least), max(high, most), WEAK
+            marginal = binormal.fit(self.counts, self.within[self.middle], mismatched=share)
+            return marginal, found, least, most, WITHIN_RANGE if most - least > 2 * error + 0.01 else None
+        if high - low > WIDE:
+            return model, None, low, high, WEAK
+        possible = found.mismatched if gain > max(binormal.DROP, MAYBE_PER_PAIR * known) else 0.0
+        return model, None, low, max(high, possible), MAYBE_WITHIN if possible > high + 0.01 else None
+
+    def fit_like(self, like: DecoyCalibration) -> tuple[Binormal, Bivariate | None]:
+        """The models of the same pairs by other scores, with the same shares of mismatched pairs."""
+        if like.joint is None:
+            return binormal.fit(self.counts, mismatched=like.model.mismatched), None
+        share = like.joint.mismatched
+        joint = bivariate.fit(self.joint_counts, self.joint_random, self.joint_within[self.middle], mismatched=share)
+        return binormal.fit(self.counts, self.within[self.middle], mismatched=share), joint
 
 
 def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binormal]:
@@ -231,15 +299,12 @@ def _rate(
     z: np.ndarray,
     group: np.ndarray,
     copies: np.ndarray,
-    counts: np.ndarray,
     single: tuple[float, float],
     why: str | None,
-    seed: int,
 ) -> Rate:
     """Of all pairs.  single: the interval of pairs without a repeated identity."""
     n, scored = len(z), scores.scored
-    share = found._share(scored)
-    noisy = 1 - _posterior(found.model, z, share, np.isnan(share))
+    noisy = 1 - found._posterior(scored, z)
     rest = group < 0
     # Of repeated identities and of copies, whose pairs are right or wrong together.
     spread = np.where(rest, (copies - 1) * noisy * (1 - noisy), copies * noisy * (1 - noisy)).sum() / n**2
@@ -252,7 +317,7 @@ def _rate(
     low, high = min(low - off, estimate) - TAIL, max(high + off, estimate)
     half = 0.5 / n
     ends = (max(0.0, low) if low > half else 0.0, min(1.0, high) if high < 1 - half else 1.0)
-    return Rate(estimate, *ends, why_wide=why, parts=_parts(found, scored, noisy, rest, counts, ends, seed))
+    return Rate(estimate, *ends, why_wide=why, parts=_parts(found, scored, noisy, rest, ends))
 
 
 def _parts(
@@ -260,34 +325,28 @@ def _parts(
     scored: Scored,
     noisy: np.ndarray,
     rest: np.ndarray,
-    counts: np.ndarray,
     ends: tuple[float, float],
-    seed: int,
 ) -> dict[str, dict[str, float]]:
-    n, part, model = len(noisy), float(rest.mean()), found.model
+    n, part = len(noisy), float(rest.mean())
     generic, placeholder = found.generic(scored), found.placeholder(scored)
     named = {"generic": generic & ~placeholder, "placeholder": placeholder}
     other = float(noisy[~rest & ~generic & ~placeholder].sum()) / n  # moved captions of repeated identities
-    parts = {}
-    if model.within:
-        random, within = binormal.bootstrap(counts, model, seed=seed)
-        sizes = {"random": (part * model.random + other, random), "within_kind": (part * model.within, within)}
-        for name, (estimate, again) in sizes.items():
-            low, high = np.quantile(again - again.mean(), [0.025, 0.975]) * part + estimate
-            parts[name] = {"estimate": estimate, "low": max(0.0, float(low)), "high": min(1.0, float(high))}
+    random, within = found.model.random, found.model.within
+    off = dict.fromkeys(("random", "within_kind"), (float(noisy.mean()) - ends[0], ends[1] - float(noisy.mean())))
+    if found.joint is None:
+        off["within_kind"] = 0.0, 0.0
     else:
-        estimate = part * model.random + other
-        rate = float(noisy.mean())
-        parts["random"] = {
-            "estimate": estimate,
-            "low": max(0.0, estimate - (rate - ends[0])),
-            "high": min(1.0, estimate + (ends[1] - rate)),
-        }
-        parts["within_kind"] = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+        random, within = found.joint.random, found.joint.within
+        errors = found.joint.errors
+        off = {"random": (part * errors[1],) * 2, "within_kind": (part * errors[2],) * 2}
+    parts = {}
+    for name, estimate in (("random", part * random + other), ("within_kind", part * within)):
+        below, above = off[name]
+        parts[name] = {"estimate": estimate, "low": max(0.0, estimate - below), "high": min(1.0, estimate + above)}
     for name, members in named.items():
         estimate = float(noisy[members].sum()) / n
-        off = 1.96 * float(np.sqrt((noisy[members] * (1 - noisy[members])).sum())) / n
-        parts[name] = {"estimate": estimate, "low": max(0.0, estimate - off), "high": min(1.0, estimate + off)}
+        error = 1.96 * float(np.sqrt((noisy[members] * (1 - noisy[members])).sum())) / n
+        parts[name] = {"estimate": estimate, "low": max(0.0, estimate - error), "high": min(1.0, estimate + error)}
     return parts
 
 
@@ -343,3 +402,13 @@ def _model_json(model: Binormal) -> dict[str, Any]:
 
 def _read_model(data: dict[str, Any]) -> Binormal:
     return Binormal(**{**data, "within_mass": np.array(data["within_mass"])})
+
+
+def _joint_json(joint: Bivariate) -> dict[str, Any]:
+    masses = {name: getattr(joint, name).tolist() for name in ("random_mass", "within_mass")}
+    return {**vars(joint), **masses}
+
+
+def _read_joint(data: dict[str, Any]) -> Bivariate:
+    masses = {name: np.array(data[name]) for name in ("random_mass", "within_mass")}
+    return Bivariate(**{**data, **masses, "shape": tuple(data["shape"]), "errors": tuple(data["errors"])})

@@ -24,20 +24,24 @@ FEWEST_DECOYS = 200
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of image-caption pairs.  score: (n,) float64.  image_kind, text_kind: (n,) int64."""
+    """Scores of image-caption pairs.  score: (n,) float64.  image_kind, text_kind: (n,) int64.
+
+    standing: (n,) float64, among others of their kinds (see `standing`); NaN where it is not known.
+    """
 
     score: np.ndarray
     image_kind: np.ndarray
     text_kind: np.ndarray
+    standing: np.ndarray
 
     @staticmethod
     def plain(score: np.ndarray) -> Scored:
-        """All of one kind."""
+        """All of one kind, their standing not known."""
         kind = np.zeros(len(score), np.int64)
-        return Scored(score, kind, kind)
+        return Scored(score, kind, kind, np.full(len(score), np.nan))
 
     def take(self, which: Any) -> Scored:
-        return Scored(self.score[which], self.image_kind[which], self.text_kind[which])
+        return Scored(*(values[which] for values in vars(self).values()))
 
     @staticmethod
     def joined(parts: Sequence[Scored]) -> Scored:

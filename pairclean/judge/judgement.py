@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from .decoys import DecoyScale, Rate
 from .evidence import Scored
 from .held_out import clean_by_fold
 from .kinds import PairKinds
+from .languages import language_of
 from .lemon import NeighbourIndex, lemon_scores
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
@@ -35,11 +37,13 @@ ENCODER_SCORES = ("clip", "negclip", "lemon")
 #: the caption of an image of the same kind, a caption that says nothing of its image, an image that shows nothing.
 NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placeholder")
 CANNOT_TELL = "the encoder cannot tell whether it is matched"
-CANNOT_READ = "the encoder cannot read the writing system of its caption"
+CANNOT_READ = "the encoder cannot read the language of its caption"
 UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
-#: Captions of another writing system are taken to be unread if more of them than this look mismatched, and more than
-#: of the most common writing system by a margin; groups of fewer pairs are judged as they are.
-UNREAD, MARGIN, FEWEST_OF_SCRIPT = 0.7, 0.3, 20
+#: Captions of another writing system or language are taken to be unread if more of them than this look mismatched, and
+#: more than of the most common one by a margin; groups of fewer pairs are judged as they are.
+UNREAD, MARGIN, FEWEST_UNREAD = 0.7, 0.3, 20
+#: Captions of a kind by which its language is told.
+CAPTIONS_OF_KIND = 200
 HISTOGRAM_BINS = 60
 DECOYS_KEPT = 20_000
 
@@ -147,6 +151,7 @@ def judge(
     score: str = "auto",
     calibration: Kind = "decoy",
     scripts: np.ndarray | None = None,
+    captions: Callable[[np.ndarray], Sequence[str]] | None = None,
     comparable: bool,
     seed: int = 0,
     device: str = "cpu",
@@ -156,6 +161,7 @@ def judge(
     pairs: the encoder's vectors, with identities that are equal for exact copies.  learned: from the same pairs.
     score, calibration: as in `Config`.  comparable: whether images and captions share the encoder's space.
     scripts: (N,) int64 of `script_codes`, the writing systems of the captions; None takes them all for one.
+    captions: gives the captions of some of the N pairs, from which languages are told; None takes them all for one.
     Raises UserError for a score in the encoder's space if there is no such space.
     """
     if score in ENCODER_SCORES and not comparable:
@@ -163,7 +169,7 @@ def judge(
     similarity = _similarity(pairs, rows, comparable)
     if len(rows) < FEWEST:
         return _unjudged(_too_few(len(rows)), similarity)
-    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows, learned.kind_column)
+    kinds = learned.kinds(pairs, rows, learned.kind_column)
     choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
     why = cannot_judge(choice.unbiased)
     if why:
@@ -171,7 +177,13 @@ def judge(
         agree = comparable and spaces_agree(pairs, rows, seed=seed)
         return replace(found, notes=[*found.notes, ALL_WRONG]) if agree else found
     fitted = judge_scores(choice.scores, choice.unbiased, calibration, seed=seed)
-    unread = np.zeros(len(rows), bool) if scripts is None else _unread(choice.scores, fitted, scripts[rows])
+    unread = np.zeros(len(rows), bool)
+    if isinstance(fitted, DecoyCalibration):
+        if scripts is not None:
+            unread |= _of_unread_script(choice.scores, fitted, scripts[rows])
+        if captions is not None:
+            cluster = learned.text_clusters(pairs, rows)
+            unread |= _of_unread_language(choice.scores, fitted, np.where(unread, -1, cluster), rows, captions)
     if unread.any() and (~unread).sum() >= FEWEST:
         options: Any = {"comparable": comparable, "seed": seed, "device": device}
         rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
@@ -201,7 +213,7 @@ def judge_as(
     if earlier.score is None or earlier.calibration is None:
         return _unjudged(f"the run that judges was not judged itself: {earlier.unjudged}", similarity)
     models = earlier.models(learned)
-    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows)
+    kinds = learned.kinds(pairs, rows, None)
     if models:
         cross_fit = learned.cross_fit(models, pairs, rows)
         scores = cross_fit.scores(learned.near(pairs), kinds, seed=seed, scorers=_of(Scorer, earlier.scorers))
@@ -213,6 +225,8 @@ def judge_as(
         return _unjudged(why, similarity)
     # The rate is this data's own; the scale that turns scores into probabilities is the earlier one.
     rate = calibrate_scores(scores, earlier.calibration.kind, seed=seed).rate
+    # A verdict must not depend on which other pairs are judged with it.
+    scores = scores.without_standing()
     choice = _Choice(earlier.score, cross_fit, scores, scores, scores.similarity, [APPLIED])
     return _judged(choice, earlier.calibration, rate, pairs, learned, similarity, comparable, seed)
 
@@ -339,23 +353,54 @@ def _judged(
     )
 
 
-def _unread(scores: Scores, calibration: Calibration, script: np.ndarray) -> np.ndarray:
+def _of_unread_script(scores: Scores, calibration: DecoyCalibration, script: np.ndarray) -> np.ndarray:
     """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches."""
     unread = np.zeros(len(script), bool)
-    if not isinstance(calibration, DecoyCalibration) or not script.any():
+    if not script.any():
         return unread
     usual = calibration.share_among(scores.scored.take(script == 0))
     for code in range(1, int(script.max()) + 1):
         members = script == code
-        if members.sum() >= FEWEST_OF_SCRIPT:
+        if members.sum() >= FEWEST_UNREAD:
             share = calibration.share_among(scores.scored.take(members))
             unread |= members & (share > max(UNREAD, usual + MARGIN))
     return unread
 
 
+def _of_unread_language(
+    scores: Scores,
+    calibration: DecoyCalibration,
+    cluster: np.ndarray,
+    rows: np.ndarray,
+    captions: Callable[[np.ndarray], Sequence[str]],
+) -> np.ndarray:
+    """(n,) bool: pairs of kinds of captions in another language than most, in which matches cannot be told.
+
+    cluster: (n,) int64 kinds of the captions, negative for those that are not asked about.
+    """
+    kinds, size = np.unique(cluster[cluster >= 0], return_counts=True)
+    kinds = kinds[size >= FEWEST_UNREAD]
+    shares = {int(k): calibration.share_among(scores.scored.take(cluster == k)) for k in kinds}
+    if max(shares.values(), default=0.0) <= UNREAD:
+        return np.zeros(len(rows), bool)  # languages need not be told
+    rng = np.random.default_rng(0)
+    language = {}
+    for k in shares:
+        members = np.flatnonzero(cluster == k)
+        some = np.sort(rng.permutation(members)[:CAPTIONS_OF_KIND])
+        language[k] = language_of(list(captions(rows[some])))
+    pairs_of: Counter[str] = Counter()
+    for k, name in language.items():
+        pairs_of[name] += int((cluster == k).sum())
+    (usual, _), *_ = pairs_of.most_common()
+    ours = np.isin(cluster, [k for k, name in language.items() if name == usual])
+    least = max(UNREAD, calibration.share_among(scores.scored.take(ours)) + MARGIN)
+    return np.isin(cluster, [k for k, name in language.items() if name not in ("", usual) and shares[k] > least])
+
+
 def _unread_note(unread: np.ndarray) -> str:
     return (
-        f"{int(unread.sum()):,} captions are in a writing system that the encoder does not seem to read: they are not "
+        f"{int(unread.sum()):,} captions are in a language that the encoder does not seem to read: they are not "
         "judged, and not counted in the mismatch rate. A multilingual encoder could judge them."
     )
 

@@ -11,13 +11,18 @@ not exchangeable with the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..align.alignment import Alignment
+from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, Rows, chunks, unit
+
+Embed = Callable[[np.ndarray], np.ndarray]
 
 #: Distinct captions (images) per kind on average, and the most kinds. Set on one data set of 2,400 product photos, and
 #: checked on photos of scenes: half as large kinds make difficult matches look mismatched, twice as large ones hide
@@ -25,6 +30,8 @@ from ..arrays import Pairs, Rows, chunks, unit
 MEMBERS, MOST_KINDS = 100, 64
 #: An identity with so many different partners is a kind of its own; in large data it needs this share of the pairs.
 REPEATED, REPEATED_SHARE = 8, 1 / 5000
+#: A kind of a column with fewer pairs is too small to compare a pair with others of it.
+FEWEST_OF_COLUMN = 20
 #: Vectors per kind that k-means sees, at most, and its iterations.
 TRAINED, ITERATIONS = 256, 25
 CHUNK = 65_536
@@ -49,12 +56,12 @@ class Kinds:
     def count(self) -> int:
         return len(self.centroids) + len(self.repeated)
 
-    def cluster(self, vectors: Rows, rows: np.ndarray) -> np.ndarray:
-        """(n,) int64 in [0, clusters): the nearest centroid of each of `rows`."""
+    def cluster(self, vectors: Rows, rows: np.ndarray, embed: Embed = unit) -> np.ndarray:
+        """(n,) int64 in [0, clusters): the nearest centroid of each of `rows`.  embed: into the centroids' space."""
         out = np.zeros(len(rows), np.int64)
         if self.clusters > 1:
             for part in chunks(len(rows), CHUNK):
-                out[part] = (unit(np.asarray(vectors[rows[part]], np.float32)) @ self.centroids.T).argmax(1)
+                out[part] = (embed(np.asarray(vectors[rows[part]], np.float32)) @ self.centroids.T).argmax(1)
         return out
 
     def with_repeated(self, cluster: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -65,10 +72,19 @@ class Kinds:
         return np.where(self.repeated[at] == ids, self.clusters + at, cluster)
 
     @staticmethod
-    def fit(vectors: Rows, ids: np.ndarray, partner: np.ndarray, rows: np.ndarray, count: int, seed: int = 0) -> Kinds:
+    def fit(
+        vectors: Rows,
+        ids: np.ndarray,
+        partner: np.ndarray,
+        rows: np.ndarray,
+        count: int,
+        seed: int = 0,
+        embed: Embed = unit,
+    ) -> Kinds:
         """At most `count` clusters of the distinct identities among `rows`, by spherical k-means.
 
-        vectors: (N, d); ids: (N,) their identities; partner: (N,) identities of the other side.
+        vectors: (N, d); ids: (N,) their identities; partner: (N,) identities of the other side.  embed: (n, d) float32
+        vectors -> (n, k) float32 unit rows.
         """
         distinct, first, inverse = np.unique(ids[rows], return_index=True, return_inverse=True)
         _, other = np.unique(partner[rows], return_inverse=True)
@@ -80,18 +96,18 @@ class Kinds:
             else np.zeros(0, np.int64)
         )
         repeated = distinct[partners >= max(REPEATED, REPEATED_SHARE * len(rows))]
-        return Kinds(_centroids(vectors, rows[first], count, seed), repeated)
+        return Kinds(_centroids(vectors, rows[first], count, seed, embed), repeated)
 
 
-def _centroids(vectors: Rows, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _centroids(vectors: Rows, rows: np.ndarray, count: int, seed: int, embed: Embed) -> np.ndarray:
     import faiss
 
     rng = np.random.default_rng(seed)
     if len(rows) > TRAINED * count:
         rows = np.sort(rng.choice(rows, TRAINED * count, replace=False))
-    x = np.ascontiguousarray(unit(np.asarray(vectors[rows], np.float32)))
+    x = np.ascontiguousarray(embed(np.asarray(vectors[rows], np.float32)))
     if count < 2 or len(rows) <= count:
-        return unit(x.mean(0, keepdims=True)) if len(x) else np.zeros((1, vectors.shape[1]), np.float32)
+        return unit(x.mean(0, keepdims=True)) if len(x) else np.zeros((1, x.shape[1]), np.float32)
     kmeans: Any = faiss.Kmeans(
         x.shape[1], count, niter=ITERATIONS, nredo=3, seed=seed, spherical=True, min_points_per_centroid=1
     )
@@ -109,17 +125,24 @@ class Partition:
     fine: Kinds
 
     @staticmethod
-    def fit(pairs: Pairs, rows: np.ndarray, *, seed: int = 0) -> Partition:
-        """By the encoder's own vectors of the pairs `rows` (n,) of N."""
+    def fit(pairs: Pairs, rows: np.ndarray, model: Alignment | None = None, *, seed: int = 0) -> Partition:
+        """By the vectors of the pairs `rows` (n,) of N, in a model's space; None takes the encoder's own.
+
+        Captions that are alike in words may differ in what they show. Where a common space had to be learned, kinds in
+        it are kinds of what is shown; captions are put into it without a look at their images.
+        """
+        model = model or ZeroShot()
         texts = len(np.unique(pairs.caption_id[rows]))
         images = len(np.unique(pairs.image_id[rows]))
         count = int(np.clip(round(texts / MEMBERS), 1, MOST_KINDS))
 
         def text(kinds: int) -> Kinds:
-            return Kinds.fit(pairs.text, pairs.caption_id, pairs.image_id, rows, max(1, kinds), seed)
+            ids = pairs.caption_id, pairs.image_id
+            return Kinds.fit(pairs.text, *ids, rows, max(1, kinds), seed, model.embed_text)
 
         of_images = int(np.clip(round(images / MEMBERS), 1, MOST_KINDS))
-        image = Kinds.fit(pairs.image, pairs.image_id, pairs.caption_id, rows, of_images, seed)
+        ids = pairs.image_id, pairs.caption_id
+        image = Kinds.fit(pairs.image, *ids, rows, of_images, seed, model.embed_image)
         return Partition(image, text(count), text(round(count / 2)), text(2 * count))
 
     def save(self, path: Path) -> None:
@@ -141,31 +164,60 @@ class PairKinds:
     """The kinds of n pairs.  image, text: (n,) int64 kinds, repeated identities among them.
 
     groups: (scales, n) int64, the clusters within which captions are re-paired, the coarsest first.
+    peer_image, peer_text: (n,) int64, the kinds among which an image, and a caption, is compared with others.
     clusters: of images and of captions; kinds from these numbers on are single, repeated identities.
     """
 
     image: np.ndarray
     text: np.ndarray
     groups: np.ndarray
+    peer_image: np.ndarray
+    peer_text: np.ndarray
     clusters: tuple[int, int] = (1, 1)
 
     @staticmethod
     def single(n: int) -> PairKinds:
         """All pairs of one kind, and none within it."""
         kind = np.zeros(n, np.int64)
-        return PairKinds(kind, kind, np.zeros((0, n), np.int64))
+        return PairKinds(kind, kind, np.zeros((0, n), np.int64), kind, kind)
 
     @staticmethod
-    def of(partition: Partition, pairs: Pairs, rows: np.ndarray, column: np.ndarray | None = None) -> PairKinds:
-        """column: (N,) int64 kinds that the data bring along, -1 where none is known; they replace the groups."""
-        image = partition.image.with_repeated(partition.image.cluster(pairs.image, rows), pairs.image_id[rows])
-        cluster = partition.text.cluster(pairs.text, rows)
-        text = partition.text.with_repeated(cluster, pairs.caption_id[rows])
+    def of(
+        partition: Partition,
+        pairs: Pairs,
+        rows: np.ndarray,
+        column: np.ndarray | None = None,
+        model: Alignment | None = None,
+    ) -> PairKinds:
+        """column: (N,) int64 kinds that the data bring along, -1 where none is known; they replace the groups.
+
+        model: the one that the partition was fitted in.
+        """
+        model = model or ZeroShot()
+        of_image = partition.image.cluster(pairs.image, rows, model.embed_image)
+        image = partition.image.with_repeated(of_image, pairs.image_id[rows])
+        of_text = partition.text.cluster(pairs.text, rows, model.embed_text)
+        text = partition.text.with_repeated(of_text, pairs.caption_id[rows])
         clusters = partition.image.clusters, partition.text.clusters
         if column is not None:
-            return PairKinds(image, text, column[rows][None], clusters)
-        scales = [partition.coarse.cluster(pairs.text, rows), cluster, partition.fine.cluster(pairs.text, rows)]
-        return PairKinds(image, text, np.stack(scales), clusters)
+            known = column[rows]
+            peer_image, peer_text = _or_cluster(known, of_image, clusters[0]), _or_cluster(known, of_text, clusters[1])
+            return PairKinds(image, text, known[None], peer_image, peer_text, clusters)
+        coarse, fine = (of.cluster(pairs.text, rows, model.embed_text) for of in (partition.coarse, partition.fine))
+        scales = [coarse, of_text, fine]
+        return PairKinds(image, text, np.stack(scales), of_image, of_text, clusters)
+
+
+def _or_cluster(column: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:
+    """Kinds of the column of enough members to compare with, else clusters; numbered apart."""
+    _, inverse, count = np.unique(column, return_inverse=True, return_counts=True)
+    return np.where((column >= 0) & (count[inverse] >= FEWEST_OF_COLUMN), clusters + column, cluster)
+
+
+def distinct(ids: np.ndarray) -> np.ndarray:
+    """The first position of every identity.  ids: (n,) int64."""
+    first: np.ndarray = np.unique(ids, return_index=True)[1]
+    return first
 
 
 def draw_within(

@@ -37,7 +37,7 @@ class Learned:
     first: one model per fold, or the encoder alone.  aligned: one model per fold; empty if there was no second round.
     folds: which images each fold's model never saw.
     image_id, caption_id: (N,) int64 identities in which near-copies share one.
-    partition: the kinds of images and of captions.  kind_column: as in `learn`.
+    partition: the kinds of images and of captions, in the space of the first of `first`.  kind_column: as in `learn`.
     held_out: (h,) int64 rows of likely matched pairs that aligned[0] never trained on; None if the models trained on
     none of the N pairs.
     """
@@ -55,6 +55,15 @@ class Learned:
     def near(self, pairs: Pairs) -> Pairs:
         """The same pairs under identities in which near-copies share one."""
         return pairs.with_ids(self.image_id, self.caption_id)
+
+    def kinds(self, pairs: Pairs, rows: np.ndarray, column: np.ndarray | None) -> PairKinds:
+        """Of the pairs `rows` (n,).  column: kinds that the data bring along, as in `learn`."""
+        return PairKinds.of(self.partition, self.near(pairs), rows, column, self.first[0] if self.first else None)
+
+    def text_clusters(self, pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+        """(n,) int64 clusters of the captions of `rows`."""
+        model = self.first[0] if self.first else ZeroShot()
+        return self.partition.text.cluster(pairs.text, rows, model.embed_text)
 
     def cross_fit(self, models: list[Alignment], pairs: Pairs, rows: np.ndarray) -> CrossFit:
         """Models of one round, each for its fold of the pairs `rows`.  pairs: with their exact identities."""
@@ -87,10 +96,8 @@ def learn(
     near = pairs.with_ids(image_id, caption_id)
     fold = assign_folds(image_id[rows], caption_id[rows], FOLDS)
     folds = Folds.of(pairs.image_id[rows], fold)
-    partition = Partition.fit(near, rows, seed=seed)
     if len(rows) < FEWEST:
-        return Learned(None, [], [], folds, image_id, caption_id, partition, kind_column)
-    kinds = PairKinds.of(partition, near, rows, kind_column)
+        return Learned(None, [], [], folds, image_id, caption_id, Partition.fit(near, rows, seed=seed), kind_column)
     taken = choose(method, comparable=comparable, pairs=len(rows))
     start, second = _rounds(taken, comparable, labels, device, seed)
     progress.start("align", FOLDS * ((start is not None) + (second is not None)))
@@ -103,8 +110,10 @@ def learn(
         return side_by_side(one, FOLDS, device, progress.advance)
 
     first: list[Alignment] = [ZeroShot(device=device)] if start is None else fit(start, None)
+    partition = Partition.fit(near, rows, first[0], seed=seed)
     if method == "zero-shot":  # asked for by name: nothing has to be compared
         return Learned(taken, first, [], folds, image_id, caption_id, partition, kind_column)
+    kinds = PairKinds.of(partition, near, rows, kind_column, first[0])
     scores = CrossFit(first, rows, fold).scores(near, kinds, seed=seed)
     if start is None and cannot_judge(scores):
         # The two spaces have the same number of dimensions and nothing else in common: learn as for different spaces.
@@ -113,6 +122,8 @@ def learn(
         assert start is not None
         progress.start("align", 2 * FOLDS)
         first = fit(start, None)
+        partition = Partition.fit(near, rows, first[0], seed=seed)
+        kinds = PairKinds.of(partition, near, rows, kind_column, first[0])
         scores = CrossFit(first, rows, fold).scores(near, kinds, seed=seed)
     if method == "auto":
         progress.say(f"--method auto took {taken}")

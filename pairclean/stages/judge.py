@@ -33,6 +33,7 @@ def judge(run: Run, execution: Execution) -> None:
             score=config.score,
             calibration=config.calibration,
             scripts=judging.script_codes(_captions(run)),
+            captions=emb.captions,
             comparable=run.comparable,
             seed=config.seed,
             device=device,

@@ -78,7 +78,7 @@ def test_the_rate_is_that_of_the_unbiased_scores() -> None:
     lower = np.r_[rng.normal(-0.5, 1, 400), rng.normal(5, 1, 600)]  # mismatches underrated
     learned = Scores(lower, lower.astype(np.float32), decoys, [])
     first = judge_scores(unbiased, unbiased, seed=3)
-    assert first.rate == calibrate(unbiased, seed=3).rate
+    assert first.rate == calibrate(unbiased).rate
     second = judge_scores(learned, unbiased, seed=3)
     assert second.rate == first.rate
     assert second.clean_probability(Scored.plain(lower)).mean() != first.clean_probability(Scored.plain(score)).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,33 +122,54 @@ def test_few_distinct_decoys_are_no_error(values: int) -> None:
     assert p[0] < p[1] < p[2]
 
 
-def kinds_of(n: int, decoys: int, within: np.ndarray, text: np.ndarray | None = None) -> ScoredKinds:
-    """One cluster of images and one of captions; `text` names kinds of repeated texts from 1 on."""
-    zero, of_decoys = np.zeros(n, np.int64), np.zeros(decoys, np.int64)
+def kinds_of(
+    n: int, decoys: np.ndarray, within: np.ndarray, text: np.ndarray | None = None, standing: np.ndarray | None = None
+) -> ScoredKinds:
+    """One cluster of images and one of captions; `text` names kinds of repeated texts from 1 on.
+
+    Re-pairings stand among others as chance has it.  standing: (n,) of the pairs; None knows of none.
+    """
+    zero = np.zeros(n, np.int64)
     text = zero if text is None else text
-    repeated = np.resize(text, decoys)
-    return ScoredKinds(zero, text, of_decoys, repeated, (Scored.plain(within),) * 3, np.ones(n, np.int64), (1, 1))
+    rng = np.random.default_rng(9)
+    random = Scored(
+        decoys, np.zeros(len(decoys), np.int64), np.resize(text, len(decoys)), rng.normal(0, 0.8, len(decoys))
+    )
+    of_kind = replace(Scored.plain(within), standing=rng.normal(0, 0.8, len(within)))
+    standing = np.full(n, np.nan) if standing is None else standing
+    return ScoredKinds(zero, text, standing, random, (of_kind,) * 3, np.ones(n, np.int64), (1, 1))
 
 
 def test_mismatches_within_kinds_are_counted_and_named() -> None:
-    """Their scores lie between those of random mismatches and of matches, as do re-pairings within kinds."""
+    """Their scores lie between those of random mismatches and of matches, and they stand out from nothing."""
     rng = np.random.default_rng(0)
-    noise = np.r_[rng.normal(1.6, 0.8, 1200), rng.normal(3.2, 0.5, 1800)]
-    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.6, 0.8, 20_000)
-    found = calibrate(Scores(noise, noise.astype(np.float32), decoys, [], kinds_of(3000, DECOYS, within)))
+    matched = np.arange(3000) >= 1200
+    score = np.where(matched, rng.normal(2.9, 0.6, 3000), rng.normal(1.8, 1.0, 3000))
+    standing = np.where(matched, 1.7 + 0.8 * (score - 2.9) + rng.normal(0, 0.5, 3000), rng.normal(0, 0.8, 3000))
+    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.8, 1.0, 20_000)
+    kinds = kinds_of(3000, decoys, within, standing=standing)
+    scores = Scores(score, score.astype(np.float32), decoys, [], kinds)
+    found = calibrate(scores)
     assert found.rate.estimate == pytest.approx(0.4, abs=0.04)
     assert found.rate.low <= 0.4 <= found.rate.high
     assert found.rate.parts["within_kind"]["estimate"] == pytest.approx(0.4, abs=0.05)
     assert found.rate.parts["random"]["estimate"] < 0.03
-    assert found.resembles(Scored.plain(np.array([1.6]))).all()
+    p = found.clean_probability(scores.scored)
+    assert ((p < 0.5) == ~matched).mean() > 0.9
+    assert found.resembles(scores.scored)[~matched].mean() > 0.9
+    again = DecoyCalibration.from_json(json.loads(json.dumps(found.to_json())))
+    assert np.array_equal(again.clean_probability(scores.scored), p)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_no_mismatches_within_kinds_are_seen_where_there_are_none(rate: float) -> None:
     rng = np.random.default_rng(1)
-    observed = np.where(rng.random(3000) < rate, rng.standard_normal(3000), rng.normal(3.2, 0.5, 3000))
-    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.6, 0.8, 20_000)
-    found = calibrate(Scores(observed, observed.astype(np.float32), decoys, [], kinds_of(3000, DECOYS, within)))
+    matched = rng.random(3000) >= rate
+    observed = np.where(matched, rng.normal(2.9, 0.6, 3000), rng.standard_normal(3000))
+    standing = np.where(matched, 1.7 + 0.8 * (observed - 2.9) + rng.normal(0, 0.5, 3000), rng.normal(0, 0.8, 3000))
+    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.8, 1.0, 20_000)
+    kinds = kinds_of(3000, decoys, within, standing=standing)
+    found = calibrate(Scores(observed, observed.astype(np.float32), decoys, [], kinds))
     assert found.rate.estimate == pytest.approx(rate, abs=0.03)
     assert found.rate.parts["within_kind"]["estimate"] == 0
 
@@ -160,8 +182,9 @@ def test_a_repeated_text_has_a_rate_of_its_own() -> None:
     score = np.where(matched, rng.normal(3.2, 0.5, 3000), rng.standard_normal(3000))
     score[text == 1] = rng.normal(2.5, 0.3, 300)
     decoys = rng.standard_normal(DECOYS)
-    kinds = kinds_of(3000, DECOYS, rng.standard_normal(20_000) - 9, text)
-    decoys[kinds.decoy_text == 1] = rng.normal(2.5, 0.3, int((kinds.decoy_text == 1).sum()))
+    slogan = np.resize(text, DECOYS) == 1
+    decoys[slogan] = rng.normal(2.5, 0.3, int(slogan.sum()))
+    kinds = kinds_of(3000, decoys, rng.standard_normal(20_000) - 9, text)
     scores = Scores(score, score.astype(np.float32), decoys, [], kinds)
     found = calibrate(scores)
     p = found.clean_probability(scores.scored)
@@ -199,7 +222,7 @@ def test_copies_of_a_pair_count_once() -> None:
     """One mismatched pair, found a thousand times, does not make the interval narrow."""
     observed, decoys, _ = scores(0.1, 7, n=1000)
     again = np.r_[observed, np.full(1000, np.quantile(decoys, 0.3))]
-    kinds = kinds_of(2000, len(decoys), decoys[:100] - 9)
+    kinds = kinds_of(2000, decoys, decoys[:100] - 9)
     copies = np.r_[np.ones(1000, np.int64), np.full(1000, 1000)]
     about = ScoredKinds(**{**vars(kinds), "copies": copies})
     found = calibrate(Scores(again, again.astype(np.float32), decoys, [], about))

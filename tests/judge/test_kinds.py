@@ -11,7 +11,7 @@ from pairclean.arrays import Pairs, unit
 from pairclean.judge.agreement import spaces_agree
 from pairclean.judge.evidence import EvidenceScale, Scored, probit
 from pairclean.judge.kinds import Kinds, PairKinds, Partition, draw_within
-from pairclean.judge.scripts import script_codes, script_of
+from pairclean.judge.languages import language_of, script_codes, script_of
 
 
 def clustered(n: int = 1200, d: int = 16, kinds: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ def test_evidence_of_re_pairings_is_standard_normal_whatever_their_kinds() -> No
     rng = np.random.default_rng(1)
     image, text = rng.integers(3, size=30_000), rng.integers(4, size=30_000)
     score = rng.standard_normal(30_000) * (1 + text) + 5 * image
-    decoys = Scored(score, image, text)
+    decoys = Scored(score, image, text, np.full(len(score), np.nan))
     z = EvidenceScale.fit(decoys)(decoys)
     assert z.mean() == pytest.approx(0, abs=0.02)
     assert z.std() == pytest.approx(1, abs=0.02)
@@ -101,3 +101,12 @@ def test_spaces_agree_whoever_is_paired_with_whom_and_foreign_ones_do_not() -> N
     ids = np.arange(600)
     assert spaces_agree(Pairs(image, text, ids, ids), ids)
     assert not spaces_agree(Pairs(image, text @ turn, ids, ids), ids)
+
+
+def test_a_language_is_that_of_many_captions() -> None:
+    colours, things = ("rotes", "blaues", "grünes", "schwarzes"), ("Hemd", "Kleid", "Fahrrad", "Kissen")
+    german = [f"{colour} {thing} für Damen" for colour in colours for thing in things]
+    english = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dress", "bicycle", "shirt")]
+    assert language_of(german) == "de"
+    assert language_of([*english, "a brown leather wallet for men", "a white shirt with short sleeves"]) == "en"
+    assert language_of(["rot"]) == ""

@@ -1,15 +1,17 @@
-"""Writing systems: captions in a script that the encoder cannot read score like mismatches, and are none."""
+"""Writing systems and languages: captions that the encoder cannot read score like mismatches, and are none."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 #: Letters of a caption that are looked at.
 LETTERS = 200
+#: Distinct captions by which the language of many is told, and the least number of letters.
+CAPTIONS, FEWEST_LETTERS = 100, 100
 #: The alphabets of one language count as one script.
 _JOINED = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK"}
 
@@ -30,3 +32,16 @@ def script_codes(captions: Iterable[str | None]) -> np.ndarray:
     order = [name for name, _ in Counter(name for name in scripts if name).most_common()]
     codes = {name: code for code, name in enumerate(order)}
     return np.array([codes.get(name, 0) for name in scripts], np.int64)
+
+
+def language_of(captions: Sequence[str]) -> str:
+    """The language of most of these captions (ISO 639, as `py3langid` has it); "" if they are too short to tell.
+
+    A product title alone tells no language; a hundred of one kind do.
+    """
+    import py3langid  # reading its model takes seconds
+
+    text = ". ".join(sorted(set(captions))[:CAPTIONS]).lower()
+    if sum(c.isalpha() for c in text) < FEWEST_LETTERS:
+        return ""
+    return str(py3langid.classify(text)[0])
