@@ -73,6 +73,14 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
     return Audit(tuple(shown_names(by)), whole, groups)
 
 
+def column_values(run: Run, column: str) -> np.ndarray:
+    """(N,) object: a column of the source for every pair of the run, None for null; also `shard` and `domain`.
+
+    Raises UserError where the source has changed, or there is no such column.
+    """
+    return np.concatenate([groups[column].to_numpy(object) for groups, _, _ in _parts(run, (column,), None)])
+
+
 def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
     """What divides the pairs into groups of unlike rates: (column, its audit), the most uneven first.
 
