@@ -67,6 +67,7 @@ class Labels:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._given: dict[Unit, dict[str, list[str]]] = defaultdict(dict)
+        self._history: dict[str, list[Label]] = defaultdict(list)  # what is not withdrawn, by reviewer
         self._read: set[str] = set()
         self.refresh()
 
@@ -90,10 +91,25 @@ class Labels:
     def _take(self, labels: Iterable[Label]) -> None:
         for label in labels:
             answers = self._given[label.unit].setdefault(label.reviewer, [])
+            history = self._history[label.reviewer]
             if label.answer is not None:
                 answers.append(label.answer)
+                history.append(label)
             elif answers:
                 answers.pop()
+                last = max(place for place, given in enumerate(history) if given.unit == label.unit)
+                del history[last]
+
+    def history(self, reviewer: str) -> list[Label]:
+        """A reviewer's answers in the order in which they were given, without those that were withdrawn."""
+        return self._history.get(reviewer, [])
+
+    def withdraw(self, reviewer: str) -> list[Label]:
+        """Take back the reviewer's last answers, those that were given at once; returns what was taken back."""
+        history = self.history(reviewer)
+        last = [label for label in history if label.labelled_at == history[-1].labelled_at]
+        self.add(Label.now(label.pair_id, label.unit, None, reviewer) for label in reversed(last))
+        return last
 
     def by(self, reviewer: str, unit: Unit) -> list[str]:
         """What a reviewer said of a pair: more than one answer where it was asked again."""

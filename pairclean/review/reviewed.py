@@ -10,7 +10,7 @@ import numpy as np
 
 from ..pairs import UserError, Verdict
 from ..run import Run
-from ..run.results import open_embeddings, open_judgement, open_rematches
+from ..run.results import open_judgement, open_rematches
 from .estimate import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
 from .labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Labels, Unit
 from .sample import Design, design
@@ -158,9 +158,7 @@ class Reviewer:
     def _of(self, part: np.ndarray, rows: np.ndarray, answers: np.ndarray) -> Estimate | None:
         return rate(self._strata(rows, answers, DOES_NOT, part=part))
 
-    def _bounds(
-        self, rows: np.ndarray, answers: np.ndarray, mismatched: Estimate | None
-    ) -> tuple[float, float] | None:
+    def _bounds(self, rows: np.ndarray, answers: np.ndarray, mismatched: Estimate | None) -> tuple[float, float] | None:
         if mismatched is None:
             return None
         least, most = (np.where(answers == CANNOT_TELL, guess, answers) for guess in (BELONGS, DOES_NOT))
@@ -185,7 +183,9 @@ class Reviewer:
         """The new captions are asked about in the same sample as the old ones."""
         part = self.readable & (self.partner >= 0)
         units = [(row, self.new_unit(row)) for row in self.sample.drawn if part[row]]
-        told = [(row, answer) for row, unit in units if unit is not None and (answer := labels.answer(unit)) is not None]
+        told = [
+            (row, answer) for row, unit in units if unit is not None and (answer := labels.answer(unit)) is not None
+        ]
         rows = np.array([row for row, _ in told], np.int64)
         wrong = rate(self._strata(rows, np.array([a for _, a in told], object), PARTLY, DOES_NOT, part=part))
         return None if wrong is None else Estimate(1 - wrong.estimate, 1 - wrong.high, 1 - wrong.low, wrong.labels)
