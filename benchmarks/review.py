@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairclean.review.estimate import Estimate, Strata, allocate, difference, rate
+from pairclean.review.rates import Estimate, Strata, allocate, difference, rate
 from pairclean.review.strata import draw_strata
 
 from .audit import uneven
@@ -53,7 +53,9 @@ class Tally:
 
     def add(self, found: Estimate | None) -> None:
         assert found is not None
-        for values, value in zip((self.estimate, self.low, self.high), (found.estimate, found.low, found.high)):
+        for values, value in zip(
+            (self.estimate, self.low, self.high), (found.estimate, found.low, found.high), strict=True
+        ):
             values.append(value)
 
     @property
@@ -114,8 +116,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--probabilities", type=Path, help="a folder to keep the clean probabilities in")
     options = parser.parse_args()
-    print("| noise | true rate | scores say | labels | held | +- | simple sample +- | ratio | bias | ppi held | ppi +- |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    heads = "noise | true rate | scores say | labels | held | +- | simple sample +- | ratio | bias | ppi held | ppi +-"
+    print(f"| {heads} |\n|{11 * '---|'}")
     for name, clean, noisy in judged_noises(load("fashion_unseen"), options.probabilities):
         for labels in LABELS:
             ours, powered, simple = simulate(clean, noisy, labels, options.repetitions, seed=labels)

@@ -128,8 +128,8 @@ class Labels:
     def answer(self, unit: Unit) -> str | None:
         """What all reviewers together say of a pair; None where nobody has.
 
-        Each reviewer counts once, by the last answer. Of belongs < partly < does_not it is the median of those who could
-        tell; reviewers who are divided evenly between two different answers cannot tell.
+        Each reviewer counts once, by the last answer. Of belongs < partly < does_not it is the median of those
+        who could tell; reviewers who are divided evenly between two different answers cannot tell.
         """
         last = [answers[-1] for answers in self._given.get(unit, {}).values() if answers]
         told = sorted(ANSWERS.index(answer) for answer in last if answer != CANNOT_TELL)
@@ -139,7 +139,7 @@ class Labels:
         return ANSWERS[low] if low == high else CANNOT_TELL
 
     def agreement(self) -> list[dict[str, object]]:
-        """Cohen's kappa of each two reviewers who labelled the same pairs, and of each with their own repeated answers."""
+        """Cohen's kappa of any two reviewers who labelled the same pairs, and of each with their repeated answers."""
         pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         for given in self._given.values():
             for reviewer, answers in given.items():

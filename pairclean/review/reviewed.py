@@ -11,7 +11,7 @@ import numpy as np
 from ..pairs import UserError, Verdict
 from ..run import Run
 from ..run.results import open_judgement, open_rematches
-from .estimate import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
+from .rates import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
 from .labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Labels, Unit
 from .sample import Design, design
 
@@ -109,7 +109,7 @@ class Reviewer:
         return None if partner < 0 else (int(self.sample.image_id[row]), int(self.sample.caption_id[partner]))
 
     def rate(self, labels: Labels) -> tuple[Estimate | None, dict[str, int]]:
-        """The share of mismatched pairs, and how many more labels +- 5 and +- 3 points need: what the page shows live."""
+        """The share of mismatched pairs, and how many more labels bring it to +- 5 and +- 3 points."""
         rows, answers = self._labelled(labels)
         strata = self._strata(rows, answers, DOES_NOT)
         found = rate(strata)

@@ -28,7 +28,7 @@ from ..pairs import UserError
 from ..run import Run
 from ..run.lock import PAUSE, Lock
 from ..run.results import open_embeddings, open_judgement, open_rematches
-from .estimate import Strata, allocate
+from .rates import Strata, allocate
 from .labels import DOES_NOT, Labels, Unit
 from .strata import draw_strata
 

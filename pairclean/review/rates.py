@@ -8,11 +8,12 @@ Its interval holds every rate r with which the samples agree, by a goodness-of-f
 likeliest rates p_h of the strata are found: those that maximise the binomial likelihood subject to sum_h W_h p_h = r,
 which have a closed form in a Lagrange multiplier (`_rates_on_path`). Then r lies inside if
 
-    sum_h m_h D(y_h / n_h, p_h) <= z^2,    D(a, p) = 2 / (c (c + 1)) [a ((a / p)^c - 1) + (1 - a) (((1 - a) / (1 - p))^c - 1)]
+    sum_h m_h D(y_h / n_h, p_h) <= z^2,
+    D(a, p) = 2 / (c (c + 1)) [a ((a / p)^c - 1) + (1 - a) (((1 - a) / (1 - p))^c - 1)]
 
 where D is the power divergence with c = 2/3 (Cressie and Read 1984, *Multinomial goodness-of-fit tests*); c = 1 would be
-Pearson's, which for one stratum gives Wilson's interval. No variance is estimated: a stratum in which no mismatched pair
-was seen does not count as one that has none, and the interval stays inside [0, 1]. The samples count for
+Pearson's, which for one stratum gives Wilson's interval. No variance is estimated: a stratum in which no mismatched
+pair was seen does not count as one that has none, and the interval stays inside [0, 1]. The samples count for
 
     m_h = (n_h - 1 + 1 / H) (N_h - 1) / (N_h - n_h)
 
@@ -232,7 +233,7 @@ class _Samples:
     def distance(self, contrast: np.ndarray) -> float:
         """The divergence from the likeliest rates with sum_h contrast_h p_h = 0."""
         value = float(contrast @ self.rate)
-        if value == 0:
+        if abs(value) < 1e-12:
             return 0.0
         side = np.sign(value)
 
