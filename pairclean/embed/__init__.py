@@ -4,7 +4,7 @@ from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
 from .load import load_encoder
-from .precomputed import keep_source
+from .precomputed import keep_source, prepared
 from .store import Embeddings, ShardedArray, keep_parts, part_is_done, write_part
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "keep_source",
     "load_encoder",
     "part_is_done",
+    "prepared",
     "resolve_devices",
     "resolve_dtype",
     "write_part",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..judge import NOISE_KINDS, Judgement
+from ..judge import NOISE_KINDS, UNJUDGED, Judgement
 from ..pairs import VERDICT_SCHEMA, Verdict
 from ..rematch import REASONS, Rematches
 
@@ -20,7 +20,7 @@ class Findings:
     clean_probability: (n,) float64, similarity, aligned_similarity: (n,) float32, NaN where not known.
     partner_id, partner_caption: (n,) objects, None where not rematched.  rematch_probability: (n,) float32.
     why_not: (n,) objects, why a noisy pair was not rematched.  noise_kind: (n,) objects, the kind of mismatch if it is
-    one, None where not known.  unjudged: why nothing was judged, or None.
+    one, None where not known.  unjudged: (n,) objects, why a readable pair was not judged, or None.
     """
 
     clean_probability: np.ndarray
@@ -31,7 +31,7 @@ class Findings:
     rematch_probability: np.ndarray
     why_not: np.ndarray
     noise_kind: np.ndarray
-    unjudged: str | None
+    unjudged: np.ndarray
     flag_below: float
 
 
@@ -47,7 +47,7 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         [Verdict.UNREADABLE.value, Verdict.UNJUDGED.value, Verdict.REMATCHED.value, Verdict.NOISY.value],
         Verdict.CLEAN.value,
     )
-    reason = np.full(len(pairs), found.unjudged, object)
+    reason = found.unjudged.copy()
     reason[judged] = None
     reason[noisy & ~rematched] = found.why_not[noisy & ~rematched]
     reason[unreadable] = unread[unreadable]
@@ -83,6 +83,7 @@ def verdict_tables(
     partners = np.unique(rematches.partner[rematches.partner >= 0])
     ids, texts = (np.array(of(partners), object) for of in (pair_ids, captions))
     kinds, reasons = np.array(NOISE_KINDS, object), np.array(REASONS, object)
+    unjudged = np.array([judgement.unjudged, *UNJUDGED[1:]], object)
     start = 0
     for table in tables:
         part = slice(start, start + len(table))
@@ -101,7 +102,7 @@ def verdict_tables(
             rematch_probability=rematches.probability[part],
             why_not=reasons[rematches.reason[part]],
             noise_kind=kinds[judgement.noise_kind[part]],
-            unjudged=judgement.unjudged,
+            unjudged=unjudged[judgement.unjudged_reason[part]],
             flag_below=rematches.flag_below,
         )
         yield verdict_table(table, found)

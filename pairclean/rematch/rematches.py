@@ -11,6 +11,7 @@ from ..align import Alignment, ZeroShot
 from ..arrays import Pairs
 from ..judge import (
     ENCODER_SCORES,
+    NOISE_KINDS,
     REFERENCE,
     Judgement,
     Learned,
@@ -96,6 +97,9 @@ def rematch(
         return nothing
     every = np.flatnonzero(~np.isnan(clean))
     taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
+    # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
+    mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
+    taking_part = taking_part[~mute[taking_part]]
     model, held_out = _rematcher(learned, judgement)
     near = learned.near(pairs)
     options = RematchOptions(

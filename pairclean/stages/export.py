@@ -1,4 +1,4 @@
-"""Stage five: a verdict for every pair, and the cleaned data in the source's layout or another. Shard by shard."""
+"""Stage five: a verdict for every pair, and the cleaned data in the source's layout or another, shard by shard."""
 
 from __future__ import annotations
 
