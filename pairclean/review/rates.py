@@ -11,7 +11,7 @@ which have a closed form in a Lagrange multiplier (`_rates_on_path`). Then r lie
     sum_h m_h D(y_h / n_h, p_h) <= z^2,
     D(a, p) = 2 / (c (c + 1)) [a ((a / p)^c - 1) + (1 - a) (((1 - a) / (1 - p))^c - 1)]
 
-where D is the power divergence with c = 2/3 (Cressie and Read 1984, *Multinomial goodness-of-fit tests*); c = 1 would be
+where D is the power divergence with c = 2/3 (Cressie and Read 1984, *Multinomial goodness-of-fit tests*); c = 1 is
 Pearson's, which for one stratum gives Wilson's interval. No variance is estimated: a stratum in which no mismatched
 pair was seen does not count as one that has none, and the interval stays inside [0, 1]. The samples count for
 

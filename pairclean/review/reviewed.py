@@ -11,8 +11,8 @@ import numpy as np
 from ..pairs import UserError, Verdict
 from ..run import Run
 from ..run.results import open_judgement, open_rematches
-from .rates import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
 from .labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Labels, Unit
+from .rates import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
 from .sample import Design, design
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)

@@ -28,8 +28,8 @@ from ..pairs import UserError
 from ..run import Run
 from ..run.lock import PAUSE, Lock
 from ..run.results import open_embeddings, open_judgement, open_rematches
-from .rates import Strata, allocate
 from .labels import DOES_NOT, Labels, Unit
+from .rates import Strata, allocate
 from .strata import draw_strata
 
 BATCH = 10  # pairs drawn at once, shown in random order

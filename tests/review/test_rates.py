@@ -103,7 +103,7 @@ def test_the_difference_estimator_is_that_of_an_independent_package() -> None:
         labelled = truth[rows].astype(float), prediction[rows]
         assert ours is not None
         assert ours.estimate == pytest.approx(
-            float(ppi.ppi_mean_pointestimate(*labelled, prediction, lam=power)), abs=1e-6
+            float(np.squeeze(ppi.ppi_mean_pointestimate(*labelled, prediction, lam=power))), abs=1e-6
         )
         # Theirs samples from an endless population and divides by n: a very large set of predictions leaves the rest.
         low, high = ppi.ppi_mean_ci(*labelled, np.tile(prediction, 4000), alpha=0.05, lam=power)
@@ -146,8 +146,8 @@ def test_strata_are_bins_of_the_clean_probability_and_the_unjudged() -> None:
     readable = np.arange(121) < 120
     stratum, about = draw_strata(clean, readable, labels=50)
     assert stratum[-1] == -1
-    assert np.bincount(stratum[:-1]).tolist() == [25, 25, 25, 25, 20]
-    assert about[0] == {"group": None, "low": 0.0, "high": pytest.approx(24 / 99)}
+    assert np.bincount(stratum[:-1]).tolist() == [20] * 6
+    assert about[0] == {"group": None, "low": 0.0, "high": pytest.approx(19 / 99)}
     assert about[-1] == {"group": None, "low": None, "high": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,6 @@ def serve(session: Session, *, port: int | None = None, ready: Callable[[str], A
     listener.listen()
     token = secrets.token_urlsafe(16)
     config = uvicorn.Config(application(session, token), log_level="warning", access_log=False, lifespan="off")
-    with listener:
+    with listener, suppress(KeyboardInterrupt):
         ready(f"http://{HOST}:{listener.getsockname()[1]}/{token}/")
         uvicorn.Server(config).run(sockets=[listener])

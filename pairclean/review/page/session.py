@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from threading import Lock
@@ -10,20 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ...pairs import Shard, UserError, Verdict
+from ...pairs import Verdict
 from ...run import Run
 from ...run.results import open_embeddings
-from ...run.source import embedded_source
-from ...sources import Source
 from ..labels import ANSWERS, Label, Labels, Unit
 from ..reviewed import Reviewer, open_labels, verdict_of
 from ..sample import Design
+from .pictures import Pictures
 
 AHEAD = 3  # questions that the page holds: the one shown, and those whose pictures it fetches
 SHARED_EVERY = 10  # of the drawn pairs, one in so many is given to every reviewer
 REPEAT_EVERY = 25  # answers
 REPEAT_AFTER = 20  # answers between the first time a pair is shown and its repetition
-PICTURE_SIDE = 1280
+PICTURE_SIDE = 1280  # pixels
 
 
 class AnsweredElsewhere(Exception):
@@ -38,7 +36,7 @@ class Session:
         self.labels: Labels = open_labels(run)
         self._pairs = Reviewer(run, sample)
         self._emb = open_embeddings(run)
-        self._pictures = Pictures(run)
+        self._pictures = Pictures(run, PICTURE_SIDE)
         self._lock = Lock()
 
     # --- what is asked ------------------------------------------------------------------------------------------------
@@ -169,29 +167,3 @@ class Session:
             raise ValueError(f"there is no pair {row}")
         shard = int(np.searchsorted(self._emb.shard_offsets, row, side="right")) - 1
         return self._emb.shard_names[shard], row - int(self._emb.shard_offsets[shard])
-
-
-class Pictures:
-    """The images of a run's source, as JPEG of moderate size."""
-
-    def __init__(self, run: Run) -> None:
-        self._run, self._lock = run, Lock()
-        self._opened: tuple[Source, dict[str, Shard]] | None = None
-
-    def jpeg(self, shard: str, row: int) -> bytes:
-        from ...embed.decode import Unreadable, decode
-
-        with self._lock:
-            if self._opened is None:
-                source = embedded_source(self._run)
-                self._opened = source, {one.name: one for one in source.shards}
-            source, shards = self._opened
-            data = source.image(shards[shard], row)
-        try:
-            image = decode(data, PICTURE_SIDE)
-        except Unreadable as reason:
-            raise UserError(f"it cannot be decoded ({reason})") from None
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=88)
-        return buffer.getvalue()
