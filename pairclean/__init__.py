@@ -1,4 +1,4 @@
-"""Find the mismatched pairs in image-text data, and the caption that does belong to each picture.
+"""Find the mismatched pairs in image-text data, and the caption that belongs to each picture.
 
 From Python:
 
@@ -61,7 +61,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:  # importing pairclean loads nothing until something is used
+def __getattr__(name: str) -> Any:  # importing pairclean loads nothing until a name is used
     if name not in _HOME:
         raise AttributeError(f"module 'pairclean' has no attribute {name!r}")
     from importlib import import_module

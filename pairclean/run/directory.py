@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ from .. import __version__
 from ..config import Config
 from ..files import fingerprint, is_temporary, write_json
 from ..options import STAGES, flag
-from ..pairs import Shard, UserError
+from ..pairs import PYTHON, Shard, UserError
 from .lock import PAUSE, Lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..embed import Encoder
+    from ..export import Writer
     from ..sources import Source
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
@@ -32,11 +35,20 @@ LAYOUT = 2  # of the run directory: raised when files are renamed or change what
 _MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # in every manifest
 
 
+@dataclass(frozen=True)
+class Objects:
+    """What the caller handed in as Python objects. A later process has to hand in the same ones where it needs them."""
+
+    source: Source | None = None
+    encoder: Encoder | None = None
+    writer: Writer | None = None
+
+
 class Run:
     """A run directory.  `Run.create` makes one, `Run.open` opens one."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]):
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: dict[str, Any], objects: Objects = Objects()):
+        self.path, self.manifest, self.objects = path, manifest, objects
         self._lock: Lock | None = None
         self._alone = False  # whether no other process works on this run
 
@@ -51,16 +63,19 @@ class Run:
         *,
         compare: Sequence[str] = tuple(STAGES),
         frozen_from: Run | None = None,
+        objects: Objects = Objects(),
     ) -> Run:
         """A new run, or the existing one if its source and options are the same. Nothing is written before the first
         stage has opened the source and the encoder.
 
         compare: the stages whose options have to be the same.  frozen_from: the run whose model judges this one.
-        Raises UserError if `path` holds something else, or a run with other options: results are never mixed.
+        objects: what is used in place of what `source`, the model and the layout name; `source` is then its name.
+        Raises UserError if `path` holds something else, or a run of other options: results are never mixed.
         """
         from ..sources.base import absolute
 
-        path, origin = Path(path), absolute(source)
+        path, origin = Path(path), str(source) if objects.source else absolute(source)
+        writer = None if objects.writer is None else object_name(objects.writer)
         if path.is_file():
             raise UserError(f"{path} is a file: name a directory for the run")
         frozen = None if frozen_from is None else frozen_from._as_judge()
@@ -68,7 +83,11 @@ class Run:
             if (path / "manifest.json").exists():
                 run = cls.open(path)
                 run._must_match(origin, config, compare, frozen)
-                return run
+                if writer != run.manifest.get("writer"):
+                    raise UserError(
+                        f"{path} is a run with {_writer(run.manifest.get('writer'))}: name another directory"
+                    )
+                return cls(path, run.manifest, objects)
             foreign = path.exists() and any(not _is_litter(p.name) for p in path.iterdir())
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -82,11 +101,12 @@ class Run:
             "source": origin,
             "config": config.model_dump(),
             "frozen_from": frozen,
+            "writer": writer,
             "stages": {},
         }
         if frozen_from is not None:  # its model was learned from vectors of this encoder
             manifest["encoder"] = frozen_from.manifest["encoder"]
-        return cls(path, manifest)
+        return cls(path, manifest, objects)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -142,17 +162,23 @@ class Run:
         from ..sources import open_source
 
         config = self.config
-        source = open_source(
-            self.manifest["source"],
-            image_column=config.image_column,
-            caption_column=config.caption_column,
-            id_column=config.id_column,
-            image_root=config.image_root,
-            embeddings=config.embeddings,
-            strict=strict,
-        )
+        if self.objects.source is None:
+            source = open_source(self.manifest["source"], config.columns, strict=strict)
+        else:
+            source = copy.copy(self.objects.source)
+            source.strict = strict
         source.shards = limited(source.shards, config.limit)
         return source
+
+    @property
+    def writer(self) -> Writer | None:
+        """The writer that the caller handed in, None where the layout's own is used."""
+        if self.objects.writer is None and self.manifest.get("writer"):
+            raise UserError(
+                f"the writer of {self.path} is a Python object ({self.manifest['writer']}), which is not here: hand it "
+                "to pairclean.clean again"
+            )
+        return self.objects.writer
 
     @property
     def comparable(self) -> bool:
@@ -368,6 +394,16 @@ def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
 def _is_litter(name: str) -> bool:
     """Whether a file may be left by a process that was killed before it recorded a run."""
     return name in ("run.lock", "locks") or is_temporary(name)
+
+
+def object_name(given: Any) -> str:
+    """How the manifest names an object that the caller handed in."""
+    path = getattr(given, "path", None)
+    return PYTHON + type(given).__qualname__ + (f"({path})" if path else "")
+
+
+def _writer(name: str | None) -> str:
+    return "the layout's own writer" if name is None else f"the writer {name}"
 
 
 def _spoken(option: str, value: Any) -> str:

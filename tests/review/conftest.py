@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from pairclean.align import ZeroShot
+from pairclean.align.mixtures import GaussianMixture
 from pairclean.config import Config
-from pairclean.judge import DecoyScale, Folds, Judgement, Learned, Rate
-from pairclean.judge.decoys import DecoyCalibration
+from pairclean.judge import Folds, Judgement, Learned, Rate
+from pairclean.judge.mixture import MixtureCalibration
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
 from pairclean.rematch import Rematches
@@ -102,6 +103,7 @@ def judgement_of(clean: np.ndarray) -> Judgement:
         similarity=floats,
         aligned_similarity=floats,
         noise_kind=np.zeros(n, np.int8),
+        unjudged_reason=np.zeros(n, np.int8),
         decoy_clean_probability=np.full(100, 0.01),
         mixed_clean_probability=np.zeros(0),
         score="clip",
@@ -110,9 +112,9 @@ def judgement_of(clean: np.ndarray) -> Judgement:
     )
 
 
-def calibration_of(rate: Rate) -> DecoyCalibration:
-    knots = np.array([0.0, 1.0])
-    return DecoyCalibration(DecoyScale(knots, -knots), rate, rate.estimate, np.array([4.0]), np.array([1.0]), 0.0, 1.0)
+def calibration_of(rate: Rate) -> MixtureCalibration:
+    halves = np.array([0.5, 0.5])
+    return MixtureCalibration("gauss", GaussianMixture(halves, halves, halves, 0.0, 1.0), rate, 0.0, 1.0)
 
 
 def rematches_of(clean: np.ndarray) -> Rematches:
