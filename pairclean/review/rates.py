@@ -110,11 +110,13 @@ def share_within(strata: Strata, part: np.ndarray) -> Estimate | None:
     if not outside.size.sum() or not inside.size.sum():
         return None
     inside, outside = inside.collapsed(), outside.collapsed()
+    if not len(inside.size) or not len(outside.size):
+        return None
     joined = Strata(*(np.concatenate(both) for both in zip(vars(inside).values(), vars(outside).values(), strict=True)))
     is_inside = np.arange(len(joined.size)) < len(inside.size)
     weight, samples = joined.size / joined.size.sum(), _Samples.of(joined)
     mass = weight * samples.rate
-    if not mass.sum() or not len(inside.size) or not len(outside.size):
+    if not mass.sum():
         return None
     estimate = float(mass[is_inside].sum() / mass.sum())
 

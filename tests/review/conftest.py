@@ -15,8 +15,10 @@ from PIL import Image
 
 from pairclean.align import ZeroShot
 from pairclean.align.mixtures import GaussianMixture
+from pairclean.arrays import Pairs
 from pairclean.config import Config
 from pairclean.judge import Folds, Judgement, Learned, Rate
+from pairclean.judge.kinds import Partition
 from pairclean.judge.mixture import MixtureCalibration
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
@@ -79,7 +81,9 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
     for name, table in tables.items():
         pq.write_table(table, home / "verdicts" / f"{name}.parquet")
     clean = np.array([np.nan if value is None else value for part in probability for value in part], float)
-    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), np.arange(total), np.arange(total)))
+    ids = np.arange(total)
+    kinds = Partition.fit(Pairs(vectors, vectors, ids, ids), ids)
+    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), ids, ids, kinds))
     save_judgement(run, judgement_of(clean))
     save_rematches(run, rematches_of(clean))
     with run.locked("align"):
