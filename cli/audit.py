@@ -133,6 +133,12 @@ def _headline(whole: dict[str, Any]) -> Any:
     else:
         text.append(", of which about ").append(percent(whole["estimate"]), style="bold").append(" are mismatched")
         text.append(_interval(whole["low"], whole["high"]), style="dim")
+    if "human" in whole:
+        human = whole["human"]
+        text.append("; by the ").append(counted(human["labels"], "label")).append(" of its review ")
+        text.append(percent(human["estimate"]), style="bold").append(
+            _interval(human["low"], human["high"]), style="dim"
+        )
     if whole["unreadable"]:
         text.append(f"; {whole['unreadable']:,} could not be read", style="dim")
     if "against" in whole and whole["against"]["estimate"] is not None:

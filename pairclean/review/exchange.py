@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,8 +29,15 @@ from .sample import Design
 _WORDS = {
     **{answer: answer for answer in ANSWERS},
     **{answer.replace("_", " "): answer for answer in ANSWERS},
-    "1": "belongs", "2": "partly", "3": "does_not", "4": "cannot_tell",
-    "yes": "belongs", "no": "does_not", "match": "belongs", "mismatch": "does_not", "unsure": CANNOT_TELL,
+    "1": "belongs",
+    "2": "partly",
+    "3": "does_not",
+    "4": "cannot_tell",
+    "yes": "belongs",
+    "no": "does_not",
+    "match": "belongs",
+    "mismatch": "does_not",
+    "unsure": CANNOT_TELL,
 }
 _SHEET_SIDE = 480  # pixels of a picture in a sheet
 
@@ -157,8 +165,8 @@ def _rows(run: Run, wanted: set[str], path: Path) -> dict[str, int]:
     values = pa.array(sorted(wanted), pa.string())
     for name, start in zip(emb.shard_names, emb.shard_offsets[:-1], strict=True):
         ids = emb.pair_table(name)["pair_id"]
-        places = pc.indices_nonzero(pc.is_in(ids, value_set=values))
-        found.update(zip(ids.take(places).to_pylist(), (places.to_numpy() + start).tolist(), strict=True))
+        places = pc.indices_nonzero(pc.is_in(ids, value_set=values)).to_numpy().astype(np.int64)
+        found.update(zip(ids.take(pa.array(places)).to_pylist(), (places + start).tolist(), strict=True))
     unknown = sorted(wanted - found.keys())
     if unknown:
         raise UserError(f"{path} labels {len(unknown)} pairs that {run.path} does not hold, such as {unknown[0]!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,17 @@ def estimate(run: Run, labels: Labels | None = None) -> Reviewed:
     if not (run.path / "review" / "design.json").exists():
         raise UserError(f"{run.path} has not been reviewed: run `pairclean review` on it")
     return Reviewer(run, design(run)).estimate(open_labels(run) if labels is None else labels)
+
+
+def estimate_if_any(run: Run) -> Reviewed | None:
+    """As `estimate`; None where nobody has labelled a pair, or the run holds other pairs since."""
+    if not (run.path / "review" / "design.json").exists():
+        return None
+    try:
+        found = estimate(run)
+    except UserError:
+        return None
+    return found if found.mismatched is not None else None
 
 
 def open_labels(run: Run) -> Labels:
@@ -194,9 +206,10 @@ class Reviewer:
         """For each threshold of the clean probability what is kept at or above it, with numbers of pairs.
 
         threshold, kept (of the judged pairs), wrong_left and right_lost {estimate, low, high}: by the labels, or where
-        there are none yet by the clean probabilities, with low and high None.
+        there are none yet by the clean probabilities, with low and high None. What is left does not grow with the
+        threshold and what is lost does not shrink, as is true of the pairs themselves.
         """
-        table = []
+        table = list[dict[str, Any]]()
         for threshold in THRESHOLDS:
             kept = self.judged & (self.clean_probability >= threshold)
             lost = self.judged & ~kept
@@ -210,7 +223,18 @@ class Reviewer:
                     "right_lost": _pairs(_complement(gone), int(lost.sum()), float(p[lost].sum())),
                 }
             )
+        _made_monotone([row["wrong_left"] for row in reversed(table)])
+        _made_monotone([row["right_lost"] for row in table])
         return table
+
+
+def _made_monotone(counts: list[dict[str, Any]]) -> None:
+    """Raise each number to the largest before it."""
+    for before, after in pairwise(counts):
+        for name in ("estimate", "low", "high"):
+            one, other = before[name], after[name]
+            if one is not None and other is not None:
+                after[name] = max(one, other)
 
 
 def choose_threshold(

@@ -28,6 +28,7 @@ from ..pairs import UserError
 from ..run import Run
 from ..run.lock import PAUSE, Lock
 from ..run.results import open_embeddings, open_judgement, open_rematches
+from .columns import column_values
 from .labels import DOES_NOT, Labels, Unit
 from .rates import Strata, allocate
 from .strata import draw_strata
@@ -163,8 +164,6 @@ def _draw_up(run: Run, home: Path, labels: int, by: str | None, seed: int) -> De
 
 
 def _groups(run: Run, by: str) -> np.ndarray:
-    from .audit import column_values
-
     return np.array(["" if value is None else str(value) for value in column_values(run, by)], object)
 
 

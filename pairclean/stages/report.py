@@ -21,6 +21,7 @@ from ..report import (
     summarise,
 )
 from ..review.audit import uneven_columns
+from ..review.reviewed import estimate_if_any
 from ..run import Execution, Run
 from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
@@ -62,6 +63,7 @@ def report(run: Run, execution: Execution) -> None:
         "calibration_check": _calibration_check(judged, rematched),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
+        "human": (found := estimate_if_any(run)) and found.to_json(),
         "broken": run.manifest.get("broken") or {},
     }
     content = summarise(run.verdict_tables(), facts)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ...pairs import Verdict
 from ...run import Run
@@ -21,6 +23,7 @@ AHEAD = 3  # questions that the page holds: the one shown, and those whose pictu
 SHARED_EVERY = 10  # of the drawn pairs, one in so many is given to every reviewer
 REPEAT_EVERY = 25  # answers
 REPEAT_AFTER = 20  # answers between the first time a pair is shown and its repetition
+TABLES = 8  # of shards that are kept in memory
 PICTURE_SIDE = 1280  # pixels
 
 
@@ -37,6 +40,7 @@ class Session:
         self._pairs = Reviewer(run, sample)
         self._emb = open_embeddings(run)
         self._pictures = Pictures(run, PICTURE_SIDE)
+        self._table = lru_cache(maxsize=TABLES)(self._read_table)
         self._lock = Lock()
 
     # --- what is asked ------------------------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ class Session:
     def _question(self, row: int, units: Sequence[Unit]) -> dict[str, Any]:
         partner = int(self._pairs.partner[row])
         text = {self.sample.unit(row): row, **({} if partner < 0 else {self._pairs.new_unit(row): partner})}
-        captions = self._emb.captions(np.array([text[unit] for unit in units]))
+        captions = [self._caption(text[unit]) for unit in units]
         times = [len(self.labels.by(self.reviewer, unit)) for unit in units]
         # Identities are strings: JavaScript's numbers do not hold 64 bits.
         return {"row": row, "captions": captions, "units": [list(map(str, unit)) for unit in units], "times": times}
@@ -154,13 +158,19 @@ class Session:
 
     def pair_id(self, row: int) -> str:
         shard, place = self._place(row)
-        return str(self._emb.pair_table(shard)["pair_id"][place].as_py())
+        return str(self._table(shard)["pair_id"][place].as_py())
 
     def picture(self, row: int) -> bytes:
         """A JPEG of the pair's image.  Raises UserError with the reason where it cannot be shown."""
         shard, place = self._place(row)
-        table = self._emb.pair_table(shard)
-        return self._pictures.jpeg(shard, int(table["row"][place].as_py()))
+        return self._pictures.jpeg(shard, int(self._table(shard)["row"][place].as_py()))
+
+    def _caption(self, row: int) -> str:
+        shard, place = self._place(row)
+        return self._table(shard)["caption"][place].as_py() or ""
+
+    def _read_table(self, shard: str) -> pa.Table:
+        return self._emb.pair_table(shard).select(["pair_id", "row", "caption"])
 
     def _place(self, row: int) -> tuple[str, int]:
         if not 0 <= row < len(self.sample):
