@@ -32,6 +32,10 @@ WITHIN_RANGE = (
     "some mismatched captions resemble the right ones, and how many is known up to the size of the kinds that captions "
     "are compared within: the range is from coarse kinds to fine ones"
 )
+MAYBE_WITHIN = (
+    "some mismatched captions may resemble the right ones; the evidence is too weak to count them in the estimate, and "
+    "the range includes them"
+)
 WEAK = (
     "the encoder cannot tell: its similarities distinguish matched pairs from random re-pairings too little to say how "
     "many are mismatched"
@@ -165,6 +169,7 @@ def _fit(counts: np.ndarray, within: list[np.ndarray]) -> tuple[Binormal, float,
     """The model, the interval of its share of mismatched pairs, and why that is a range."""
     n = float(counts.sum())
     model = binormal.fit(counts)
+    possible = 0.0
     if within:
         fits = [binormal.fit(counts, mass) for mass in within]
         middle = fits[len(fits) // 2]
@@ -173,10 +178,14 @@ def _fit(counts: np.ndarray, within: list[np.ndarray]) -> tuple[Binormal, float,
             shares = [found.mismatched for found in fits]
             wider = min(low, *shares), max(high, *shares)
             return middle, *wider, WITHIN_RANGE if wider[1] - wider[0] > high - low + 0.01 else None
+        if middle.log_likelihood - model.log_likelihood > binormal.DROP:
+            possible = middle.mismatched
     low, high = binormal.interval(counts, model, with_within=False)
     # With no mismatch among n pairs, so much is known of the rate and no more.
     high = max(high, 1 - ((1 - 0.95) / 2) ** (1 / max(1.0, n)))
-    return model, low, high, WEAK if high - low > WIDE else None
+    if high - low > WIDE:
+        return model, low, high, WEAK
+    return model, low, max(high, possible), MAYBE_WITHIN if possible > high + 0.01 else None
 
 
 def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binormal]:

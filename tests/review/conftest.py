@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from pairclean.align import ZeroShot
-from pairclean.align.mixtures import GaussianMixture
-from pairclean.arrays import Pairs
 from pairclean.config import Config
-from pairclean.judge import Folds, Judgement, Learned, Rate
-from pairclean.judge.kinds import Partition
-from pairclean.judge.mixture import MixtureCalibration
+from pairclean.judge import DecoyScale, Folds, Judgement, Learned, Rate
+from pairclean.judge.binormal import RANDOM, Binormal
+from pairclean.judge.decoy_calibration import DecoyCalibration
+from pairclean.judge.evidence import EvidenceScale
+from pairclean.judge.kinds import Kinds, Partition
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
 from pairclean.rematch import Rematches
@@ -81,9 +81,10 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
     for name, table in tables.items():
         pq.write_table(table, home / "verdicts" / f"{name}.parquet")
     clean = np.array([np.nan if value is None else value for part in probability for value in part], float)
+    one = Kinds(np.ones((1, 1), np.float32), NONE)
     ids = np.arange(total)
-    kinds = Partition.fit(Pairs(vectors, vectors, ids, ids), ids)
-    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), ids, ids, kinds))
+    partition = Partition(one, one, one, one)
+    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), ids, ids, partition))
     save_judgement(run, judgement_of(clean))
     save_rematches(run, rematches_of(clean))
     with run.locked("align"):
@@ -116,9 +117,12 @@ def judgement_of(clean: np.ndarray) -> Judgement:
     )
 
 
-def calibration_of(rate: Rate) -> MixtureCalibration:
-    halves = np.array([0.5, 0.5])
-    return MixtureCalibration("gauss", GaussianMixture(halves, halves, halves, 0.0, 1.0), rate, 0.0, 1.0)
+def calibration_of(rate: Rate) -> DecoyCalibration:
+    knots = np.array([0.0, 1.0])
+    scale = DecoyScale(knots, -knots)
+    model = Binormal(rate.estimate, 0.0, 3.0, 0.6, RANDOM, 0.0)
+    none = np.zeros(0)
+    return DecoyCalibration(EvidenceScale(scale, {}, {}, scale), model, (1, 1), none, none, rate)
 
 
 def rematches_of(clean: np.ndarray) -> Rematches:
