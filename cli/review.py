@@ -120,8 +120,12 @@ def _summary(found: Reviewed) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from pairclean.review.reviewed import NOTHING_TOLD
+
     from .text import counted, safe
 
+    if found.mismatched is None:
+        return Text(f"There is no estimate yet: {NOTHING_TOLD}.", style="bold")
     table = Table(box=None, padding=(0, 2, 0, 0))
     for head in ("share mismatched", "estimate", "95% interval", "labels"):
         table.add_column(head, justify="left" if head.startswith("share") else "right")
@@ -137,7 +141,9 @@ def _summary(found: Reviewed) -> RenderableType:
         ("of the new captions, right", found.rematched),
     ]
     for name, one in rows:
-        if one is not None:
+        if one is None:  # such as the unjudged, where there are none or none is labelled
+            table.add_row(safe(name), "–", "–", "0")
+        else:
             table.add_row(safe(name), f"{one.estimate:.1%}", f"{one.low:.1%} to {one.high:.1%}", f"{one.labels:,}")
     parts: list[RenderableType] = [Text(f"{counted(sum(found.labels.values()), 'labelled pair')}", style="bold"), table]
     if found.bounds is not None and found.labels["cannot_tell"]:

@@ -19,7 +19,7 @@ from ..run.results import open_judgement
 from ..run.source import embedded_source
 from ..sources import Source
 from .columns import DOMAIN, SHARD, URL, values_of
-from .reviewed import estimate_if_any
+from .reviewed import estimate_or_why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,9 @@ class Audit:
     """Mismatch rates of a run, overall and by group.
 
     by: the grouping columns, as they are named in `groups`.  whole: pairs, judged, unjudged, unreadable, estimate, low,
-    high, level; of a run that people have reviewed, human {estimate, low, high, labels, disagreement}; if two runs are
-    compared, also against {the same} and difference {estimate, low, high}.
+    high, level; of a run that people have reviewed, human {estimate, low, high, labels, disagreement}, or no_human, why
+    the review gives no estimate; if two runs are compared, also against {the same} and difference {estimate, low,
+    high}.
     groups: one row per group, the columns of `metrics.group_rates.audit` (or `compare`); None if `by` is empty.
     """
 
@@ -63,8 +64,11 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
     for one in (run,) if against is None else (run, against):
         one.must_be_done("export")
     whole, groups = _whole(run), _groups(run, by) if by else None
-    if (reviewed := estimate_if_any(run)) is not None and reviewed.mismatched is not None:
+    reviewed, why = estimate_or_why(run)
+    if reviewed is not None and reviewed.mismatched is not None:
         whole["human"] = {**asdict(reviewed.mismatched), "disagreement": reviewed.disagreement}
+    elif why is not None:
+        whole["no_human"] = why
     if against is not None:
         theirs = _whole(against)
         whole = {**whole, "against": theirs, "difference": {"estimate": None, "low": None, "high": None}}

@@ -16,6 +16,7 @@ from .labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Labels, Unit
 from .rates import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
 from .sample import Design, design
 
+NOTHING_TOLD = "no pair of the sample is labelled (“cannot tell” does not count)"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -82,15 +83,20 @@ def estimate(run: Run, labels: Labels | None = None) -> Reviewed:
     return Reviewer(run, design(run)).estimate(open_labels(run) if labels is None else labels)
 
 
-def estimate_if_any(run: Run) -> Reviewed | None:
-    """As `estimate`; None where nobody has labelled a pair, or the run holds other pairs since."""
+def estimate_or_why(run: Run) -> tuple[Reviewed | None, str | None]:
+    """As `estimate`, or a sentence that says why the review of this run gives no estimate.
+
+    Both are None for a run that nobody has begun to review.
+    """
     if not (run.path / "review" / "design.json").exists():
-        return None
+        return None, None
     try:
         found = estimate(run)
-    except UserError:
-        return None
-    return found if found.mismatched is not None else None
+    except UserError as error:
+        return None, f"The labels of the review are not used: {error}."
+    if found.mismatched is None:
+        return None, f"The review of {run.path} gives no estimate yet: {NOTHING_TOLD}."
+    return found, None
 
 
 def open_labels(run: Run) -> Labels:

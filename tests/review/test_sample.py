@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pairclean_cli.main import app
+from typer.testing import CliRunner
 
 import pairclean.review
 from pairclean.pairs import UserError
+from pairclean.review.audit import audit
 from pairclean.review.labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Label, Labels
-from pairclean.review.reviewed import choose_threshold, estimate, open_labels
+from pairclean.review.reviewed import choose_threshold, estimate, estimate_or_why, open_labels
 from pairclean.review.sample import Design, design
 from pairclean.run import Run
 
@@ -201,3 +204,31 @@ def test_the_room_has_two_names(tmp_path: Path) -> None:
     assert pairclean.review.estimate is estimate
     with pytest.raises(AttributeError, match="nothing"):
         _ = pairclean.review.nothing
+
+
+def test_why_a_review_gives_no_estimate_is_said(run: Run) -> None:
+    assert estimate_or_why(run) == (None, None)
+    sample = design(run, 60)
+    label(sample, open_labels(run), 5, lambda _: CANNOT_TELL)
+    found, why = estimate_or_why(run)
+    assert found is None
+    assert "no pair of the sample is labelled" in (why or "")
+    assert audit(run).whole["no_human"] == why
+    shown = CliRunner().invoke(app, ["audit", str(run.path)], env={"COLUMNS": "300"})
+    assert "gives no estimate yet" in shown.stdout
+    label(sample, open_labels(run), 60, lambda _: DOES_NOT)
+    found, why = estimate_or_why(run)
+    assert why is None
+    assert found is not None
+    assert "no_human" not in audit(run).whole
+    assert "go by the labels" in CliRunner().invoke(app, ["audit", str(run.path)], env={"COLUMNS": "300"}).stdout
+    path = run.path / "review" / "design.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    found, why = estimate_or_why(run)
+    assert found is None
+    assert "The labels of the review are not used" in (why or "")
+
+
+def test_the_terminal_says_that_there_is_no_estimate_yet(run: Run, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["review", str(run.path), "--sheet", str(tmp_path / "a.csv")])
+    assert "There is no estimate yet" in shown.stdout
