@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from .methods import METHODS
-from .options import EXECUTION, OPTIONS, STAGES, Options, current_names, flag
+from .options import EXECUTION, OPTIONS, STAGES, THRESHOLD_RULES, Options, current_names, flag
 from .pairs import Columns, UserError
 
 __all__ = ["STAGES", "Config", "read_recipe"]
@@ -91,6 +91,12 @@ class Config(_Fields):
         if self.label_column and sides:
             raise ValueError(
                 f"--label-column describes both images and captions: leave it out, or leave out {flag(sides[0])}"
+            )
+        rules = [name for name in THRESHOLD_RULES if getattr(self, name) is not None]
+        if len(rules) > 1:
+            raise ValueError(
+                f"{flag(rules[0])} and {flag(rules[1])} both choose the threshold below which pairs are flagged: give "
+                "only one of them"
             )
         return self
 

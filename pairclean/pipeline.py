@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .options import STAGES
+from .options import STAGES, overridden
 from .pairs import UserError
 from .run import Execution, Run
 from .run.directory import Objects, limited, object_name
@@ -128,7 +128,7 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
     given = {name: value for name, value in options.items() if value is not None}
     with run.locked(stage):
         _check_before(run, stage)
-        config = Config.make(**{**run.manifest["config"], **given})
+        config = Config.make(**overridden(run.manifest["config"], given))
         if run.manifest["frozen_from"] and stage in ("align", "judge") and config != run.config:
             raise UserError(f"{run.path} is judged by the model of another run: apply that one anew instead")
         order = list(STAGES)

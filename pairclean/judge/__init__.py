@@ -27,6 +27,7 @@ from .particulars import keeps_particulars, near_ranks
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
 from .scripts import script_codes
+from .thresholds import threshold_for, threshold_table, thresholds_shown
 
 __all__ = [
     "ENCODER_SCORES",
@@ -76,4 +77,7 @@ __all__ = [
     "reference_rows",
     "script_codes",
     "separates_better",
+    "threshold_for",
+    "threshold_table",
+    "thresholds_shown",
 ]

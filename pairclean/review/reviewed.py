@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ..judge import threshold_table, thresholds_shown
 from ..pairs import UserError, Verdict
 from ..run import Run
 from ..run.results import open_judgement, open_rematches
@@ -17,7 +17,6 @@ from .rates import LEVEL, Estimate, Strata, difference, labels_needed, rate, sha
 from .sample import Design, design
 
 NOTHING_TOLD = "no pair of the sample is labelled (“cannot tell” does not count)"
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Reviewed:
     flagged: the share of mismatched pairs among the flagged (precision).  missed: among the others.  found: the share
     of the mismatched pairs that is flagged (recall).  rematched: the share of new captions that belong.
     unjudged: the share of mismatched pairs among those that could not be judged.
-    groups: by the design's column.  thresholds: rows of `threshold_table`.
+    groups: by the design's column.  thresholds: what each threshold keeps and costs, by the labels.
     scores: what the run estimates without labels (estimate, low, high, level).
     agreement: between reviewers, and of reviewers with themselves.
     needed: how many more labels would bring the interval to +- 5 and +- 3 points.
@@ -115,7 +114,8 @@ class Reviewer:
         self.clean_probability = np.asarray(rematches.clean_probability, np.float64)
         self.partner = np.asarray(rematches.partner)
         self.flag_below = rematches.flag_below
-        self.scores = open_judgement(run).mismatch_rate
+        judgement = open_judgement(run)
+        self.scores, self._rate = judgement.mismatch_rate, judgement.rate
         self.readable = sample.stratum >= 0
         self.judged = self.readable & ~np.isnan(self.clean_probability)
         self.is_flagged = self.judged & (self.clean_probability < self.flag_below)
@@ -208,25 +208,29 @@ class Reviewer:
         wrong = rate(self._strata(rows, np.array([a for _, a in told], object), PARTLY, DOES_NOT, part=part))
         return None if wrong is None else Estimate(1 - wrong.estimate, 1 - wrong.high, 1 - wrong.low, wrong.labels)
 
-    def _thresholds(self, rows: np.ndarray, answers: np.ndarray) -> list[dict[str, Any]]:
-        """For each threshold of the clean probability what is kept at or above it, with numbers of pairs.
+    def thresholds_by_scores(self) -> list[dict[str, Any]]:
+        """`judge.threshold_table` of the run."""
+        return threshold_table(self.clean_probability, self._rate, flag_below=self.flag_below)
 
-        threshold, kept (of the judged pairs), wrong_left and right_lost {estimate, low, high}: by the labels, or where
-        there are none yet by the clean probabilities, with low and high None. What is left does not grow with the
-        threshold and what is lost does not shrink, as is true of the pairs themselves.
+    def _thresholds(self, rows: np.ndarray, answers: np.ndarray) -> list[dict[str, Any]]:
+        """By the labels, what each threshold keeps and costs; empty without a label.
+
+        The rows are those of `judge.threshold_table`, with None for estimate, low and high where no label tells. What
+        is left does not grow with the threshold and what is lost does not shrink, as is true of the pairs themselves.
         """
+        if not (answers != CANNOT_TELL).any():
+            return []
         table = list[dict[str, Any]]()
-        for threshold in THRESHOLDS:
+        for threshold in thresholds_shown(self.flag_below):
             kept = self.judged & (self.clean_probability >= threshold)
             lost = self.judged & ~kept
             wrong, gone = (self._of(part, rows, answers) for part in (kept, lost))
-            p = self.clean_probability
             table.append(
                 {
                     "threshold": threshold,
                     "kept": int(kept.sum()),
-                    "wrong_left": _pairs(wrong, int(kept.sum()), float((1 - p[kept]).sum())),
-                    "right_lost": _pairs(_complement(gone), int(lost.sum()), float(p[lost].sum())),
+                    "wrong_left": _pairs(wrong, int(kept.sum())),
+                    "right_lost": _pairs(_complement(gone), int(lost.sum())),
                 }
             )
         _made_monotone([row["wrong_left"] for row in reversed(table)])
@@ -235,39 +239,9 @@ class Reviewer:
 
 
 def _made_monotone(counts: list[dict[str, Any]]) -> None:
-    """Raise each number to the largest before it."""
-    for before, after in pairwise(counts):
-        for name in ("estimate", "low", "high"):
-            one, other = before[name], after[name]
-            if one is not None and other is not None:
-                after[name] = max(one, other)
-
-
-def choose_threshold(
-    table: Iterable[dict[str, Any]],
-    *,
-    keep_precision: float | None = None,
-    keep_fraction: float | None = None,
-    cost_ratio: float | None = None,
-) -> dict[str, Any] | None:
-    """The row of a threshold table to cut at; None where none qualifies.
-
-    keep_precision: the lowest threshold that leaves at most 1 - keep_precision of the kept pairs mismatched.
-    keep_fraction: the highest that keeps this share of the judged pairs.  cost_ratio: the one of least cost, if a
-    mismatched pair that is left costs as much as this many matched pairs that are lost.  Exactly one is given.
-    """
-    rows = list(table)
-    pairs = max((row["kept"] for row in rows), default=0)
-    if keep_precision is not None:
-        enough = [row for row in rows if row["wrong_left"]["estimate"] <= (1 - keep_precision) * row["kept"]]
-        return min((row for row in enough if row["kept"]), key=lambda row: row["threshold"], default=None)
-    if keep_fraction is not None:
-        enough = [row for row in rows if row["kept"] >= keep_fraction * pairs]
-        return max(enough, key=lambda row: row["threshold"], default=None)
-    assert cost_ratio is not None
-    return min(
-        rows, key=lambda row: cost_ratio * row["wrong_left"]["estimate"] + row["right_lost"]["estimate"], default=None
-    )
+    """Raise each number that is known to the largest before it."""
+    for before, after in pairwise(one for one in counts if one["estimate"] is not None):
+        after.update({name: max(before[name], after[name]) for name in ("estimate", "low", "high")})
 
 
 def _needed(strata: Strata, found: Estimate) -> dict[str, int]:
@@ -278,11 +252,11 @@ def _complement(share: Estimate | None) -> Estimate | None:
     return None if share is None else Estimate(1 - share.estimate, 1 - share.high, 1 - share.low, share.labels)
 
 
-def _pairs(share: Estimate | None, pairs: int, expected: float) -> dict[str, float | None]:
+def _pairs(share: Estimate | None, pairs: int) -> dict[str, float | None]:
     if not pairs:
         return {"estimate": 0.0, "low": 0.0, "high": 0.0}
     if share is None:
-        return {"estimate": expected, "low": None, "high": None}
+        return {"estimate": None, "low": None, "high": None}
     return {"estimate": share.estimate * pairs, "low": share.low * pairs, "high": share.high * pairs}
 
 

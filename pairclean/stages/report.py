@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import write_json
-from ..judge import Judgement
+from ..judge import Judgement, threshold_table
 from ..pairs import UserError
 from ..rematch import Rematches
 from ..report import (
@@ -64,6 +64,7 @@ def report(run: Run, execution: Execution) -> None:
         "calibration_check": _calibration_check(judged, rematched),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
+        "thresholds": threshold_table(rematched.clean_probability, judged.rate, flag_below=rematched.flag_below),
         "human": reviewed and reviewed.to_json(),
         "broken": run.manifest.get("broken") or {},
     }

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,39 @@ def test_a_stage_that_is_up_to_date_says_so(finished: Path) -> None:
     for stage in ("align", "judge", "rematch", "export"):
         result = invoke(stage, finished, columns=300)
         assert result.stdout == f"{stage} is up to date: {finished}\n"
+
+
+def test_one_rule_chooses_the_threshold(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    both = CliRunner().invoke(app, ["rematch", str(run), "--keep-precision", "0.9", "--flag-below", "0.5"])
+    assert both.exit_code == 2
+    assert "--flag-below and --keep-precision both choose the threshold" in " ".join(both.stderr.split())
+    assert Config.make(**json.loads((run / "manifest.json").read_text())["config"]).keep_precision is None
+    rules = (("--keep-precision", 0.9), ("--cost-ratio", 3), ("--keep-fraction", 0.6))
+    for rule, value in rules:  # each replaces the one before
+        invoke("rematch", run, rule, value)
+        report = json.loads((run / "report.json").read_text())
+        row = next(row for row in report["thresholds"] if row["threshold"] == report["flag_below"])
+        if rule == "--keep-precision":
+            assert row["wrong_left"]["estimate"] <= 0.1 * row["kept"] + 1e-6
+        elif rule == "--cost-ratio":
+            assert report["flag_below"] == 0.75
+        else:
+            assert row["kept"] == pytest.approx(0.6 * 300, abs=3)  # a few are not judged
+    invoke("rematch", run, "--flag-below", 0.5)
+    assert json.loads((run / "report.json").read_text())["flag_below"] == 0.5
+    refused = CliRunner().invoke(app, ["rematch", str(run), "--keep-precision", "1"], env={"COLUMNS": "300"})
+    assert refused.exit_code == 2
+    assert "give a lower --keep-precision" in refused.stderr
+
+
+def test_a_rule_on_the_command_line_replaces_that_of_the_recipe(shards: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("keep_fraction = 0.7\nmodel = 'hog-tfidf'\nmethod = 'canonical'\n")
+    invoke("clean", shards, tmp_path / "run", "--config", recipe, "--cost-ratio", 1)
+    config = json.loads((tmp_path / "run" / "manifest.json").read_text())["config"]
+    assert (config["keep_fraction"], config["cost_ratio"]) == (None, 1)
 
 
 def test_stages_one_by_one_are_clean(finished: Path, shards: Path, tmp_path: Path) -> None:

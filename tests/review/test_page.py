@@ -273,7 +273,7 @@ def test_the_results_and_a_missing_picture_on_a_phone(run: Run, chromium: Chromi
         assert tab.run("document.documentElement.scrollWidth <= 360")
         tab.press("r")
         tab.wait("document.getElementById('results').open")
-        assert tab.run("document.querySelectorAll('#results table').length") == 3
+        assert tab.run("document.querySelectorAll('#results table').length") == 4
         assert tab.run("document.documentElement.scrollWidth <= 360")
 
 

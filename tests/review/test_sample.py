@@ -16,7 +16,7 @@ import pairclean.review
 from pairclean.pairs import UserError
 from pairclean.review.audit import audit
 from pairclean.review.labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Label, Labels
-from pairclean.review.reviewed import choose_threshold, estimate, estimate_or_why, open_labels
+from pairclean.review.reviewed import Reviewer, estimate, estimate_or_why, open_labels
 from pairclean.review.sample import Design, design
 from pairclean.run import Run
 
@@ -158,24 +158,26 @@ def test_where_labels_and_scores_disagree_it_says_so(run: Run) -> None:
 
 def test_thresholds_say_what_is_kept_and_lost(run: Run) -> None:
     sample, labels = design(run, 60), open_labels(run)
-    expected = {row["threshold"]: row for row in estimate(run).thresholds}
-    assert expected[0.5]["kept"] == 148
-    assert expected[0.5]["wrong_left"]["low"] is None
+    assert estimate(run).thresholds == []
+    by_scores = {row["threshold"]: row for row in Reviewer(run, sample).thresholds_by_scores()}
+    assert by_scores[0.5]["kept"] == 148
+    assert by_scores[0.5]["wrong_left"]["estimate"] == pytest.approx((1 - np.linspace(0.8, 0.99, 148)).sum())
     label(sample, labels, 1000, truth)
     table = estimate(run).thresholds
     at = {row["threshold"]: row for row in table}
     assert at[0.5]["wrong_left"]["estimate"] == pytest.approx(10)
     assert at[0.5]["right_lost"]["estimate"] == pytest.approx(10)
-    chosen = choose_threshold(table, keep_precision=0.9)
-    assert chosen is not None
-    assert chosen["wrong_left"]["estimate"] <= 0.1 * chosen["kept"]
-    most = choose_threshold(table, keep_fraction=0.7)
-    assert most is not None
-    assert most["kept"] >= 0.7 * 188
-    costly, cheap = (choose_threshold(table, cost_ratio=ratio) for ratio in (100, 0.01))
-    assert costly is not None
-    assert cheap is not None
-    assert costly["kept"] < cheap["kept"]
+    assert at[0.5]["kept"] == by_scores[0.5]["kept"]
+
+
+def test_a_threshold_that_no_label_tells_about_says_nothing(run: Run) -> None:
+    sample, labels = design(run, 60), open_labels(run)
+    sample.draw(labels)
+    kept = [row for row in sample.drawn if 40 <= row < 188]
+    labels.add(Label.now(f"{row}", sample.unit(row), BELONGS, "ann") for row in kept)
+    at = {row["threshold"]: row for row in estimate(run).thresholds}
+    assert at[0.5]["wrong_left"]["estimate"] == 0
+    assert at[0.5]["right_lost"] == {"estimate": None, "low": None, "high": None}
 
 
 def test_a_run_that_grew_needs_a_new_design_and_nothing_reviewed_needs_a_review(run: Run) -> None:

@@ -152,7 +152,8 @@ class Session:
     def results(self) -> dict[str, Any]:
         with self._lock:
             self.labels.refresh()
-            return self._pairs.estimate(self.labels).to_json()
+            found = self._pairs.estimate(self.labels).to_json()
+        return {**found, "thresholds_by_scores": self._pairs.thresholds_by_scores()}
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
