@@ -76,23 +76,31 @@ def simulate(clean: np.ndarray, noisy: np.ndarray, labels: int, repetitions: int
     everyone = np.ones(len(clean), bool)
     stratum, about = draw_strata(clean, everyone, labels=labels)
     prediction = 1 - np.where(np.isnan(clean), np.nanmean(clean) if (~np.isnan(clean)).any() else 0.5, clean)
-    size = np.bincount(stratum, minlength=len(about))
-    start = np.cumsum(size) - size
     tallies = [Tally(float(noisy.mean()), [], [], []) for _ in range(3)]
     rng = np.random.default_rng(seed)
     for _ in range(repetitions):
-        order = np.lexsort((rng.random(len(clean)), stratum))
-        labelled = np.zeros(len(size), np.int64)
-        found = Strata(size, labelled, labelled)
-        while labelled.sum() < labels:
-            labelled = labelled + allocate(found, min(BATCH, labels - int(labelled.sum())))
-            rows = np.concatenate([order[s : s + n] for s, n in zip(start, labelled, strict=True)])
-            found = Strata.counted(stratum, rows, noisy[rows])
+        rows, found = sampled(stratum, len(about), noisy, labels, rng)
         tallies[0].add(rate(found))
         tallies[1].add(difference(stratum, prediction, rows, noisy[rows]))
         drawn = rng.choice(len(clean), labels, replace=False)
         tallies[2].add(rate(Strata(*(np.array([x]) for x in (len(clean), labels, noisy[drawn].sum())))))
     return tallies
+
+
+def sampled(
+    stratum: np.ndarray, strata: int, noisy: np.ndarray, labels: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Strata]:
+    """The rows that are drawn and labelled, and what their labels say of the strata."""
+    size = np.bincount(stratum, minlength=strata)
+    start = np.cumsum(size) - size
+    order = np.lexsort((rng.random(len(stratum)), stratum))
+    labelled = np.zeros(len(size), np.int64)
+    rows, found = np.zeros(0, np.int64), Strata(size, labelled, labelled)
+    while labelled.sum() < labels:
+        labelled = labelled + allocate(found, min(BATCH, labels - int(labelled.sum())))
+        rows = np.concatenate([order[s : s + n] for s, n in zip(start, labelled, strict=True)])
+        found = Strata.counted(stratum, rows, noisy[rows])
+    return rows, found
 
 
 def judged_noises(data: Data, cache: Path | None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

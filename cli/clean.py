@@ -35,7 +35,7 @@ DryRun = Annotated[
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
 
 
-@takes(*(name for names in STAGES.values() for name in names), *EXECUTION, *PRINTING)
+@takes(*(name for names in STAGES.values() for name in names if name != "use_labels"), *EXECUTION, *PRINTING)
 def clean(
     shards: Shards,
     run: RunPath,

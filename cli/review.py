@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pairclean.review.rates import Estimate
     from pairclean.review.reviewed import Reviewed
+    from pairclean.run import Run
 
 Planned = Annotated[int, typer.Option("--labels", help="How many labels are planned.", metavar="N", min=1)]
 By = Annotated[
@@ -85,8 +86,22 @@ def review(
         console_note(console, f"{export_labels(given, export):,} answers are in {export}")
     if sheet is None and import_ is None and export is None:
         _serve(opened, sample, name, port, no_open)
+    _bring_up_to_date(opened, console)
     found = estimate(opened)
     console.print(found.to_json(), lambda: _summary(found))
+
+
+def _bring_up_to_date(run: Run, console: Console) -> None:
+    """Put new labels into the report, and say where else they could go."""
+    from pairclean.pipeline import redo
+
+    if run.is_done("report") and run.labels_for("report") != run.labels_of("report"):
+        with console.execution() as execution:
+            redo(run, "report", execution)
+    if run.labels_for("judge") != run.labels_of("judge"):
+        console_note(console, f"the clean probabilities rest on fewer labels: pairclean judge {run.path} takes in all")
+    elif run.labels_for("report") is not None and not run.config.use_labels:
+        console_note(console, f"pairclean judge {run.path} --use-labels refits the clean probabilities with the labels")
 
 
 def _serve(opened: Any, sample: Any, reviewer: str, port: int | None, no_open: bool) -> None:

@@ -120,6 +120,11 @@ class _Judge:
         "or Gaussians.",
         OUTPUT,
     )
+    use_labels: bool = _option(
+        False,
+        "Refit the probabilities with the labels that `pairclean review` has collected; flags and rematches follow.",
+        OUTPUT,
+    )
 
 
 class _Rematch:
@@ -212,6 +217,9 @@ STAGES: dict[str, tuple[str, ...]] = {
 #: How a run is executed. These change no result and are not part of a run's configuration.
 EXECUTION = _declared(_Execution)
 
+
+#: The threshold where none of the options is given that choose it.
+DEFAULT_THRESHOLD = 0.5
 
 #: Options of which at most one is given: each of them chooses the threshold.
 THRESHOLD_RULES = ("flag_below", "keep_fraction", "keep_precision", "cost_ratio")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..options import DEFAULT_THRESHOLD
 from ..pairs import UserError
 from .calibration import keeping
 from .decoys import Rate
 
-FLAG_BELOW = 0.5  # where no rule is given
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _Z = 1.959963984540054  # the normal distribution's quantile at (1 + 0.95) / 2
 _EDGE = 1e-6  # nearest to 0 and 1 that a rate is taken to be
@@ -44,7 +44,7 @@ def threshold_for(
         return _precise(clean_probability, keep_precision)
     if cost_ratio is not None:
         return cost_ratio / (1 + cost_ratio)
-    return FLAG_BELOW if flag_below is None else flag_below
+    return DEFAULT_THRESHOLD if flag_below is None else flag_below
 
 
 def _precise(clean_probability: np.ndarray, precision: float) -> float:

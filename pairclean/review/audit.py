@@ -174,7 +174,8 @@ def _prior(judged: Judgement) -> float | None:
     """P(mismatched) before the score is seen, which the clean probabilities contain."""
     if judged.calibration is None:
         return None
-    return min(max(judged.calibration.prior, 1e-6), 1 - 1e-6)
+    prior = judged.calibration.prior if judged.recalibration is None else judged.recalibration.rate
+    return min(max(prior, 1e-6), 1 - 1e-6)
 
 
 def _whole(run: Run) -> dict[str, Any]:

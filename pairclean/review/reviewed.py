@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..judge import threshold_table, thresholds_shown
+from ..judge import FEWEST_LABELS, Labelled, Rate, threshold_table, thresholds_shown
 from ..pairs import UserError, Verdict
 from ..run import Run
 from ..run.results import open_judgement, open_rematches
 from .labels import BELONGS, CANNOT_TELL, DOES_NOT, PARTLY, Labels, Unit
 from .rates import LEVEL, Estimate, Strata, difference, labels_needed, rate, share_within
-from .sample import Design, design
+from .sample import Design, design, open_design
 
 NOTHING_TOLD = "no pair of the sample is labelled (“cannot tell” does not count)"
 
@@ -98,6 +98,27 @@ def estimate_or_why(run: Run) -> tuple[Reviewed | None, str | None]:
     return found, None
 
 
+def labelled_pairs(run: Run) -> Labelled:
+    """The labels of a run's sample, as `judge.with_labels` takes them; `partly` counts as matched.
+
+    Raises UserError where too few pairs are labelled, or the run holds other pairs than its sample was drawn from.
+    """
+    sample, labels = open_design(run), open_labels(run)
+    told = [(row, answer) for row, answer in sample.labelled(labels) if answer != CANNOT_TELL]
+    if len(told) < FEWEST_LABELS:
+        raise UserError(
+            f"{len(told)} pairs of {run.path} are labelled (“cannot tell” does not count), and using labels takes at "
+            f"least {FEWEST_LABELS}: label more with `pairclean review`"
+        )
+    rows = np.array([row for row, _ in told], np.int64)
+    wrong = np.array([answer == DOES_NOT for _, answer in told])
+    strata = Strata.counted(sample.stratum, rows, wrong)
+    found = rate(strata)
+    assert found is not None
+    weight = (strata.size / np.maximum(strata.labelled, 1))[sample.stratum[rows]]
+    return Labelled(rows, ~wrong, weight, Rate(found.estimate, found.low, found.high, LEVEL))
+
+
 def open_labels(run: Run) -> Labels:
     return Labels(run.path / "review" / "labels")
 
@@ -115,7 +136,9 @@ class Reviewer:
         self.partner = np.asarray(rematches.partner)
         self.flag_below = rematches.flag_below
         judgement = open_judgement(run)
-        self.scores, self._rate = judgement.mismatch_rate, judgement.rate
+        refit = judgement.recalibration
+        self.scores = judgement.mismatch_rate if refit is None else refit.by_scores
+        self._rate = judgement.rate
         self.readable = sample.stratum >= 0
         self.judged = self.readable & ~np.isnan(self.clean_probability)
         self.is_flagged = self.judged & (self.clean_probability < self.flag_below)

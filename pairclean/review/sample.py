@@ -125,25 +125,32 @@ def design(run: Run, labels: int = 200, *, by: str | None = None, seed: int = 0)
     run.must_be_done("export")
     home = run.path / "review"
     if (home / "design.json").exists():
-        found = _open(home)
-        emb = open_embeddings(run)
-        same = np.array_equal(found.image_id, emb.image_id) and np.array_equal(found.caption_id, emb.caption_id)
-        if not same:
-            raise UserError(
-                f"{home} was designed for other pairs than {run.path} holds now: move design.json, design.parquet and "
-                "drawn/ away to draw a new sample; the labels are kept"
-            )
+        found = open_design(run)
         if by is not None and by != found.by:
             now = "without groups" if found.by is None else f"by {found.by!r}"
             raise UserError(
                 f"{home} was designed {now}: leave --by out, or move design.json, design.parquet and drawn/ away to "
                 "draw a new sample; the labels are kept"
             )
-        found.refresh()
         return found
     if labels < 1:
         raise UserError(f"a review needs at least one label, not {labels}")
     return _draw_up(run, home, labels, by, seed)
+
+
+def open_design(run: Run) -> Design:
+    """The design on disk, with what was drawn so far.  Raises UserError if there is none for the pairs of this run."""
+    home = run.path / "review"
+    if not (home / "design.json").exists():
+        raise UserError(f"{run.path} has not been reviewed: run `pairclean review` on it")
+    found, emb = _open(home), open_embeddings(run)
+    if not (np.array_equal(found.image_id, emb.image_id) and np.array_equal(found.caption_id, emb.caption_id)):
+        raise UserError(
+            f"{home} was designed for other pairs than {run.path} holds now: move design.json, design.parquet and "
+            "drawn/ away to draw a new sample; the labels are kept"
+        )
+    found.refresh()
+    return found
 
 
 def _draw_up(run: Run, home: Path, labels: int, by: str | None, seed: int) -> Design:
