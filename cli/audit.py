@@ -125,7 +125,7 @@ def _summary(found: Audit, output: Path | None) -> RenderableType:
 def _headline(whole: dict[str, Any]) -> Any:
     from rich.text import Text
 
-    from .text import counted, percent
+    from .text import counted, percent, safe
 
     text = Text.assemble((counted(whole["pairs"], "pair"), "bold"))
     if whole["estimate"] is None:
@@ -133,6 +133,12 @@ def _headline(whole: dict[str, Any]) -> Any:
     else:
         text.append(", of which about ").append(percent(whole["estimate"]), style="bold").append(" are mismatched")
         text.append(_interval(whole["low"], whole["high"]), style="dim")
+    if "human" in whole:
+        human = whole["human"]
+        text.append("; by the ").append(counted(human["labels"], "label")).append(" of its review ")
+        text.append(percent(human["estimate"]), style="bold").append(
+            _interval(human["low"], human["high"]), style="dim"
+        )
     if whole["unreadable"]:
         text.append(f"; {whole['unreadable']:,} could not be read", style="dim")
     if "against" in whole and whole["against"]["estimate"] is not None:
@@ -142,6 +148,9 @@ def _headline(whole: dict[str, Any]) -> Any:
         if whole["difference"]["estimate"] is not None:
             text.append(f": {_points(whole['difference']['estimate'])} points")
             text.append(_interval(whole["difference"]["low"], whole["difference"]["high"], _points), style="dim")
+    for sentence in (whole.get("no_human"), whole.get("human", {}).get("disagreement")):
+        if sentence is not None:
+            text.append(f"\n{safe(sentence)}", style="bold")
     return text
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pairclean.options import COLUMNS, EXECUTING, EXECUTION, STAGES
+from pairclean.options import COLUMNS, EXECUTING, EXECUTION, STAGES, overridden
 
 from .console import Console
 from .options import PRINTING, RunPath, Shards, takes
@@ -35,7 +35,7 @@ DryRun = Annotated[
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
 
 
-@takes(*(name for names in STAGES.values() for name in names), *EXECUTION, *PRINTING)
+@takes(*(name for names in STAGES.values() for name in names if name != "use_labels"), *EXECUTION, *PRINTING)
 def clean(
     shards: Shards,
     run: RunPath,
@@ -56,7 +56,7 @@ def clean(
 
         recipe = read_recipe(config)
     how = {name: recipe.pop(name) for name in EXECUTION if name in recipe}
-    options = {**recipe, **options}
+    options = overridden(recipe, options)
     with console.execution(**how) as execution:
         if dry_run:
             found = pipeline.preview(shards, run, execution=execution, **options)

@@ -76,7 +76,7 @@ def evaluate(
     "embeddings",
     *ENCODER,
     *STAGES["align"],
-    *STAGES["judge"],
+    *(name for name in STAGES["judge"] if name != "use_labels"),  # a sample that is drawn anew has no labels
     *STAGES["rematch"],
     "device",
     "workers",

@@ -19,6 +19,7 @@ from .doctor import doctor
 from .evaluate import evaluate, selfcheck
 from .methods import methods
 from .plant import plant
+from .review import review
 from .show import show
 from .stages import align, embed, export, judge, rematch, report
 
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 _PANELS = {
     "Clean data": (clean, apply, selfcheck),
-    "Look at a run": (audit, show, evaluate),
+    "Look at a run": (audit, show, review, evaluate),
     "The stages of clean, one by one": (embed, align, judge, rematch, export, report),
     "Try it out": (demo, plant, methods, doctor),
 }

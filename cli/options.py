@@ -84,7 +84,8 @@ def _parameters(option: Option, as_before: bool = False) -> Iterator[Parameter]:
     default = None if as_before else option.default
     for name in (option.name, *option.formerly):
         declared = typer.Option(
-            flag(name),
+            # What a run already has can only be switched off by a flag of its own.
+            f"{flag(name)}/--no-{flag(name)[2:]}" if as_before and option.type is bool else flag(name),
             help=option.help,
             metavar=option.metavar,
             rich_help_panel=option.panel,

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from .methods import METHODS
-from .options import EXECUTION, OPTIONS, STAGES, Options, current_names, flag
+from .options import DEFAULT_THRESHOLD, EXECUTION, OPTIONS, STAGES, THRESHOLD_RULES, Options, current_names, flag
 from .pairs import Columns, UserError
 
 __all__ = ["STAGES", "Config", "read_recipe"]
@@ -68,6 +68,18 @@ class Config(_Fields):
     def _or_none(cls, value: str | None) -> str | None:
         """The word "none" removes the labels that a run had."""
         return None if value == "none" else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_threshold(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """At most one rule chooses the threshold. The default threshold is the same run whether it is given or not."""
+        rules = [name for name in THRESHOLD_RULES if given.get(name) is not None]
+        if len(rules) > 1:
+            raise ValueError(
+                f"{flag(rules[0])} and {flag(rules[1])} both choose the threshold below which pairs are flagged: give "
+                "only one of them"
+            )
+        return {**given, "flag_below": None} if given.get("flag_below") == DEFAULT_THRESHOLD else given
 
     @model_validator(mode="after")
     def _goes_together(self) -> Config:

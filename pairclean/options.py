@@ -120,20 +120,46 @@ class _Judge:
         "or Gaussians.",
         OUTPUT,
     )
+    use_labels: bool = _option(
+        False,
+        "Refit the probabilities with the labels that `pairclean review` has collected; flags and rematches follow.",
+        OUTPUT,
+    )
 
 
 class _Rematch:
-    flag_below: float = _option(
-        0.5, "Flag pairs with a clean probability below P as mismatched.", OUTPUT, "P", ge=0, le=1
+    flag_below: float | None = _option(
+        None,
+        "Flag pairs with a clean probability below P as mismatched: 0.5, unless you choose P, or one of the next three "
+        "options instead.",
+        OUTPUT,
+        "P",
+        ge=0,
+        le=1,
     )
     keep_fraction: float | None = _option(
         None,
-        "Keep the fraction P of the judged pairs with the highest clean probability and flag the rest, instead of "
-        "--flag-below.",
+        "Keep the fraction F of the judged pairs with the highest clean probability and flag the rest.",
+        OUTPUT,
+        "F",
+        gt=0,
+        le=1,
+    )
+    keep_precision: float | None = _option(
+        None,
+        "Keep as many pairs as possible of which the share P is expected to be matched, and flag the rest.",
         OUTPUT,
         "P",
         gt=0,
         le=1,
+    )
+    cost_ratio: float | None = _option(
+        None,
+        "Flag pairs so that the expected cost is least, if a mismatched pair that is kept costs as much as R matched "
+        "pairs that are flagged.",
+        OUTPUT,
+        "R",
+        gt=0,
     )
     min_precision: float = _option(
         0.9, "Rematch as many pairs as possible with an estimated precision of at least P.", OUTPUT, "P", ge=0, le=1
@@ -190,6 +216,20 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 #: How a run is executed. These change no result and are not part of a run's configuration.
 EXECUTION = _declared(_Execution)
+
+
+#: The threshold where none of the options is given that choose it.
+DEFAULT_THRESHOLD = 0.5
+
+#: Options of which at most one is given: each of them chooses the threshold.
+THRESHOLD_RULES = ("flag_below", "keep_fraction", "keep_precision", "cost_ratio")
+
+
+def overridden(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with later ones in their place. A later rule for the threshold also replaces any other such rule."""
+    chooses = any(later.get(name) is not None for name in THRESHOLD_RULES)
+    kept = {name: value for name, value in earlier.items() if not (chooses and name in THRESHOLD_RULES)}
+    return {**kept, **later}
 
 
 def flag(option: str) -> str:

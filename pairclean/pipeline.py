@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .options import STAGES
+from .options import STAGES, overridden
 from .pairs import UserError
 from .run import Execution, Run
 from .run.directory import Objects, limited, object_name
@@ -96,6 +96,7 @@ def apply(
         **{name: column for name, column in columns.items() if column is not None},
         "image_root": image_root,
         "limit": limit,
+        "use_labels": False,  # those are of the pairs of `trained`, whose recalibration is applied
     }
     if "encoder" in origin.manifest:  # in the same precision, also where "auto" would be another one
         options["dtype"] = origin.manifest["encoder"]["description"].get("dtype", options["dtype"])
@@ -128,7 +129,7 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
     given = {name: value for name, value in options.items() if value is not None}
     with run.locked(stage):
         _check_before(run, stage)
-        config = Config.make(**{**run.manifest["config"], **given})
+        config = Config.make(**overridden(run.manifest["config"], given))
         if run.manifest["frozen_from"] and stage in ("align", "judge") and config != run.config:
             raise UserError(f"{run.path} is judged by the model of another run: apply that one anew instead")
         order = list(STAGES)
@@ -138,6 +139,10 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
                 from .export import check_layout
 
                 check_layout(run.open_source(), config.to)
+            if stage == "judge" and config.use_labels:
+                from .review.reviewed import labelled_pairs
+
+                labelled_pairs(run)
             run.manifest["config"] = config.model_dump()
             run.set_stale(stage)
         return [name for name in order[order.index(stage) : last + 1] if _do(run, name, execution)]
@@ -157,15 +162,16 @@ def _do(run: Run, stage: str, execution: Execution) -> bool:
     """Run a stage if it is not up to date.  Returns whether it was run."""
     from . import stages as do
 
+    labels = run.labels_for(stage)
     if stage != "embed":  # embed checks the source and the encoder first, and may find nothing to do
         run.have_alone(stage)
-        if run.is_done(stage):
+        if run.is_done(stage) and run.labels_of(stage) == labels:
             return False
         run.set_stale(stage)
     begun = time.perf_counter()
     getattr(do, stage)(run, execution)
     seconds = time.perf_counter() - begun
-    new = run.set_done(stage, seconds)
+    new = run.set_done(stage, seconds, labels)
     if new:
         execution.progress.finish(stage, seconds)
     return new

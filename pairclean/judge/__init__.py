@@ -25,12 +25,16 @@ from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
+from .recalibration import Recalibration
+from .refit import FEWEST_LABELS, Labelled, with_labels
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
+from .thresholds import threshold_for, threshold_table, thresholds_shown
 
 __all__ = [
     "ENCODER_SCORES",
     "FEWEST",
+    "FEWEST_LABELS",
     "FOLDS",
     "LEVEL",
     "NOISE_KINDS",
@@ -43,11 +47,13 @@ __all__ = [
     "HeldOutRetrieval",
     "Histogram",
     "Judgement",
+    "Labelled",
     "Learned",
     "NeighbourIndex",
     "PairKinds",
     "Partition",
     "Rate",
+    "Recalibration",
     "Reference",
     "Scorer",
     "Scores",
@@ -76,4 +82,8 @@ __all__ = [
     "reference_rows",
     "script_codes",
     "separates_better",
+    "threshold_for",
+    "threshold_table",
+    "thresholds_shown",
+    "with_labels",
 ]

@@ -26,6 +26,7 @@ from .languages import language_of
 from .lemon import NeighbourIndex, lemon_scores
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
+from .recalibration import Recalibration
 from .rounds import Learned
 from .scores import Scorer
 
@@ -58,6 +59,10 @@ FOREIGN = (
 ALL_WRONG = (
     "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
     "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
+)
+APPLIED_REFIT = (
+    "The run that was applied refitted its probabilities with labels, and these are refitted in the same way; the "
+    "mismatch rate is what the scores alone say of this data."
 )
 APPLIED = "Probabilities are those of the run that was applied; the mismatch rate is this data's own."
 
@@ -114,6 +119,7 @@ class Judgement:
     per model of the round; none for "clip".
     rate: the mismatch rate of these pairs; the calibration's own rate is of the pairs that it was fitted on.
     separation: AUROC of the pairs against decoys.
+    recalibration: how labels refitted the probabilities, if they did (`with_labels`).
     """
 
     unjudged: str | None
@@ -132,6 +138,7 @@ class Judgement:
     separation: float | None = None
     histogram: Histogram | None = None
     retrieval: HeldOutRetrieval | None = None
+    recalibration: Recalibration | None = None
 
     @property
     def mismatch_rate(self) -> dict[str, float | None]:
@@ -228,7 +235,18 @@ def judge_as(
     # A verdict must not depend on which other pairs are judged with it.
     scores = scores.without_standing()
     choice = _Choice(earlier.score, cross_fit, scores, scores, scores.similarity, [APPLIED])
-    return _judged(choice, earlier.calibration, rate, pairs, learned, similarity, comparable, seed)
+    found = _judged(choice, earlier.calibration, rate, pairs, learned, similarity, comparable, seed)
+    refit = earlier.recalibration
+    if refit is None:
+        return found
+    return replace(
+        found,
+        notes=[*found.notes, APPLIED_REFIT],
+        clean_probability=refit(found.clean_probability).astype(np.float32).astype(np.float64),
+        decoy_clean_probability=refit(found.decoy_clean_probability),
+        mixed_clean_probability=refit(found.mixed_clean_probability),
+        recalibration=refit,
+    )
 
 
 @dataclass(frozen=True)
@@ -333,7 +351,7 @@ def _judged(
     everywhere[rows] = clean
     return Judgement(
         unjudged=None,
-        notes=[*choice.notes, *_rate_notes(rate)],
+        notes=[*choice.notes, *rate_notes(rate)],
         clean_probability=everywhere,
         similarity=similarity,
         aligned_similarity=_everywhere(n, rows, choice.aligned_similarity),
@@ -420,7 +438,8 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
     return kind
 
 
-def _rate_notes(rate: Rate) -> list[str]:
+def rate_notes(rate: Rate) -> list[str]:
+    """Why the rate is a range, if it is one."""
     return [] if rate.why_wide is None else [f"The mismatch rate is a range: {rate.why_wide}."]
 
 

@@ -18,9 +18,9 @@ from ..judge import (
     Reference,
     Scorer,
     draw_sure,
-    keeping,
     pair_codes,
     reference_rows,
+    threshold_for,
 )
 from .calibration import SURE, calibrate_rematching, fit_temperature
 from .pool import CandidatePool, Pool, RematchOptions
@@ -69,8 +69,10 @@ def rematch(
     learned: Learned,
     judgement: Judgement,
     *,
-    flag_below: float = 0.5,
+    flag_below: float | None = None,
     keep_fraction: float | None = None,
+    keep_precision: float | None = None,
+    cost_ratio: float | None = None,
     min_precision: float = 0.9,
     capacity: int = 1,
     pool: Literal["noisy", "all"] = "noisy",
@@ -80,9 +82,16 @@ def rematch(
     """Find captions for the noisy pairs among N.
 
     pairs: the encoder's vectors.  learned, judgement: of the same pairs.  The other arguments are options of `Config`.
+    Raises UserError if `keep_precision` is more than any threshold reaches.
     """
     clean = np.array(judgement.clean_probability)
-    threshold = flag_below if keep_fraction is None else keeping(clean, keep_fraction)
+    threshold = threshold_for(
+        clean,
+        flag_below=flag_below,
+        keep_fraction=keep_fraction,
+        keep_precision=keep_precision,
+        cost_ratio=cost_ratio,
+    )
     nothing = Rematches(
         clean_probability=clean,
         partner=np.full(len(clean), -1),

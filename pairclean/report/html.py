@@ -81,6 +81,7 @@ def _context(report: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
         "measured": curve is not None and any(value is not None for value in curve["measured"]),
         "pictures": pictures,
         "gallery_title": "Pictures" if pictures else "Pairs",
+        "cut": _cut(report),
         "recalls": _recalls(report.get("retrieval")),
         "style": style,
         "script": script,
@@ -104,6 +105,31 @@ def _checked(check: dict[str, Any] | None) -> list[tuple[float, float, float, fl
         for said, found, low, high, pairs in zip(*columns, strict=True)
         if said is not None
     ]
+
+
+def _cut(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Of each threshold, the highest first, how many pairs it keeps and which share of them is matched."""
+    by_labels = {row["threshold"]: row for row in (report.get("human") or {}).get("thresholds", [])}
+    rows = [row for row in reversed(report.get("thresholds") or []) if row["kept"]]
+    if not rows:
+        return None
+    said, found = (
+        [None if row is None or row["kept"] == 0 else _share_matched(row) for row in side]
+        for side in (rows, [by_labels.get(row["threshold"]) for row in rows])
+    )
+    lowest = min(share for share in (*said, *found) if share is not None)
+    return {
+        "kept": [row["kept"] for row in rows],
+        "by_scores": said,
+        "by_labels": found if by_labels else None,
+        "low": min(math.floor(10 * lowest) / 10, 0.9),
+        "in_use": next((row["kept"] for row in rows if row["threshold"] == report["flag_below"]), None),
+    }
+
+
+def _share_matched(row: dict[str, Any]) -> float | None:
+    wrong = row["wrong_left"]["estimate"]
+    return None if wrong is None else float(1 - wrong / row["kept"])
 
 
 def _csp_hash(text: str) -> str:

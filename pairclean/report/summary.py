@@ -27,8 +27,8 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
     verdicts: tables with VERDICT_SCHEMA, read one by one; memory does not grow with the number of pairs.
     facts: what the run knows: version, source, layout, model, method, score, calibration, flag_below, device, seconds,
     mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram, calibration_check,
-    rematch_curve, groups, broken.  They are copied, with NaN and infinity as null.  Where the verdicts say the same,
-    they win: `rematch.emitted` is counted, not copied.
+    rematch_curve, groups, broken, thresholds (`judge.threshold_table`), human (the review).  They are copied, with NaN
+    and infinity as null.  Where the verdicts say the same, they win: `rematch.emitted` is counted, not copied.
 
     Added to the facts are pairs, unreadable, flagged (rematched + noisy), verdicts (one count each),
     unreadable_reasons, noisy_reasons (why there was no rematch), unjudged_reasons (counts, the most frequent first, the
@@ -65,6 +65,8 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
         "mismatch_rate": {**_NO_RATE, **(passed_on.get("mismatch_rate") or {})},
         "rematch": {**rematch, "emitted": emitted},
         "retrieval": passed_on.get("retrieval"),
+        "thresholds": passed_on.get("thresholds") or [],
+        "human": passed_on.get("human"),
         "seconds": passed_on.get("seconds") or {},
         "device": passed_on.get("device"),
         "notes": passed_on.get("notes") or [],

@@ -13,17 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..judge import Judgement
-from ..pairs import Shard, UserError, Verdict
+from ..pairs import UserError, Verdict
 from ..run import Run
 from ..run.results import open_judgement
 from ..run.source import embedded_source
 from ..sources import Source
-from ..sources.tables import texts
+from .columns import DOMAIN, SHARD, URL, values_of
+from .reviewed import estimate_or_why
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DOMAIN, URL, SHARD = "domain", "url", "shard"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,9 @@ class Audit:
     """Mismatch rates of a run, overall and by group.
 
     by: the grouping columns, as they are named in `groups`.  whole: pairs, judged, unjudged, unreadable, estimate, low,
-    high, level; if two runs are compared, also against {the same} and difference {estimate, low, high}.
+    high, level; of a run that people have reviewed, human {estimate, low, high, labels, disagreement}, or no_human, why
+    the review gives no estimate; if two runs are compared, also against {the same} and difference {estimate, low,
+    high}.
     groups: one row per group, the columns of `metrics.group_rates.audit` (or `compare`); None if `by` is empty.
     """
 
@@ -63,6 +64,11 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
     for one in (run,) if against is None else (run, against):
         one.must_be_done("export")
     whole, groups = _whole(run), _groups(run, by) if by else None
+    reviewed, why = estimate_or_why(run)
+    if reviewed is not None and reviewed.mismatched is not None:
+        whole["human"] = {**asdict(reviewed.mismatched), "disagreement": reviewed.disagreement}
+    elif why is not None:
+        whole["no_human"] = why
     if against is not None:
         theirs = _whole(against)
         whole = {**whole, "against": theirs, "difference": {"estimate": None, "low": None, "high": None}}
@@ -152,7 +158,7 @@ def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple
                 columns[column] = [name] * len(table)
             else:
                 assert opened is not None
-                columns[column] = _values(opened, shards[name], column, table["row"].to_numpy())
+                columns[column] = values_of(opened, shards[name], column, table["row"].to_numpy())
         unreadable = pc.equal(table["verdict"], Verdict.UNREADABLE.value).to_numpy()
         yield pd.DataFrame(columns), np.asarray(clean[start : start + len(table)]), unreadable
         start += len(table)
@@ -164,31 +170,12 @@ def _verdicts(run: Run) -> Iterator[tuple[str, pa.Table]]:
         yield name, pq.read_table(path, columns=["row", "verdict", "clean_probability"])
 
 
-def _values(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np.ndarray:
-    """The values of a column in these rows, as objects; None for null."""
-    from ..metrics.group_rates import domain_of
-
-    derived = column == DOMAIN and DOMAIN not in source.columns
-    if derived and URL not in source.columns:
-        raise UserError(f"{source.path} has no column 'domain', and no 'url' to take it from: name another column")
-    batches = list(source.batches(shard, [URL if derived else column]))
-    chunks = [batch.column(0) for batch in batches]
-    if not chunks:
-        return np.empty(0, object)
-    kind = chunks[0].type
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raise UserError(f"pairs cannot be grouped by {column!r}, which holds {kind}: name a column with plain values")
-    if pa.types.is_dictionary(kind):
-        chunks = [chunk.dictionary_decode() for chunk in chunks]
-    values = np.array([value for chunk in chunks for value in texts(chunk)], object)[rows]
-    return np.array([domain_of(value) for value in values], object) if derived else values
-
-
 def _prior(judged: Judgement) -> float | None:
     """P(mismatched) before the score is seen, which the clean probabilities contain."""
     if judged.calibration is None:
         return None
-    return min(max(judged.calibration.prior, 1e-6), 1 - 1e-6)
+    prior = judged.calibration.prior if judged.recalibration is None else judged.recalibration.rate
+    return min(max(prior, 1e-6), 1 - 1e-6)
 
 
 def _whole(run: Run) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Run:
             for name, value in config.of(stage).items():
                 there = getattr(self.config, name)
                 if value != there:
-                    change = f"`pairclean {stage} {shlex.quote(str(self.path))} {flag(name)} {shlex.quote(str(value))}`"
+                    change = f"`pairclean {stage} {shlex.quote(str(self.path))} {_typed(name, value)}`"
                     # The command line cannot express None.
                     instead = f", or change only that with {change}" if stage != "embed" and value is not None else ""
                     raise UserError(
@@ -237,21 +237,42 @@ class Run:
 
     def is_done(self, stage: str) -> bool:
         record = self.manifest["stages"].get(stage)
-        return record is not None and record["fingerprint"] is not None and record["fingerprint"] == self._due(stage)
+        if record is None or record["fingerprint"] is None:
+            return False
+        return bool(record["fingerprint"] == self._due(stage, self.labels_of(stage)))
 
-    def _due(self, stage: str) -> str | None:
-        """The fingerprint of a stage's result: of its options and of all earlier stages. None if those are not done."""
+    def labels_of(self, stage: str) -> str | None:
+        """The labels that a stage's result rests on, as in `labels_for`."""
+        return self.manifest["stages"].get(stage, {}).get("labels")
+
+    def labels_for(self, stage: str) -> str | None:
+        """A fingerprint of the labels that a stage would read now; None if it reads none, or there are none.
+
+        New labels leave a finished stage as it is until it is run again: people who label are not to be interrupted.
+        """
+        if stage != "report" and not (stage == "judge" and self.config.use_labels):
+            return None
+        review = self.path / "review"
+        parts = sorted(part.name for part in (review / "labels").glob("*.parquet"))
+        return fingerprint(parts, (review / "design.json").exists()) if parts else None
+
+    def _due(self, stage: str, labels: str | None) -> str | None:
+        """The fingerprint of a stage's result: of its options, of the labels that it rests on, and of all earlier
+        stages. None if those are not done."""
         before = list(STAGES)[: list(STAGES).index(stage)]
         if not before:
             return fingerprint(stage, self.manifest.get("parts"), self.config.of(stage))
         if not self.is_done(before[-1]):
             return None
-        return fingerprint(stage, self.manifest["stages"][before[-1]]["fingerprint"], self.config.of(stage))
+        rest = [] if labels is None else [labels]
+        return fingerprint(stage, self.manifest["stages"][before[-1]]["fingerprint"], self.config.of(stage), *rest)
 
-    def set_done(self, stage: str, seconds: float) -> bool:
-        """Record that a stage is done.  Returns whether its result is new."""
+    def set_done(self, stage: str, seconds: float, labels: str | None = None) -> bool:
+        """Record that a stage is done.  labels: what `labels_for` gave before.  Returns whether its result is new."""
         before = self.manifest["stages"].get(stage)
-        done = {"fingerprint": self._due(stage), "seconds": round(seconds, 3)}
+        done = {"fingerprint": self._due(stage, labels), "seconds": round(seconds, 3)}
+        if labels is not None:
+            done["labels"] = labels
         new = before is None or before["fingerprint"] != done["fingerprint"]
         if self._alone:  # otherwise another process embedded the last part, and recorded it
             # `embed` always looks for changes; if there are none, the time that it took earlier is kept.
@@ -407,4 +428,13 @@ def _writer(name: str | None) -> str:
 
 
 def _spoken(option: str, value: Any) -> str:
-    return f"no {flag(option)}" if value is None else f"{flag(option)} {value}"
+    if value is None or value is False:
+        return f"no {flag(option)}"
+    return flag(option) if value is True else f"{flag(option)} {value}"
+
+
+def _typed(option: str, value: Any) -> str:
+    """An option as it is typed on the command line."""
+    if isinstance(value, bool):
+        return flag(option) if value else f"--no-{flag(option)[2:]}"
+    return f"{flag(option)} {shlex.quote(str(value))}"

@@ -31,6 +31,7 @@ from ..judge import (
     NeighbourIndex,
     Partition,
     Rate,
+    Recalibration,
     Scorer,
     read_calibration,
 )
@@ -92,6 +93,7 @@ def save_judgement(run: Run, judgement: Judgement) -> None:
         "calibration": judgement.calibration and judgement.calibration.to_json(),
         "histogram": judgement.histogram and asdict(judgement.histogram),
         "retrieval": judgement.retrieval and asdict(judgement.retrieval),
+        "recalibration": judgement.recalibration and asdict(judgement.recalibration),
     }
     write_json(home / "judgement.json", content)
 
@@ -99,8 +101,8 @@ def save_judgement(run: Run, judgement: Judgement) -> None:
 def open_judgement(run: Run) -> Judgement:
     home = run.path / "judge"
     about = _read_json(home / "judgement.json")
-    rate, calibration, histogram, retrieval = (
-        about[name] for name in ("mismatch_rate", "calibration", "histogram", "retrieval")
+    rate, calibration, histogram, retrieval, recalibration = (
+        about[name] for name in ("mismatch_rate", "calibration", "histogram", "retrieval", "recalibration")
     )
     scorer = NeighbourIndex if about["score"] == "lemon" else Scorer
     return Judgement(
@@ -114,6 +116,7 @@ def open_judgement(run: Run) -> Judgement:
         separation=about["separation"],
         histogram=histogram and Histogram(**histogram),
         retrieval=retrieval and HeldOutRetrieval(**retrieval),
+        recalibration=recalibration and Recalibration(**recalibration),
     )
 
 

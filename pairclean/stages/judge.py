@@ -9,6 +9,7 @@ import numpy as np
 from .. import judge as judging
 from ..embed import resolve_devices
 from ..execution import Execution
+from ..review.reviewed import labelled_pairs
 from ..run import Run
 from ..run.results import open_embeddings, open_judgement, open_learned, save_judgement
 
@@ -38,4 +39,6 @@ def judge(run: Run, execution: Execution) -> None:
             seed=config.seed,
             device=device,
         )
+    if config.use_labels:
+        found = judging.with_labels(found, labelled_pairs(run), emb.image_id)
     save_judgement(run, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import rematch as rematching
 from ..embed import resolve_devices
 from ..execution import Execution
+from ..options import THRESHOLD_RULES
 from ..run import Run
 from ..run.results import open_embeddings, open_judgement, open_learned, save_rematches
 
@@ -16,8 +17,7 @@ def rematch(run: Run, execution: Execution) -> None:
         open_embeddings(run).pairs,
         open_learned(run),
         open_judgement(run),
-        flag_below=config.flag_below,
-        keep_fraction=config.keep_fraction,
+        **{rule: getattr(config, rule) for rule in THRESHOLD_RULES},
         min_precision=config.min_precision,
         capacity=config.capacity,
         pool=config.pool,

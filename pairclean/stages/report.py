@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import write_json
-from ..judge import Judgement
+from ..judge import Judgement, threshold_table
 from ..pairs import UserError
 from ..rematch import Rematches
 from ..report import (
@@ -21,6 +21,7 @@ from ..report import (
     summarise,
 )
 from ..review.audit import uneven_columns
+from ..review.reviewed import estimate_or_why
 from ..run import Execution, Run
 from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
@@ -42,6 +43,7 @@ def report(run: Run, execution: Execution) -> None:
         source = embedded_source(run)
     except UserError:  # moved or changed since: the report has its numbers, without the images
         source = None
+    reviewed, why_not = estimate_or_why(run)
     facts = {
         "version": run.manifest["pairclean"],
         "source": run.manifest["source"],
@@ -57,11 +59,13 @@ def report(run: Run, execution: Execution) -> None:
         "mismatch_rate": judged.mismatch_rate,
         "rematch": {k: getattr(rematched, k) for k in ("emitted", "expected_precision", "calibrated_on", "orphans")},
         "retrieval": judged.retrieval and asdict(judged.retrieval),
-        "notes": [*judged.notes, *_half_right(judged, rematched)],
+        "notes": [*judged.notes, *_half_right(judged, rematched), *([why_not] if why_not else [])],
         "score_histogram": judged.histogram and asdict(judged.histogram),
         "calibration_check": _calibration_check(judged, rematched),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
+        "thresholds": threshold_table(rematched.clean_probability, judged.rate, flag_below=rematched.flag_below),
+        "human": reviewed and reviewed.to_json(),
         "broken": run.manifest.get("broken") or {},
     }
     content = summarise(run.verdict_tables(), facts)

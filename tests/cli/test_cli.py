@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,12 +70,14 @@ def test_help_loads_nothing_heavy() -> None:
 def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
     assert list(OPTIONS) == [*Config.model_fields, *EXECUTION]
     assert {name for names in STAGES.values() for name in names} == set(Config.model_fields)
-    for stage, names in {"clean": tuple(Config.model_fields), **STAGES}.items():
+    of_clean = tuple(name for name in Config.model_fields if name != "use_labels")  # a new run has none
+    for stage, names in {"clean": of_clean, **STAGES}.items():
         offered = set(re.findall(r"--[a-z-]+", invoke(stage, "--help", columns=200).stdout))
         expected = {"--" + name.replace("_", "-") for name in names} | {"--json", "--quiet"}
         if stage not in ("judge", "export", "report"):  # which use no device
             expected.add("--device")
-        assert offered - {"--help", "--workers", "--strict", "--config", "--dry-run"} == expected, stage
+        others = {"--help", "--workers", "--strict", "--config", "--dry-run", "--no-use-labels"}
+        assert offered - others == expected, stage
 
 
 def test_choices_and_defaults_are_those_of_the_configuration() -> None:
@@ -135,6 +138,39 @@ def test_a_stage_that_is_up_to_date_says_so(finished: Path) -> None:
     for stage in ("align", "judge", "rematch", "export"):
         result = invoke(stage, finished, columns=300)
         assert result.stdout == f"{stage} is up to date: {finished}\n"
+
+
+def test_one_rule_chooses_the_threshold(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    both = CliRunner().invoke(app, ["rematch", str(run), "--keep-precision", "0.9", "--flag-below", "0.5"])
+    assert both.exit_code == 2
+    assert "--flag-below and --keep-precision both choose the threshold" in " ".join(both.stderr.split())
+    assert Config.make(**json.loads((run / "manifest.json").read_text())["config"]).keep_precision is None
+    rules = (("--keep-precision", 0.9), ("--cost-ratio", 3), ("--keep-fraction", 0.6))
+    for rule, value in rules:  # each replaces the one before
+        invoke("rematch", run, rule, value)
+        report = json.loads((run / "report.json").read_text())
+        row = next(row for row in report["thresholds"] if row["threshold"] == report["flag_below"])
+        if rule == "--keep-precision":
+            assert row["wrong_left"]["estimate"] <= 0.1 * row["kept"] + 1e-6
+        elif rule == "--cost-ratio":
+            assert report["flag_below"] == 0.75
+        else:
+            assert row["kept"] == pytest.approx(0.6 * 300, abs=3)  # a few are not judged
+    invoke("rematch", run, "--flag-below", 0.5)
+    assert json.loads((run / "report.json").read_text())["flag_below"] == 0.5
+    refused = CliRunner().invoke(app, ["rematch", str(run), "--keep-precision", "1"], env={"COLUMNS": "300"})
+    assert refused.exit_code == 2
+    assert "give a lower --keep-precision" in refused.stderr
+
+
+def test_a_rule_on_the_command_line_replaces_that_of_the_recipe(shards: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("keep_fraction = 0.7\nmodel = 'hog-tfidf'\nmethod = 'canonical'\n")
+    invoke("clean", shards, tmp_path / "run", "--config", recipe, "--cost-ratio", 1)
+    config = json.loads((tmp_path / "run" / "manifest.json").read_text())["config"]
+    assert (config["keep_fraction"], config["cost_ratio"]) == (None, 1)
 
 
 def test_stages_one_by_one_are_clean(finished: Path, shards: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_page_shows_flags_choices_and_defaults() -> None:
     page = (DOCS / "commands" / "clean.md").read_text(encoding="utf-8")
     assert "| `--pool` | `noisy` `all` | " in page
     assert "| `--flag-below` | `P` | Flag pairs" in page
-    assert "Default: `0.5`. |" in page
+    assert "Default: `0.9`. |" in page
     assert "| `--quiet`, `-q` |  | " in page
     assert {file.stem for file in (DOCS / "commands").glob("*.md")} == {
         "index",

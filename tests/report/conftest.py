@@ -68,6 +68,14 @@ def draw(shape: str, colour: str, ground: str, size: tuple[int, int] = (224, 168
     return buffer.getvalue()
 
 
+def _cut(threshold: float, kept: int, wrong: float, lost: float | None) -> dict[str, Any]:
+    counts = {
+        name: {"estimate": at, "low": at and at - 0.5, "high": at and at + 0.5}
+        for name, at in (("wrong_left", wrong), ("right_lost", lost))
+    }
+    return {"threshold": threshold, "kept": kept, **counts}
+
+
 def fabricate(shard_rows: tuple[int, ...] = (150, 150, 120), seed: int = 7) -> FabricatedRun:
     rng = random.Random(seed)
     shards = [Shard(f"{i:05d}", f"{i:05d}.parquet", rows, str(i)) for i, rows in enumerate(shard_rows)]
@@ -147,6 +155,13 @@ def fabricate(shard_rows: tuple[int, ...] = (150, 150, 120), seed: int = 7) -> F
             "edges": [i / 10 for i in range(11)], "pairs": [150, 30, 3, 0, 1, 2, 1, 4, 25, 180], "gap": 0.0213,
             "said": [0.01, 0.14] + [None] * 6 + [0.86, 0.98], "found": [0.0, 0.2] + [None] * 6 + [0.8, 0.99],
             "low": [0.0, 0.1] + [None] * 6 + [0.7, 0.97], "high": [0.02, 0.3] + [None] * 6 + [0.9, 1.0],
+        },
+        "thresholds": [_cut(0.05, 401, 160.25, 1.5), _cut(0.5, 260, 21.5, 12.25), _cut(0.99, 0, 0.0, 248.0)],
+        "human": {
+            "mismatched": {"estimate": 0.45, "low": 0.38, "high": 0.52, "labels": 200},
+            "at_least_partly": {"estimate": 0.5, "low": 0.43, "high": 0.57, "labels": 200},
+            "labels": {"belongs": 100, "partly": 10, "does_not": 90, "cannot_tell": 3}, "disagreement": None,
+            "thresholds": [_cut(0.05, 401, 170.0, None), _cut(0.5, 260, 30.5, 10.0), _cut(0.99, 0, 0.0, 240.0)],
         },
         "rematch_curve": {"taken": [1, 50, 90, 120], "expected": [0.99, 0.96, 0.9, 0.72],
                           "measured": [None, 0.97, 0.91, 0.75]},

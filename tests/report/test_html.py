@@ -112,6 +112,7 @@ def test_every_number_equals_report_json(full_page: Page, report: dict[str, Any]
     wanted |= {f"calibration_check.{part}.{i}" for part in ("said", "found", "low", "high") for i in (0, 1, 8, 9)}
     wanted |= {"calibration_check.gap", "groups.0.groups.0.rate", "groups.0.groups.1.judged"}
     wanted |= {f"rematch_curve.expected.{i}" for i in range(4)} | {f"rematch_curve.measured.{i}" for i in range(1, 4)}
+    wanted |= {f"{by}.1.wrong_left.{end}" for by in ("thresholds", "human.thresholds") for end in ("low", "high")}
     assert wanted <= set(shown)
 
 
@@ -127,6 +128,9 @@ def test_the_text_says_what_the_value_is(full_page: Page) -> None:
     assert "41.2% of 420 pairs are estimated to be mismatched, between 38.7% and 44.0% with 95% confidence." in text
     assert "text → image, R@10 64.2 63.9 −0.3" in text
     assert "failed_to_download: HTTP 404 6" in text
+    assert "0.5 260 22 ( 21 to 22 ) 12 ( 12 to 13 )" in text
+    assert "0.05 401 170 ( 170 to 170 ) –" in text
+    assert "by these labels 45.0% of the pairs are mismatched, between 38.0% and 52.0%" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pairclean.config import Config
 from pairclean.execution import Execution
 from pairclean.pairs import PAIR_SCHEMA, UserError
 from pairclean.pipeline import advance
-from pairclean.review import audit
+from pairclean.review.columns import values_of
 from pairclean.run import Run
 from pairclean.run.embedded import embedded_run as run_over
 from pairclean.run.results import open_embeddings, open_judgement, open_learned
@@ -151,5 +151,5 @@ def test_labels_that_are_no_unicode(tmp_path: Path) -> None:
     (found,) = read_labels(run, open_embeddings(run), ["type"])
     assert found.shape == (120, 3)
     assert found.toarray().argmax(1).tolist() == [i % 3 for i in range(120)]
-    audited = audit._values(run.open_source(), run.open_source().shards[0], "type", np.arange(3))
+    audited = values_of(run.open_source(), run.open_source().shards[0], "type", np.arange(3))
     assert audited.tolist() == ["0\ufffd", "1\ufffd", "2\ufffd"]
