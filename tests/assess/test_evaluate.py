@@ -201,8 +201,8 @@ def test_report_and_evaluate_show_what_the_run_uses(tmp_path: Path) -> None:
     assert found["pairs"] == reported["pairs"]
     assert {name: found["zero_shot"][name] for name in reported["zero_shot"]} == pytest.approx(reported["zero_shot"])
     assert evaluate(run.path, source=tmp_path / "emb")["aligned"] is None
-    assert "Learning was left out" in invoke("evaluate", run.path).stdout
-    assert "(" + f"{found['pairs']} clean pairs, learning was left out)" in " ".join(
+    assert "the run judges by the encoder alone" in invoke("evaluate", run.path).stdout
+    assert "(" + f"{found['pairs']} clean pairs, judged by the encoder alone)" in " ".join(
         invoke("clean", tmp_path / "emb", run.path, "--method", "canonical", "--score", "negclip").stdout.split()
     )
     by_first = pairclean.clean(tmp_path / "emb", tmp_path / "auto", method="auto")

@@ -71,12 +71,12 @@ def test_a_second_process_is_refused_where_all_is_one(found: dict[str, Any], sta
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupt_says_how_to_go_on(found: dict[str, Any], stage: str) -> None:
     assert found["interrupted"][stage]["status"] == 130
-    assert found["interrupted"][stage]["said"].endswith("interrupted: run the same command again to go on\n")
+    assert found["interrupted"][stage]["said"].endswith("interrupted: run the same command again to resume\n")
 
 
 def test_an_interrupt_does_not_wait_for_threads(found: dict[str, Any]) -> None:
     """Threads that learn cannot be interrupted; a process that was does not wait for them."""
-    assert found["threads"] == {"status": 130, "said": "interrupted: run the same command again to go on\n"}
+    assert found["threads"] == {"status": 130, "said": "interrupted: run the same command again to resume\n"}
 
 
 def test_while_others_embed_nothing_else_is_done(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

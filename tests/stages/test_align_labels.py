@@ -124,10 +124,13 @@ def test_drcl_learns_from_the_labels_and_judges_by_them(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"method": "drcl"}, "--method drcl learns from class labels: name their column with --label-column"),
-        ({"label_column": "a"}, "--method l2rm needs no labels: say --label-column none, or choose drcl"),
-        ({"method": "auto", "label_column": "a"}, "--method auto needs no labels"),
-        ({"method": "rcar", "caption_label_column": "a"}, "say --caption-label-column none"),
-        ({"method": "drcl", "label_column": "a", "image_label_column": "b"}, "--label-column is of both sides"),
+        ({"label_column": "a"}, "--method l2rm does not use labels: set --label-column to none, or use --method drcl"),
+        ({"method": "auto", "label_column": "a"}, "--method auto does not use labels"),
+        ({"method": "rcar", "caption_label_column": "a"}, "set --caption-label-column to none"),
+        (
+            {"method": "drcl", "label_column": "a", "image_label_column": "b"},
+            "--label-column describes both images and captions",
+        ),
     ],
 )
 def test_labels_and_methods_that_do_not_go_together(options: dict[str, str], said: str) -> None:
