@@ -1,4 +1,4 @@
-"""Systematic faults: captions that moved by a constant number of rows, were reversed, or were copied over a run of rows.
+"""Systematic faults: captions that moved by a constant number of rows, were reversed, or were copied down.
 
 A caption column that was joined by position after rows were dropped, two swapped files and a reversed column all leave
 the caption of image i in row i + k, or in row c - i, over a range of rows. Whether a pairing of images with rows fits
@@ -11,16 +11,19 @@ P(t > x) <= exp(-x^2 / 2) (Efron 1969; Hoeffding 1963), whatever the distributio
 if it beats every one of these rivals: the pairs as they are, the mirrored offset -k, and the two pairings on either
 side. The last two matter where neighbouring rows are alike: there, every small offset fits better than a random
 re-pairing, but only the true one fits better than both of its neighbours and its mirror image. The bound is corrected
-for all ranges of rows and all offsets (Bonferroni), so that at most `ERROR_RATE` of runs without a fault report one.
+for all ranges of a fixed grid and all offsets (Bonferroni, half of the error rate for the small offsets), so that at
+most `ERROR_RATE` of runs without a fault report one.
 
-Offsets to test are all small ones, and the peaks of the sums of s along all diagonals, which the FFT gives at once. The
-ranges are those of the likeliest path through the pairings (Viterbi).
+Candidates are all small offsets, and the peaks of the sums of s along all diagonals, which the FFT gives at once. The
+rows of a fault are those of the likeliest path through the pairings (Viterbi); it is reported if a range of the grid
+within them is significant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -40,8 +43,8 @@ ADVANTAGE = 0.1
 #: Rows of images in a window of diagonals; its captions reach as far on either side. Sets up to thrice as long are one
 #: window. Larger ones are also searched as a whole, by vectors projected to PROJECTED dimensions.
 WINDOW, PROJECTED = 16_384, 64
-#: Rows of the shortest range that is looked at, and its step.
-SHORTEST, STEP = 32, 8
+#: Rows of the shortest range of the grid; ranges start at multiples of an eighth of their length.
+SHORTEST = 32
 #: Log odds of one standard deviation of the score, along the path.
 SLOPE = 1.5
 #: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
@@ -59,7 +62,8 @@ class Finding:
 
     kind: "shifted": the caption of image i is that of pair i + offset, where `wraps` is set modulo the range;
     "reversed": that of pair offset - i; "repeated": all carry one caption, theirs are lost, and offset is 0.
-    z: t against the closest rival.  p_value: corrected for all ranges and offsets.
+    z: t against the closest rival, in the most significant range of the grid; for "repeated" the normal deviate of the
+    p-value.  p_value: corrected for all ranges and offsets.
     """
 
     kind: Kind
@@ -77,15 +81,13 @@ class Finding:
     def rows(self) -> np.ndarray:
         return np.arange(self.start, self.stop)
 
-    def partner(self) -> np.ndarray:
-        """(len,) int64: the pair whose caption belongs to each image of the range; -1 where captions are lost."""
-        if self.kind == "repeated":
-            return np.full(len(self), -1)
+    def moved(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) pairs of the range -> (n,) int64 pairs whose captions belong to their images; not for "repeated"."""
         if self.kind == "reversed":
-            return self.offset - self.rows
+            return self.offset - rows
         if self.wraps:
-            return self.start + (self.rows - self.start + self.offset) % len(self)
-        return self.rows + self.offset
+            return self.start + (rows - self.start + self.offset) % len(self)
+        return rows + self.offset
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ class Diagonals:
         self.sample = present if len(present) <= SAMPLE else np.sort(rng.choice(present, SAMPLE, replace=False))
         self._image = _Centred(pairs.image, space.embed_image, readable, self.sample)
         self._text = _Centred(pairs.text, space.embed_text, readable, self.sample)
-        images, captions = (rng.permutation(self.sample) for _ in range(2))
-        #: Scores of random re-pairings.
+        images, captions = (rng.choice(self.sample, SAMPLE) for _ in range(2))
+        #: (SAMPLE,) scores of random re-pairings.
         self.random = _products(self._image(images), self._text(captions))
         self.scale = float(self.random.std()) or 1.0
 
@@ -195,13 +197,9 @@ class _Centred:
         k = len(self.mean)
         project = None
         if dimensions is not None and dimensions < k:
-            project = np.random.default_rng(0).standard_normal((k, dimensions), np.float32) / np.float32(dimensions**0.5)
-        parts = [
-            self(np.arange(rows.start, rows.stop)[part]) if project is None
-            else self(np.arange(rows.start, rows.stop)[part]) @ project
-            for part in chunks(rows.stop - rows.start, CHUNK)
-        ]
-        return np.concatenate(parts)
+            project = np.random.default_rng(0).standard_normal((k, dimensions), np.float32)
+        parts = (self(np.arange(rows.start, rows.stop)[part]) for part in chunks(rows.stop - rows.start, CHUNK))
+        return np.concatenate([part if project is None else part @ project for part in parts])
 
 
 def find_faults(pairs: Pairs, readable: np.ndarray, space: Space) -> list[Finding]:
@@ -213,14 +211,55 @@ def find_faults(pairs: Pairs, readable: np.ndarray, space: Space) -> list[Findin
     if readable.sum() < 2 * SHORTEST:
         return []
     diagonals = Diagonals(pairs, readable, space)
-    moved = [found for found in _moved(diagonals)]
+    moved = _moved(diagonals)
     taken = np.zeros(len(pairs), bool)
     for finding in moved:
         taken[finding.start : finding.stop] = True
-    repeated = [
-        found for found in _repeated(pairs, readable, diagonals) if not taken[found.start : found.stop].any()
-    ]
+    repeated = [found for found in _repeated(pairs, readable, diagonals) if not taken[found.start : found.stop].any()]
     return sorted(moved + repeated, key=lambda found: found.start)
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What mending the findings would do to N pairs.
+
+    caption: (N,) int64, the pair whose caption each image gets, -1 for none.  probability: (N,) float64 that this
+    caption is right, NaN for none.  own: (N,) float64, at most the probability that the pair's own caption is right, or
+    the probability itself where the caption that moved here has the same text (`same`, (N,) bool); NaN outside.
+    """
+
+    caption: np.ndarray
+    probability: np.ndarray
+    own: np.ndarray
+    same: np.ndarray
+
+
+def mend(pairs: Pairs, readable: np.ndarray, space: Space, findings: Sequence[Finding]) -> Mending:
+    """Give the images of moved captions theirs back, with the probability that each is right.  Arguments as before.
+
+    A caption is given to one image only: where ranges overlap, to the first.
+    """
+    n = len(pairs)
+    found = Mending(np.full(n, -1), np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, bool))
+    moved = [finding for finding in findings if finding.kind != "repeated"]
+    if not moved:
+        return found
+    diagonals, taken = Diagonals(pairs, readable, space), np.zeros(n, bool)
+    for finding in moved:
+        rows = finding.rows
+        caption = finding.moved(rows)
+        there = readable[rows] & (caption >= 0) & (caption < n)
+        there[there] &= readable[caption[there]] & ~taken[caption[there]]
+        rows, caption = rows[there], caption[there]
+        taken[caption] = True
+        probability = probabilities(diagonals.of(rows, finding.moved), diagonals.random)
+        share = float(probability.mean())
+        same = pairs.caption_id[caption] == pairs.caption_id[rows]
+        found.same[rows] = same
+        found.own[rows] = np.where(same, share, 1 - share)
+        found.caption[rows[~same]] = caption[~same]
+        found.probability[rows[~same]] = probability[~same]
+    return found
 
 
 def probabilities(found: np.ndarray, random: np.ndarray) -> np.ndarray:
@@ -248,66 +287,68 @@ def probabilities(found: np.ndarray, random: np.ndarray) -> np.ndarray:
 
 
 def _moved(diagonals: Diagonals) -> list[Finding]:
-    n = diagonals.n
-    limit = 2 * np.log(n**2 / 2 * 4 * n / ERROR_RATE)  # of t^2, over all ranges, offsets and sums
-    candidates = [*_near(diagonals, limit), *dict.fromkeys(diagonals.peaks())]
-    likely = [pairing for pairing in candidates if _strongest(*_advantages(diagonals, pairing)) ** 2 > limit]
+    candidates = [*_near(diagonals), *_far(diagonals)]
     found = []
-    for start, stop, pairing in _path(diagonals, likely):
-        z = _t(*(sums[-1] for sums in _cumulated(_advantages(diagonals, replace(pairing, start=start, stop=stop)))))
-        if z**2 > limit and z > ADVANTAGE * (stop - start) ** 0.5:
-            p = float(np.exp((limit - z**2) / 2) * ERROR_RATE)
+    for start, stop, pairing in _path(diagonals, candidates):
+        z, p = _test(diagonals.n, pairing, *_compared(diagonals, replace(pairing, start=start, stop=stop)), start)
+        if p < ERROR_RATE:
             kind: Kind = "reversed" if pairing.reversed else "shifted"
-            found.append(Finding(kind, start, stop, pairing.offset, float(z), p))
+            found.append(Finding(kind, start, stop, pairing.offset, z, p))
     return [_wrapped(diagonals, finding, found) for finding in found]
 
 
-def _near(diagonals: Diagonals, limit: float) -> list[_Pairing]:
-    """The small offsets that beat their rivals in some range."""
+def _near(diagonals: Diagonals) -> Iterator[_Pairing]:
+    """The small offsets that are significant in some range."""
     reach = NEAR + BESIDE
     band = diagonals.band(reach)
-    found = []
     for offset in range(-NEAR, NEAR + 1):
         pairing = _Pairing(offset, False, 0, diagonals.n)
         own = band[:, reach + offset].astype(np.float32)
         rivals = [band[:, reach + rival.offset] for rival in pairing.rivals()]
-        if offset and _strongest(own, rivals) ** 2 > limit:
-            found.append(pairing)
-    return found
+        if offset and _test(diagonals.n, pairing, own, rivals, 0)[1] < ERROR_RATE:
+            yield pairing
 
 
-def _advantages(diagonals: Diagonals, pairing: _Pairing) -> tuple[np.ndarray, list[np.ndarray]]:
+def _far(diagonals: Diagonals) -> Iterator[_Pairing]:
+    """The peaks that are significant in some range."""
+    for pairing in dict.fromkeys(diagonals.peaks()):
+        if _test(diagonals.n, pairing, *_compared(diagonals, pairing), pairing.start)[1] < ERROR_RATE:
+            yield pairing
+
+
+def _compared(diagonals: Diagonals, pairing: _Pairing) -> tuple[np.ndarray, list[np.ndarray]]:
     """The scores of a pairing, and those of each of its rivals."""
     return diagonals.scores(pairing), [diagonals.scores(rival) for rival in pairing.rivals()]
 
 
-def _cumulated(scores: tuple[np.ndarray, list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """(n + 1, r) sums of the differences to each of r rivals, and of their squares, over the first rows."""
-    own, rivals = scores
+def _test(n: int, pairing: _Pairing, own: np.ndarray, rivals: list[np.ndarray], first: int) -> tuple[float, float]:
+    """The largest t against the closest rival over the ranges of the grid within some rows, and its p-value.
+
+    own, rivals: scores of the rows from `first` on, of n.
+    The p-value is corrected for all ranges of the grid, and for all offsets that are as small, or all.
+    """
     difference = own.astype(np.float64)[:, None] - np.stack(rivals, 1)
     nothing = np.zeros((1, len(rivals)))
-    return (
-        np.concatenate([nothing, np.cumsum(difference, 0)]),
-        np.concatenate([nothing, np.cumsum(difference**2, 0)]),
-    )
+    total, squares = (np.concatenate([nothing, np.cumsum(x, 0)]) for x in (difference, difference**2))
+    best = 0.0
+    for length, step in _grid(n):
+        start = np.arange(-first % step, len(own) - length + 1, step)
+        if len(start):
+            moments = (sums[start + length] - sums[start] for sums in (total, squares))
+            t = (next(moments) / np.sqrt(np.maximum(next(moments), 1e-12))).min(1)
+            best = max(best, float(np.where(t > ADVANTAGE * length**0.5, t, 0).max()))
+    small = not pairing.reversed and abs(pairing.offset) <= NEAR
+    ranges = sum((n - length) // step + 1 for length, step in _grid(n))
+    tests = 2 * ranges * (2 * NEAR if small else 4 * n)  # half of the error rate is for the small offsets
+    return best, float(np.exp(min(np.log(tests) - best**2 / 2, 0)))
 
 
-def _t(total: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """t against the closest rival.  total, squares: (..., r) -> (...)."""
-    t: np.ndarray = (total / np.sqrt(np.maximum(squares, 1e-12))).min(-1)
-    return t
-
-
-def _strongest(own: np.ndarray, rivals: list[np.ndarray]) -> float:
-    """The largest t, or 0, over ranges of SHORTEST rows, of twice as many and so on."""
-    total, squares = _cumulated((own, rivals))
-    best, length, n = 0.0, min(SHORTEST, len(own)), len(own)
-    while True:
-        start = np.arange(0, n - length + 1, max(STEP, length // 8))
-        best = max(best, float(_t(total[start + length] - total[start], squares[start + length] - squares[start]).max()))
-        if length == n:
-            return best
-        length = min(2 * length, n)
+def _grid(n: int) -> Iterator[tuple[int, int]]:
+    """The lengths of the ranges that are tested, and the steps of their starts: multiples of the square root of 2."""
+    length = SHORTEST * 1.0
+    while length <= n:
+        yield int(length), int(length) // 8
+        length *= 2**0.5
 
 
 def _path(diagonals: Diagonals, likely: Sequence[_Pairing]) -> Iterator[tuple[int, int, _Pairing]]:
@@ -319,7 +360,11 @@ def _path(diagonals: Diagonals, likely: Sequence[_Pairing]) -> Iterator[tuple[in
     odds = np.full((n, 1 + len(likely)), -np.inf)
     for k, pairing in enumerate([own, *likely]):
         scores = diagonals.scores(pairing).astype(np.float64)
-        odds[pairing.start : pairing.stop, k] = SLOPE * np.clip(scores / diagonals.scale, -3, 3)
+        partner = pairing.partner(np.arange(pairing.start, pairing.stop))
+        there = (partner >= 0) & (partner < n)
+        odds[pairing.start : pairing.stop, k] = np.where(
+            there, SLOPE * np.clip(scores / diagonals.scale, -3, 3), -np.inf
+        )
     change = 2 * np.log(n) + np.log(len(likely))
     value, best = odds[0].copy(), np.zeros(n, np.int64)
     stays = np.ones(odds.shape, bool)
@@ -339,27 +384,37 @@ def _path(diagonals: Diagonals, likely: Sequence[_Pairing]) -> Iterator[tuple[in
 
 
 def _wrapped(diagonals: Diagonals, finding: Finding, others: Sequence[Finding]) -> Finding:
-    """The finding with the rows at its end whose captions went to its beginning, or the other way round, if any did."""
-    if finding.kind != "shifted" or abs(finding.offset) > len(finding) / 2:
+    """The finding with the rows at its end whose captions went to its beginning, or the other way round, if any did.
+
+    Where a caption is nobody's, the path ends anywhere in as many rows as the offset has: all ends there are tried.
+    """
+    k, size, n = finding.offset, abs(finding.offset), diagonals.n
+    if finding.kind != "shifted" or size > min(NEAR, len(finding) // 4):
         return finding
-    down = finding.offset > 0
-    usual = float(diagonals.of(finding.rows, lambda rows: rows + finding.offset).mean())
-    best, gain = finding, 0.0
-    # The path may end a few rows early or late where these rows fit either way.
-    for early in range(-3, 4):
-        for late in range(-3, 4):
-            start, stop = finding.start + early, finding.stop + late
-            start, stop = (start, stop + finding.offset) if down else (start + finding.offset, stop)
-            if start < 0 or stop > diagonals.n or any(o is not finding and o.start < stop and o.stop > start for o in others):
-                continue
-            wider = replace(finding, start=start, stop=stop, wraps=True)
-            rows = wider.rows[-finding.offset :] if down else wider.rows[: -finding.offset]
-            partner = dict(zip(wider.rows.tolist(), wider.partner().tolist(), strict=True))
-            to = np.array([partner[row] for row in rows.tolist()])
-            fits = diagonals.of(rows, lambda _, to=to: to)
-            better = float((fits - diagonals.of(rows, lambda rows: rows)).sum()) - 1e-3 * (abs(early) + abs(late))
-            if better > gain and fits.mean() > usual / 2:
-                best, gain = wider, better
+    edge, slack = np.arange(-3, 4), np.arange(-size - 3, 4)
+    starts, stops = (edge, slack + size) if k > 0 else (-slack - size, edge)
+    border = np.concatenate(
+        [finding.start + np.arange(-size - 4, size + 4), finding.stop + np.arange(-size - 4, size + 4)]
+    )
+    border = np.unique(border[(border >= 0) & (border < n)])
+    own, shifted = (diagonals.of(border, lambda rows, by=by: rows + by) for by in (0, k))  # type: ignore[misc]
+    usual = float(diagonals.of(finding.rows, finding.moved).mean())
+
+    def fit(start: int, stop: int) -> float:
+        """Sum of the scores at the border if the rows start to stop are shifted and the others are not."""
+        return float(np.where((border >= start) & (border < stop), shifted, own).sum())
+
+    best, most = finding, fit(finding.start, finding.stop)
+    for start, stop in product((finding.start + starts).tolist(), (finding.stop + stops).tolist()):
+        if start < 0 or stop > n or any(o.start < stop and o.stop > start for o in others if o is not finding):
+            continue
+        wider = replace(finding, start=start, stop=stop, wraps=True)
+        first, last = (start, stop - k) if k > 0 else (start + size, stop)
+        wrapped = np.arange(last, stop) if k > 0 else np.arange(start, first)
+        fits = diagonals.of(wrapped, wider.moved)
+        total = fit(first, last) + float((fits - diagonals.of(wrapped, np.asarray)).sum())
+        if total > most and fits.mean() > usual / 2:
+            best, most = wider, total
     return best
 
 
@@ -397,7 +452,7 @@ def _repeated(pairs: Pairs, readable: np.ndarray, diagonals: Diagonals) -> Itera
     at most n f^L. Runs that are no accident are in order where the caption fits, as in a catalogue.
     """
     n = len(pairs)
-    captions, caption, count = np.unique(pairs.caption_id, return_inverse=True, return_counts=True)
+    _, caption, count = np.unique(pairs.caption_id, return_inverse=True, return_counts=True)
     ends = np.flatnonzero(np.diff(np.where(readable, caption, -1), prepend=-2, append=-2))
     usual: float | None = None
     for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
@@ -407,8 +462,8 @@ def _repeated(pairs: Pairs, readable: np.ndarray, diagonals: Diagonals) -> Itera
         if log_p > np.log(ERROR_RATE):
             continue
         if usual is None:
-            usual = float(np.median(diagonals.of(diagonals.sample, lambda rows: rows)))
-        score = diagonals.of(np.arange(start, stop), lambda rows: rows)
+            usual = float(np.median(diagonals.of(diagonals.sample, np.asarray)))
+        score = diagonals.of(np.arange(start, stop), np.asarray)
         if score.mean() < MISFIT * usual:
             yield Finding("repeated", start, stop, 0, float(np.sqrt(-2 * log_p)), float(np.exp(log_p)))
 
