@@ -59,6 +59,8 @@ def _summary(found: Story, picture: str | None) -> RenderableType:
         rows.append(("probability", _number(verdict["rematch_probability"])))
     if verdict["noise_kind"] is not None:
         rows.append(("kind of mismatch", verdict["noise_kind"]))
+    if verdict["reason_code"] is not None:
+        rows.append(("reason", verdict["reason_code"]))
     rows.append(("source", where))
     scores = [("clean probability", "clean_probability"), ("similarity", "similarity")]
     for name, key in (*scores, ("aligned similarity", "aligned_similarity")):

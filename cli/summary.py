@@ -27,6 +27,7 @@ _BAR = 16  # characters
 def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
     """The report of a run, as in `report.json`.  run: its directory."""
     parts: list[RenderableType] = [_headline(report), "", _verdicts(report), "", _facts(report)]
+    parts += [Text("fault: " + safe(finding["sentence"]), style="yellow") for finding in report["findings"]]
     parts += [Text("note: " + safe(note), style="dim") for note in report["notes"]]
     files = facts_table(
         ("cleaned data", run / "cleaned"), ("every verdict", run / "verdicts"), ("the report", run / "report.html")

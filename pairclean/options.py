@@ -132,6 +132,12 @@ class _Rematch:
         0.9, "Rematch as many pairs as possible with an estimated precision of at least P.", OUTPUT, "P", ge=0, le=1
     )
     capacity: int = _option(1, "Use a caption for at most K rematched images.", OUTPUT, "K", ge=1)
+    repair: bool = _option(
+        False,
+        "Give captions that moved by a number of rows back to their images, and rematch only what is left. Such faults "
+        "are always looked for and reported.",
+        OUTPUT,
+    )
     pool: Pool = _option("noisy", "Captions to rematch with: those of flagged pairs, or of all pairs.", OUTPUT)
 
 

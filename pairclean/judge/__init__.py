@@ -20,6 +20,7 @@ from .held_out import clean_by_fold, draw_sure
 from .judgement import ENCODER_SCORES, NOISE_KINDS, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
 from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
+from .offsets import Finding, Mending, find_faults, mend
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
 from .rounds import Learned, learn
@@ -35,11 +36,13 @@ __all__ = [
     "Calibration",
     "CrossFit",
     "DecoyScale",
+    "Finding",
     "Folds",
     "HeldOutRetrieval",
     "Histogram",
     "Judgement",
     "Learned",
+    "Mending",
     "NeighbourIndex",
     "Rate",
     "Reference",
@@ -53,6 +56,7 @@ __all__ = [
     "clean_by_fold",
     "cosine_scores",
     "draw_sure",
+    "find_faults",
     "fold_of",
     "judge",
     "judge_as",
@@ -62,6 +66,7 @@ __all__ = [
     "kind_cut",
     "learn",
     "lemon_scores",
+    "mend",
     "mixed_scores",
     "near_identities",
     "near_ranks",

@@ -77,6 +77,16 @@ class Finding:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def __str__(self) -> str:
+        """The fault in a few words: "captions moved 1 row down (offset +1)"."""
+        if self.kind == "reversed":
+            return f"captions in reverse order (rows add up to {self.offset})"
+        if self.kind == "repeated":
+            return "one caption on a run of rows"
+        size = abs(self.offset)
+        way = "down" if self.offset > 0 else "up"
+        return f"captions moved {size:,} {'row' if size == 1 else 'rows'} {way} (offset {self.offset:+d})"
+
     @property
     def rows(self) -> np.ndarray:
         return np.arange(self.start, self.stop)

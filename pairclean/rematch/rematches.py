@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,8 +13,10 @@ from ..arrays import Pairs
 from ..judge import (
     ENCODER_SCORES,
     REFERENCE,
+    Finding,
     Judgement,
     Learned,
+    Mending,
     Reference,
     Scorer,
     draw_sure,
@@ -21,6 +24,7 @@ from ..judge import (
     pair_codes,
     reference_rows,
 )
+from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
 from .pool import CandidatePool, Pool, RematchOptions
 
@@ -33,6 +37,12 @@ TAKEN = "the caption that fits best stays with its own picture"
 UNSURE = "no rematch is sure enough"
 UNCALIBRATED = "too few clean pairs to learn how far rematches can be trusted"
 REASONS = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
+REASON_CODES = {
+    NO_PARTNER: ReasonCode.NO_PARTNER,
+    TAKEN: ReasonCode.NO_PARTNER,
+    UNSURE: ReasonCode.NOT_SURE_ENOUGH,
+    UNCALIBRATED: ReasonCode.NOT_SURE_ENOUGH,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Rematches:
     trials: (t, 3) float32: for each proposal of the calibration its probability, whether it was right, and its weight.
     emitted: how many pairs have a partner.  expected_precision: the mean probability that these are right.
     calibrated_on: how many pairs were broken for calibration.  orphans: the estimated share without a partner.
+    findings: the systematic faults of the pairs.  mended: how many partners are captions that moved, given back.
     """
 
     clean_probability: np.ndarray
@@ -61,6 +72,8 @@ class Rematches:
     expected_precision: float | None = None
     calibrated_on: int = 0
     orphans: float | None = None
+    findings: Sequence[Finding] = ()
+    mended: int = 0
 
 
 def rematch(
@@ -73,12 +86,15 @@ def rematch(
     min_precision: float = 0.9,
     capacity: int = 1,
     pool: Literal["noisy", "all"] = "noisy",
+    findings: Sequence[Finding] = (),
+    mending: Mending | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Rematches:
     """Find captions for the noisy pairs among N.
 
-    pairs: the encoder's vectors.  learned, judgement: of the same pairs.  The other arguments are options of `Config`.
+    pairs: the encoder's vectors.  learned, judgement: of the same pairs.  findings: their systematic faults.
+    mending: how to repair these, if they are to be.  The other arguments are options of `Config`.
     """
     clean = np.array(judgement.clean_probability)
     threshold = flag_below if keep_fraction is None else keeping(clean, keep_fraction)
@@ -90,12 +106,18 @@ def rematch(
         offered=np.zeros(0, np.float32),
         trials=np.zeros((0, 3), np.float32),
         flag_below=threshold,
+        findings=findings,
     )
-    flagged = clean < threshold  # NaN, not judged, is never below
-    if not flagged.any():
+    if mending is not None:
+        nothing = _mended(nothing, mending, min_precision)
+    mended = nothing.partner >= 0
+    flagged = (clean < threshold) & ~mended  # NaN, not judged, is never below
+    if judgement.unjudged is not None or not flagged.any():
         return nothing
     every = np.flatnonzero(~np.isnan(clean))
     taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
+    settled = np.union1d(np.flatnonzero(mended), nothing.partner[mended])
+    taking_part = np.setdiff1d(taking_part, settled)
     model, held_out = _rematcher(learned, judgement)
     near = learned.near(pairs)
     options = RematchOptions(
@@ -119,7 +141,7 @@ def rematch(
     suspects = CandidatePool(embedded(unsure), scorer, options, gpu=device.startswith("cuda"))
     calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
     if calibration is None:
-        return replace(nothing, reason=np.where(flagged, REASONS.index(UNCALIBRATED), 0).astype(np.int8))
+        return replace(nothing, reason=np.where(flagged, REASONS.index(UNCALIBRATED), nothing.reason).astype(np.int8))
     proposals = suspects.with_pairs(embedded(again)).propose(calibration.options)
     rows = np.concatenate([again, unsure])
     has = proposals.partner >= 0
@@ -128,22 +150,48 @@ def rematch(
     # that the judge did not flag, unless the user asked for a share to keep.
     wanted = flagged[rows] | ((chance > 1 - threshold) & (keep_fraction is None))
     chosen, offered = settle(proposals.partner, chance, flagged[rows], wanted, min_precision, options.reuse)
-    reason = np.zeros(len(clean), np.int8)
+    reason = nothing.reason
     reason[rows[has]] = REASONS.index(TAKEN)
     reason[rows[offered]] = REASONS.index(UNSURE)
     nothing.partner[rows[chosen]] = rows[proposals.partner[chosen]]
     nothing.probability[rows[chosen]] = chance[chosen]
     overturned = chosen & ~flagged[rows]
     clean[rows[overturned]] = (clean[rows[overturned]] * (1 - chance[overturned])).astype(np.float32)
+    emitted = nothing.partner >= 0
     return replace(
         nothing,
         reason=reason,
-        offered=-np.sort(-chance[offered]).astype(np.float32),
+        offered=-np.sort(-np.concatenate([nothing.offered, chance[offered]])).astype(np.float32),
         trials=np.stack([calibration.probability, calibration.right, calibration.weight], axis=1).astype(np.float32),
-        emitted=int(chosen.sum()),
-        expected_precision=float(chance[chosen].mean()) if chosen.any() else None,
+        emitted=int(emitted.sum()),
+        expected_precision=float(nothing.probability[emitted].mean(dtype=float)) if emitted.any() else None,
         calibrated_on=calibration.broken,
         orphans=calibration.orphans,
+    )
+
+
+def _mended(rematches: Rematches, mending: Mending, min_precision: float) -> Rematches:
+    """The rematches with the captions of moved ranges given back, as many as keep the mean probability sure enough.
+
+    The position says more than the score of one pair, so that the pairs of a range are rematched together; only where
+    the range as a whole is not sure enough, the surest of them are.
+    """
+    clean, threshold = rematches.clean_probability, rematches.flag_below
+    has = np.flatnonzero(mending.caption >= 0)
+    clean[has] = np.fmin(clean[has], mending.own[has]).astype(np.float32)
+    clean[mending.same] = np.fmax(clean[mending.same], mending.own[mending.same]).astype(np.float32)
+    has = has[clean[has] < threshold]
+    chance = mending.probability[has]
+    chosen = has[emit(chance, min_precision)]
+    rematches.partner[chosen] = mending.caption[chosen]
+    rematches.probability[chosen] = mending.probability[chosen]
+    rematches.reason[has] = REASONS.index(UNSURE)
+    return replace(
+        rematches,
+        offered=-np.sort(-chance).astype(np.float32),
+        emitted=len(chosen),
+        mended=len(chosen),
+        expected_precision=float(mending.probability[chosen].mean()) if len(chosen) else None,
     )
 
 

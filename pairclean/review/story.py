@@ -147,7 +147,8 @@ def _why(verdict: dict[str, Any], threshold: float) -> str:
         return f"{said}, so it is kept."
     if kind is Verdict.REMATCHED:
         sure = verdict["rematch_probability"]
-        return f"{said}, so it is flagged; the caption of {verdict['rematch_pair_id']} fits it, {sure:.1%} sure."
+        why = f" ({reason})" if reason else ""
+        return f"{said}, so it is flagged{why}; the caption of {verdict['rematch_pair_id']} fits it, {sure:.1%} sure."
     below = f", below {threshold:g}" if probability < threshold else ""
     return f"{said}{below}, so it is flagged; it got no other caption because {reason}."
 

@@ -23,6 +23,7 @@ from ..align import Alignment
 from ..embed import Embeddings
 from ..files import write_json, written_whole
 from ..judge import (
+    Finding,
     Folds,
     HeldOutRetrieval,
     Histogram,
@@ -118,12 +119,15 @@ def save_rematches(run: Run, rematches: Rematches) -> None:
     home = emptied(run.path / "rematch")
     arrays = _arrays_of(rematches)
     _save_arrays(home, arrays)
-    write_json(home / "rematches.json", {k: v for k, v in vars(rematches).items() if k not in arrays})
+    content = {k: v for k, v in vars(rematches).items() if k not in arrays}
+    write_json(home / "rematches.json", content | {"findings": [asdict(finding) for finding in rematches.findings]})
 
 
 def open_rematches(run: Run) -> Rematches:
     home = run.path / "rematch"
-    return Rematches(**_load_arrays(home, Rematches), **_read_json(home / "rematches.json"))
+    about = _read_json(home / "rematches.json")
+    about["findings"] = [Finding(**finding) for finding in about["findings"]]
+    return Rematches(**_load_arrays(home, Rematches), **about)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,10 @@ def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
     """The verdicts of each shard in order, `pairs.VERDICT_SCHEMA`, from what the earlier stages found."""
     tables = (emb.pair_table(shard) for shard in emb.shard_names)
     pair_ids = _PairIds(run).of
-    return tables_of(tables, open_judgement(run), open_rematches(run), pair_ids=pair_ids, captions=emb.captions)
+    readable = int(emb.readable.sum())
+    return tables_of(
+        tables, open_judgement(run), open_rematches(run), readable=readable, pair_ids=pair_ids, captions=emb.captions
+    )
 
 
 class _PairIds:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..embed import Embeddings
 from ..files import write_json
 from ..judge import Judgement
 from ..pairs import UserError
@@ -14,6 +15,7 @@ from ..rematch import Rematches
 from ..report import (
     check_calibration,
     choose_gallery,
+    describe,
     load_thumbnails,
     read_captions,
     rematch_curve,
@@ -37,7 +39,7 @@ COLUMNS_SHOWN, GROUPS_SHOWN = 6, 12
 def report(run: Run, execution: Execution) -> None:
     config = run.config
     execution.progress.start("report")
-    judged, rematched = open_judgement(run), open_rematches(run)
+    emb, judged, rematched = open_embeddings(run), open_judgement(run), open_rematches(run)
     try:
         source = embedded_source(run)
     except UserError:  # moved or changed since: the numbers stand without the pictures
@@ -62,14 +64,32 @@ def report(run: Run, execution: Execution) -> None:
         "calibration_check": _calibration_check(judged, rematched),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
+        "findings": _findings(emb, rematched),
         "broken": run.manifest.get("broken") or {},
     }
     content = summarise(run.verdict_tables(), facts)
     write_json(run.path / "report.json", content)
     picks = choose_gallery(run.verdict_tables(), flag_below=rematched.flag_below)
-    emb = open_embeddings(run)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
+
+
+def _findings(emb: Embeddings, rematched: Rematches) -> list[dict[str, Any]]:
+    """The systematic faults, those of the most pairs first."""
+
+    def place(row: int) -> tuple[str, int]:
+        shard = int(np.searchsorted(emb.shard_offsets, row, side="right")) - 1
+        name = emb.shard_names[shard]
+        return name, emb.pair_table(name)["row"][row - int(emb.shard_offsets[shard])].as_py()
+
+    found = []
+    for finding in sorted(rematched.findings, key=len, reverse=True):
+        rows = finding.rows
+        mended = 0 if finding.kind == "repeated" else int((rematched.partner[rows] == finding.moved(rows)).sum())
+        found.append(
+            describe(finding, place(finding.start), place(finding.stop - 1), mended if rematched.mended else 0)
+        )
+    return found
 
 
 def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:

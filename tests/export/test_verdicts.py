@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from pairclean.export import Findings, verdict_table
-from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA
+from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, ReasonCode
+from pairclean.rematch.rematches import NO_PARTNER
 
 
 def pair_table(reasons: list[str | None]) -> pa.Table:
@@ -34,9 +35,11 @@ def test_the_five_verdicts() -> None:
         partner_id=objects(None, "p2", None, None, None),
         partner_caption=objects(None, "y", None, None, None),
         rematch_probability=np.array([NAN, 0.75, NAN, NAN, NAN], np.float32),
-        why_not=objects(*["none fits"] * 5),
+        why_not=objects(*[NO_PARTNER] * 5),
         noise_kind=objects("partial", "complete", None, "complete", "complete"),
+        fault=objects(None, "captions moved", None, None, None),
         unjudged="too few",
+        unjudged_code=ReasonCode.TOO_FEW_PAIRS,
         flag_below=0.5,
     )
     table = verdict_table(pairs, found)
@@ -50,11 +53,13 @@ def test_the_five_verdicts() -> None:
     assert table["rematch_pair_id"].to_pylist() == [None, "p2", None, None, None]
     assert table["rematch_caption"].to_pylist() == [None, "y", None, None, None]
     assert table["rematch_probability"].to_pylist() == [None, 0.75, None, None, None]
-    assert table["reason"].to_pylist() == [None, None, "none fits", "bad", "too few"]
+    assert table["reason"].to_pylist() == [None, "captions moved", NO_PARTNER, "bad", "too few"]
+    codes = [None, "shifted", "no_partner", "unreadable_image", "too_few_pairs"]
+    assert table["reason_code"].to_pylist() == codes
     assert table["noise_kind"].to_pylist() == [None, "complete", None, None, None]
 
 
 def test_a_shard_without_pairs() -> None:
     none, floats = objects(), np.zeros(0, np.float32)
-    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, None, 0.5)
+    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, None, None, 0.5)
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()
