@@ -32,9 +32,9 @@ def describe(finding: Finding, first: Place, last: Place, mended: int) -> dict[s
 
 def _sentence(finding: Finding, first: Place, last: Place, mended: int) -> str:
     if first[0] == last[0]:
-        where = f"In {first[0]}, rows {first[1]:,} to {last[1]:,}"
+        where = f"In shard {first[0]}, rows {first[1]:,} to {last[1]:,}"
     else:
-        where = f"From row {first[1]:,} of {first[0]} to row {last[1]:,} of {last[0]}, all pairs"
+        where = f"From row {first[1]:,} of shard {first[0]} to row {last[1]:,} of shard {last[0]}, all pairs"
     sure = f"(z = {finding.z:.1f})"
     if finding.kind == "repeated":
         return f"{where} carry one and the same caption, which does not fit them {sure}; their own captions are lost."
