@@ -35,7 +35,7 @@ ERROR_RATE = 0.01
 #: Offsets up to NEAR rows are all tested; beyond them the PEAKS highest sums along diagonals of a window.
 NEAR, PEAKS = 16, 8
 #: Height of a peak that is tested, in standard deviations of the sums.
-PEAK = 4.0
+PEAK = 5.0
 #: Rivals on either side of a pairing.
 BESIDE = 2
 #: Least mean advantage over each rival, over its root mean square: less is a bias of the data, not a fault.
@@ -322,7 +322,12 @@ def _near(diagonals: Diagonals) -> Iterator[_Pairing]:
 def _far(diagonals: Diagonals) -> Iterator[_Pairing]:
     """The peaks that are significant in some range."""
     for pairing in dict.fromkeys(diagonals.peaks()):
-        if _test(diagonals.n, pairing, *_compared(diagonals, pairing), pairing.start)[1] < ERROR_RATE:
+        # Nearly all that are no fault lose to the pairs as they are: the other rivals are not scored then.
+        for rivals in (pairing.rivals()[:1], pairing.rivals()):
+            scores = [diagonals.scores(rival) for rival in rivals]
+            if _test(diagonals.n, pairing, diagonals.scores(pairing), scores, pairing.start)[1] >= ERROR_RATE:
+                break
+        else:
             yield pairing
 
 
