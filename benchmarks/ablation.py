@@ -18,11 +18,10 @@ import torch
 
 from benchmarks.common import Data, detection, load, moved, planted_run
 from pairclean.align import L2RM, Alignment, Canonical, ZeroShot
-from pairclean.execution import side_by_side
+from pairclean.execution import Execution, side_by_side
 from pairclean.judge import FOLDS, CrossFit, assign_folds, fold_of, judge_scores
 from pairclean.metrics.retrieval import retrieval
 from pairclean.pipeline import advance
-from pairclean.run import Execution
 from pairclean.run.results import open_rematches
 
 #: rows to learn from, of data, with clean probabilities -> a model

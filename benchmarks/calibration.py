@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pairclean.execution import Execution
 from pairclean.metrics.detection import expected_calibration_error
 from pairclean.pipeline import redo
-from pairclean.run import Execution
 from pairclean.run.results import open_judgement
 
 from .common import Data, judged, load, moved, planted_run

@@ -17,10 +17,11 @@ from pairclean import pipeline
 from pairclean.arrays import Pairs
 from pairclean.config import Config
 from pairclean.embed import Embeddings
+from pairclean.execution import Execution
 from pairclean.metrics.detection import auroc, average_precision, expected_calibration_error
 from pairclean.pairs import PAIR_SCHEMA, caption_id, content_id
 from pairclean.pipeline import advance
-from pairclean.run import Execution, Run
+from pairclean.run import Run
 from pairclean.run.embedded import embedded_run
 from pairclean.run.results import open_judgement
 from pairclean.synthetic.mismatches import plant

@@ -28,11 +28,12 @@ import pyarrow.parquet as pq
 from benchmarks.common import MODELS, Data, detection, judged, load, moved, planted_run
 from pairclean.align import ZeroShot
 from pairclean.embed import load_encoder
+from pairclean.execution import Execution
 from pairclean.judge import FOLDS, assign_folds
 from pairclean.metrics.retrieval import average_precisions, retrieval
 from pairclean.pairs import caption_id
 from pairclean.pipeline import advance, redo
-from pairclean.run import Execution, Run
+from pairclean.run import Run
 from pairclean.run.results import open_judgement, open_learned
 from pairclean.synthetic.mismatches import mix
 

@@ -20,7 +20,7 @@ from .text import safe
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pairclean.run import Execution
+    from pairclean.execution import Execution
 
 INTERRUPTED = 130  # exit status
 
@@ -50,7 +50,7 @@ class Console:
 
         recipe: options of execution from a recipe; those of the command line override them.
         """
-        from pairclean.run import Execution
+        from pairclean.execution import Execution
 
         from .progress import shown_progress
 

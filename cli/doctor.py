@@ -72,7 +72,7 @@ def _faiss_gpus() -> str:
 
 def _machine() -> dict[str, str]:
     from pairclean.embed.device import cpu_flags
-    from pairclean.embed.embed import available_cores
+    from pairclean.execution import available_cores
 
     fast = sorted(flag for flag in cpu_flags() if flag.startswith("amx") or flag in ("avx2", "avx512f", "avx512_bf16"))
     return {

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from pairclean.run import Progress
+from pairclean.execution import Progress
 
 from .text import duration, safe
 

@@ -43,7 +43,8 @@ def _headline(report: Mapping[str, Any]) -> Text:
     text.append(", of which about ").append(percent(rate["estimate"]), style="bold")
     text.append(" are mismatched")
     if rate["low"] is not None:
-        between = f" ({percent(rate['low'])} to {percent(rate['high'])}, {percent(rate['level'], 0)} interval)"
+        what = "a range" if rate.get("why_wide") else f"{percent(rate['level'], 0)} interval"
+        between = f" ({percent(rate['low'])} to {percent(rate['high'])}, {what})"
         text.append(between, style="dim")
     return text
 

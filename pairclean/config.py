@@ -20,7 +20,7 @@ from pydantic import (
 
 from .methods import METHODS
 from .options import EXECUTION, OPTIONS, STAGES, Options, current_names, flag
-from .pairs import UserError
+from .pairs import Columns, UserError
 
 __all__ = ["STAGES", "Config", "read_recipe"]
 
@@ -111,6 +111,10 @@ class Config(_Fields):
             if first["type"] == "extra_forbidden":
                 raise UserError(f"there is no option {name}: use one of {', '.join(cls.model_fields)}") from None
             raise UserError(f"{flag(name)} {first['input']}: {message[:1].lower()}{message[1:]}") from None
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.image_column, self.caption_column, self.id_column, self.image_root, self.embeddings)
 
     def of(self, stage: str) -> dict[str, Any]:
         """The options that change the result of a stage."""

@@ -49,7 +49,7 @@ _METHODS = (
         needs="nothing",
         cost="seconds; grows with the square of the vectors' length",
         use_for="a quick look, or a small machine",
-        class_path="pairclean.align.canonical:Canonical",
+        class_path="pairclean.align.linear:Canonical",
     ),
     MethodInfo(
         "l2rm",

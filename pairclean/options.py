@@ -97,6 +97,13 @@ class _Align:
     caption_label_column: str | None = _option(
         None, "Column with class labels that describe only the caption.", LEARNING, "NAME"
     )
+    kind_column: str | None = _option(
+        None,
+        "Column with the kind of each pair (product type, species, language), within which wrong captions resemble the "
+        "right ones; without it kinds are found in the captions.",
+        LEARNING,
+        "NAME",
+    )
     seed: int = _option(0, "Seed of the random number generators.", LEARNING, "N", ge=0)
 
 

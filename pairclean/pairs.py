@@ -12,6 +12,9 @@ from enum import Enum
 
 import pyarrow as pa
 
+#: How a manifest refers to an object that the caller handed in: "python:MySource(pairs of 2024)".
+PYTHON = "python:"
+
 
 class UserError(Exception):
     """Something the user can mend: one sentence that says what is wrong and what to do.
@@ -63,6 +66,23 @@ def unreadable_code(reason: str) -> ReasonCode:
     if reason in (NO_CAPTION, EMPTY_CAPTION):
         return ReasonCode.UNREADABLE_CAPTION
     return ReasonCode.FAILED_DOWNLOAD if reason.startswith(FAILED_DOWNLOAD) else ReasonCode.UNREADABLE_IMAGE
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the user says about the source's columns; None where it is to be detected.
+
+    image, caption, id: names of columns; `id="none"` numbers the rows instead (`<shard>:<row>`). In a tar they are
+    endings of members, or fields of KEY.json.
+    image_root: the folder that image paths are relative to; without it, the folder that the shards lie in.
+    embeddings: which vectors are read where several lie beside the metadata (`b32` or `l14`).
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    id: str | None = None
+    image_root: str | None = None
+    embeddings: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Losses over the similarities of a batch, in the log domain and differentiable.
 
 `similarity` is S throughout: (B, B) float32 cosines, row i an image, column j a caption, the observed pairs on the
-diagonal.  Without the options that are marked as ours, values and gradients are those of the code published with
+diagonal.  Without the options marked as ours, values and gradients are those of the code published with
 Han et al., "Learning to rematch mismatched pairs for robust cross-modal retrieval" (L2RM), CVPR 2024, arXiv 2403.05105.
 """
 
@@ -90,8 +90,8 @@ def targets_from_plan(
     """Soft labels from a transport plan: the plan floored, then its rows and its columns normalised.
 
     plan: (Q, B) float32, non-negative mass.
-    floor: mass that every entry gets at least; without it the reverse KL is infinite.
-    mass_threshold: the share of its capacity (1/Q a row, 1/B a column) that a row or column must exceed to count as
+    floor: the least mass of an entry; without it the reverse KL divergence is infinite.
+    mass_threshold: the share of its capacity (1/Q per row, 1/B per column) that a row or column must exceed to count as
     having mass.  None: all count, as published, and a row without mass is a uniform target (half of them at reg 0.01).
     Returns row_target (Q, B), column_target (Q, B), rows_with_mass (Q,) bool, columns_with_mass (B,) bool.
     Source: Han et al. 2024, and its published code.

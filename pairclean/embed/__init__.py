@@ -4,8 +4,8 @@ from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
 from .load import load_encoder
-from .precomputed import keep_source
-from .store import Embeddings, ShardedArray, keep_parts, part_is_done, write_part
+from .precomputed import keep_source, prepared
+from .store import Embeddings, ShardedArray, part_is_done, prune_parts, write_part
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -15,10 +15,11 @@ __all__ = [
     "ShardedArray",
     "embed_shard",
     "embed_source",
-    "keep_parts",
     "keep_source",
     "load_encoder",
     "part_is_done",
+    "prepared",
+    "prune_parts",
     "resolve_devices",
     "resolve_dtype",
     "write_part",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..pairs import PYTHON, UserError
 from .encoder import Encoder
 
 
@@ -14,6 +15,10 @@ def load_encoder(
     exact: decode every picture whole, as the model's own preprocessing does.
     Raises UserError if the model, its weights or the device cannot be had.
     """
+    if model.startswith(PYTHON):
+        raise UserError(
+            f"the encoder is a Python object ({model}), which is not here: give it to pairclean.clean again"
+        )
     if model == "hog-tfidf":
         from .hog_tfidf import HogTfidf
 

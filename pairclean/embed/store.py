@@ -67,7 +67,7 @@ def write_part(
         pq.write_table(table, file)
 
 
-def keep_parts(root: Path, shard_names: Sequence[str]) -> None:
+def prune_parts(root: Path, shard_names: Sequence[str]) -> None:
     """Removes what belongs to no shard any more, so that the folder is indexed as what the run holds."""
     for path_of in (metadata_path, image_path, text_path):
         kept = {path_of(root, name) for name in shard_names}

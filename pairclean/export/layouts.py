@@ -12,9 +12,11 @@ from ..embed import Embeddings
 from ..pairs import UserError
 from ..sources import Source
 from ..sources.embedded import EmbeddedSource
+from ..sources.parquet import ParquetSource
 from ..sources.webdataset import WebdatasetSource
 from .kept import Writer
 from .parquet import Tables
+from .rows import TablesOfRows
 from .samples import TablesOfTars, Tars
 from .tar import Samples
 from .uids import Uids, as_uids
@@ -81,4 +83,6 @@ def open_writer(
 
 
 def _tables(source: Source) -> Writer:
-    return TablesOfTars(source) if isinstance(source, WebdatasetSource) else Tables(source)
+    if isinstance(source, WebdatasetSource):
+        return TablesOfTars(source)
+    return Tables(source) if isinstance(source, ParquetSource | EmbeddedSource) else TablesOfRows(source)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..pairs import Shard
+from ..sources.encoding import decode
 from ..sources.tables import Gap, nulls, read_schema, readable_batches
 from ..sources.webdataset import Sample, WebdatasetSource
 from .kept import ADDED, added, adds, as_lists, captions_now, changed, column
@@ -68,7 +69,7 @@ class Tars:
             extension = name[len(sample.key) + 1 :].lower()
             # `str` is what img2dataset makes of a list.
             if (where.place == "member" and extension == where.name) or (
-                extension == "txt" and data.decode("utf-8", "replace").strip() == str(was).strip()
+                extension == "txt" and (decode(data, self.source.encoding) or "").strip() == str(was).strip()
             ):
                 data = encoded(str(caption))
             elif extension == "json":

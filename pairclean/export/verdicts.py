@@ -8,9 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..judge import FEWEST, NOISE_KINDS, Judgement
+from ..judge import FEWEST, NOISE_KINDS, UNJUDGED, Judgement
 from ..pairs import VERDICT_SCHEMA, ReasonCode, Verdict, unreadable_code
 from ..rematch import REASON_CODES, REASONS, Rematches
+
+#: What is wrong with pairs of these kinds says more than why they got no other caption.
+KIND_CODES = {
+    "generic": ReasonCode.GENERIC_CAPTION,
+    "placeholder": ReasonCode.PLACEHOLDER_IMAGE,
+    "partial": ReasonCode.PARTLY_WRONG,
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Findings:
     partner_id, partner_caption: (n,) objects, None where not rematched.  rematch_probability: (n,) float32.
     why_not: (n,) objects, why a noisy pair was not rematched.  noise_kind: (n,) objects, the kind of mismatch if it is
     one, None where not known.  fault: (n,) objects, the systematic fault that the pair is part of, in words, or None.
-    unjudged, unjudged_code: why nothing was judged, or None.
+    unjudged: (n,) objects, why a readable pair was not judged, or None; unjudged_code: the same for all of them.
     """
 
     clean_probability: np.ndarray
@@ -33,8 +40,8 @@ class Findings:
     why_not: np.ndarray
     noise_kind: np.ndarray
     fault: np.ndarray
-    unjudged: str | None
-    unjudged_code: ReasonCode | None
+    unjudged: np.ndarray
+    unjudged_code: ReasonCode
     flag_below: float
 
 
@@ -50,14 +57,15 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         [Verdict.UNREADABLE.value, Verdict.UNJUDGED.value, Verdict.REMATCHED.value, Verdict.NOISY.value],
         Verdict.CLEAN.value,
     )
-    reason = np.full(len(pairs), found.unjudged, object)
+    reason = found.unjudged.copy()
     reason[judged] = None
-    code = np.full(len(pairs), found.unjudged_code and found.unjudged_code.value, object)
+    code = np.full(len(pairs), found.unjudged_code.value, object)
     code[judged] = None
     reason[noisy & ~rematched] = found.why_not[noisy & ~rematched]
     code[noisy] = [REASON_CODES[why].value for why in found.why_not[noisy]]
     code[rematched] = ReasonCode.BELONGS_ELSEWHERE.value
-    code[noisy & ~rematched & (found.noise_kind == "partial")] = ReasonCode.PARTLY_WRONG.value
+    for kind, of_kind in KIND_CODES.items():
+        code[noisy & ~rematched & (found.noise_kind == kind)] = of_kind.value
     shifted = noisy & np.array([fault is not None for fault in found.fault], bool)
     reason[shifted], code[shifted] = found.fault[shifted], ReasonCode.SHIFTED.value
     reason[unreadable] = unread[unreadable]
@@ -97,6 +105,7 @@ def verdict_tables(
     partners = np.unique(rematches.partner[rematches.partner >= 0])
     ids, texts = (np.array(of(partners), object) for of in (pair_ids, captions))
     kinds, reasons = np.array(NOISE_KINDS, object), np.array(REASONS, object)
+    unjudged = np.array([judgement.unjudged, *UNJUDGED[1:]], object)
     start = 0
     for table in tables:
         part = slice(start, start + len(table))
@@ -120,8 +129,8 @@ def verdict_tables(
             why_not=reasons[rematches.reason[part]],
             noise_kind=kinds[judgement.noise_kind[part]],
             fault=fault,
-            unjudged=judgement.unjudged,
-            unjudged_code=unjudged_code if judgement.unjudged else None,
+            unjudged=unjudged[judgement.unjudged_reason[part]],
+            unjudged_code=unjudged_code,
             flag_below=rematches.flag_below,
         )
         yield verdict_table(table, found)

@@ -14,10 +14,12 @@ from .calibration import (
     read_calibration,
 )
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
-from .decoys import LEVEL, DecoyScale, Rate, calibrate
+from .decoy_calibration import calibrate
+from .decoys import LEVEL, DecoyScale, Rate
 from .folds import FOLDS, Folds, assign_folds, fold_of
 from .held_out import clean_by_fold, draw_sure
-from .judgement import ENCODER_SCORES, NOISE_KINDS, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
+from .judgement import ENCODER_SCORES, NOISE_KINDS, UNJUDGED, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
+from .kinds import PairKinds, Partition
 from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
 from .offsets import Finding, Mending, find_faults, mend
@@ -25,6 +27,7 @@ from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
+from .scripts import script_codes
 
 __all__ = [
     "ENCODER_SCORES",
@@ -33,6 +36,7 @@ __all__ = [
     "LEVEL",
     "NOISE_KINDS",
     "REFERENCE",
+    "UNJUDGED",
     "Calibration",
     "CrossFit",
     "DecoyScale",
@@ -44,6 +48,8 @@ __all__ = [
     "Learned",
     "Mending",
     "NeighbourIndex",
+    "PairKinds",
+    "Partition",
     "Rate",
     "Reference",
     "Scorer",
@@ -73,5 +79,6 @@ __all__ = [
     "pair_codes",
     "read_calibration",
     "reference_rows",
+    "script_codes",
     "separates_better",
 ]

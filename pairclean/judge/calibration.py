@@ -7,7 +7,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from .crossfit import Scores
-from .decoys import DecoyCalibration, DecoyScale, Rate, calibrate
+from .decoy_calibration import DecoyCalibration, calibrate
+from .decoys import DecoyScale, Rate
+from .evidence import Scored
 from .mixture import MixtureCalibration, calibrate_mixture
 
 FEWEST = 100  # readable pairs; with fewer no rate can be estimated
@@ -31,17 +33,20 @@ class Calibration(Protocol):
     @property
     def prior(self) -> float: ...
 
-    def clean_probability(self, score: np.ndarray) -> np.ndarray:
-        """P(matched | score), strictly increasing.  (n,) float64 -> (n,) float64."""
+    def clean_probability(self, scored: Scored) -> np.ndarray:
+        """P(matched), (n,) float64, strictly increasing in the score among pairs of the same kinds."""
 
     def to_json(self) -> dict[str, Any]: ...
 
 
-def calibrate_scores(scores: Scores, kind: Kind = "decoy", *, rate: Rate | None = None, seed: int = 0) -> Calibration:
-    """rate: the mismatch rate, if a better estimate than these scores give is known; None estimates it from them."""
+def calibrate_scores(
+    scores: Scores, kind: Kind = "decoy", *, like: Calibration | None = None, seed: int = 0
+) -> Calibration:
+    """like: a calibration of the same pairs by other scores, whose mismatch rate is kept; None estimates the rate."""
     if kind == "decoy":
-        return calibrate(scores.score, scores.decoys, rate=rate, seed=seed)
-    return calibrate_mixture(scores.score, kind, rate=rate, seed=seed)
+        assert like is None or isinstance(like, DecoyCalibration)
+        return calibrate(scores, like=like, seed=seed)
+    return calibrate_mixture(scores.score, kind, rate=None if like is None else like.rate, seed=seed)
 
 
 def read_calibration(data: dict[str, Any]) -> Calibration:
@@ -59,7 +64,7 @@ def judge_scores(scores: Scores, unbiased: Scores, kind: Kind = "decoy", *, seed
     first = calibrate_scores(unbiased, kind, seed=seed)
     if scores is unbiased:
         return first
-    return calibrate_scores(scores, kind, rate=first.rate, seed=seed)
+    return calibrate_scores(scores, kind, like=first, seed=seed)
 
 
 def keeping(clean_probability: np.ndarray, fraction: float) -> float:

@@ -15,6 +15,8 @@ import numpy as np
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, chunks
+from .evidence import Scored
+from .kinds import PairKinds, draw_within
 from .scores import (
     DECOY_PAIRS,
     TEMPERATURES,
@@ -22,12 +24,34 @@ from .scores import (
     Scorer,
     draw_decoys,
     hubness_at,
+    pair_codes,
     pair_similarity,
     reference_rows,
 )
 
 CHUNK = 16384  # pairs embedded at once
+#: Re-pairings within kinds per pair, at each scale.
+WITHIN = 10
 CHOOSING = 20_000  # the most pairs by which a temperature is chosen
+
+
+@dataclass(frozen=True)
+class ScoredKinds:
+    """What the kinds of pairs and of decoys add to their scores.
+
+    image, text: (n,) int64 kinds of the pairs.  decoy_image, decoy_text: (m,) of the decoys.
+    within: re-pairings within kinds of captions, from the coarsest kinds to the finest.
+    copies: (n,) int64, how many of the pairs have this image and this caption.
+    clusters: of images and of captions; kinds from these numbers on are single, repeated identities.
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    decoy_image: np.ndarray
+    decoy_text: np.ndarray
+    within: tuple[Scored, ...]
+    copies: np.ndarray
+    clusters: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -36,12 +60,25 @@ class Scores:
 
     score: (n,) float64, similarity: (n,) float32, of the pairs.  decoys: (m,) float64.
     scorers: what gives other pairs such scores, one per model; empty for the plain cosine.
+    kinds: None if the data are taken to be of one kind.
     """
 
     score: np.ndarray
     similarity: np.ndarray
     decoys: np.ndarray
     scorers: Sequence[Any]
+    kinds: ScoredKinds | None = None
+
+    @property
+    def scored(self) -> Scored:
+        """The pairs, with their kinds."""
+        return Scored.plain(self.score) if self.kinds is None else Scored(self.score, self.kinds.image, self.kinds.text)
+
+    @property
+    def scored_decoys(self) -> Scored:
+        if self.kinds is None:
+            return Scored.plain(self.decoys)
+        return Scored(self.decoys, self.kinds.decoy_image, self.kinds.decoy_text)
 
     def rank(self) -> np.ndarray:
         """(n,) the share of decoys below each pair's score, ties counted half; uniform for mismatched pairs."""
@@ -91,6 +128,7 @@ class CrossFit:
     def scores(
         self,
         pairs: Pairs,
+        kinds: PairKinds | None = None,
         *,
         temperatures: Sequence[float] = TEMPERATURES,
         seed: int = 0,
@@ -98,8 +136,8 @@ class CrossFit:
     ) -> Scores:
         """Score the pairs at the one of `temperatures` that separates them best from decoys.
 
-        pairs: (N) in the encoder's own vectors.  If there are more than CHOOSING pairs to score, the temperature is
-        chosen by a sample of them.
+        pairs: (N) in the encoder's own vectors.  kinds: of the pairs to score; None takes them to be of one kind.
+        If there are more than CHOOSING pairs to score, the temperature is chosen by a sample of them.
         scorers: those of an earlier run, one per model; their references and temperature are then used as they are.
         """
         if scorers is not None:
@@ -112,16 +150,21 @@ class CrossFit:
                 temperatures = [best.scorers[0].temperature]
             sample = pairs.take(reference_rows(self.rows, np.random.default_rng(seed)))
             references = [Reference.of(sample.through(model)) for model in self.models]
-        folds = self._stream(pairs, references, temperatures, seed)
+        folds = self._stream(pairs, kinds, references, temperatures, seed)
         image_id, caption_id = pairs.image_id[self.rows], pairs.caption_id[self.rows]
         found = (
-            _score(folds, scorers or [Scorer(r, t) for r in references], i, image_id, caption_id)
+            _score(folds, scorers or [Scorer(r, t) for r in references], i, image_id, caption_id, kinds)
             for i, t in enumerate(temperatures)
         )
         return max(found, key=lambda scores: scores.separation)
 
     def _stream(
-        self, pairs: Pairs, references: Sequence[Reference], temperatures: Sequence[float], seed: int
+        self,
+        pairs: Pairs,
+        kinds: PairKinds | None,
+        references: Sequence[Reference],
+        temperatures: Sequence[float],
+        seed: int,
     ) -> list[_Fold]:
         rng = np.random.default_rng(seed)
         out = []
@@ -133,8 +176,11 @@ class CrossFit:
                 similarity[part] = np.einsum("ij,ij->i", x, y)
                 image_hubness[:, part] = hubness_at(x, reference.text, temperatures, model.device)
                 text_hubness[:, part] = hubness_at(y, reference.image, temperatures, model.device)
-            decoys = Decoys.draw(model, pairs, members, rng, limit=max(1, DECOY_PAIRS // len(self.models)))
-            out.append(_Fold(place, similarity, image_hubness, text_hubness, decoys))
+            limit = max(1, DECOY_PAIRS // len(self.models))
+            decoys = Decoys.draw(model, pairs, members, rng, limit=limit)
+            groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
+            within = [Decoys.draw_within(model, pairs, members, of, rng, limit=limit) for of in groups]
+            out.append(_Fold(place, similarity, image_hubness, text_hubness, decoys, within))
         return out
 
 
@@ -167,7 +213,19 @@ class Decoys:
         model: Alignment, pairs: Pairs, rows: np.ndarray, rng: np.random.Generator, *, limit: int = DECOY_PAIRS
     ) -> Decoys:
         """limit: the most pairs that are re-paired."""
-        left, right = draw_decoys(pairs.image_id[rows], pairs.caption_id[rows], rng, limit=limit)
+        drawn = draw_decoys(pairs.image_id[rows], pairs.caption_id[rows], rng, limit=limit)
+        return Decoys._of(model, pairs, rows, *drawn)
+
+    @staticmethod
+    def draw_within(
+        model: Alignment, pairs: Pairs, rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator, *, limit: int
+    ) -> Decoys:
+        """Re-pairings within groups.  groups: (n,) int64 of `rows`, negative for pairs that take no part."""
+        ids = pairs.image_id[rows], pairs.caption_id[rows]
+        return Decoys._of(model, pairs, rows, *draw_within(groups, *ids, rng, draws=WITHIN, limit=limit))
+
+    @staticmethod
+    def _of(model: Alignment, pairs: Pairs, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> Decoys:
         used = np.unique(np.concatenate([left, right]))
         x, y = model.embed_image(pairs.image[rows[used]]), model.embed_text(pairs.text[rows[used]])
         similarity = pair_similarity(x, y, np.searchsorted(used, left), np.searchsorted(used, right))
@@ -186,21 +244,40 @@ class _Fold:
     image_hubness: np.ndarray
     text_hubness: np.ndarray
     decoys: Decoys
+    within: Sequence[Decoys]
 
 
 def _score(
-    folds: Sequence[_Fold], scorers: Sequence[Scorer], index: int, image_id: np.ndarray, caption_id: np.ndarray
+    folds: Sequence[_Fold],
+    scorers: Sequence[Scorer],
+    index: int,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    kinds: PairKinds | None,
 ) -> Scores:
     """index: of the temperature in the folds' hubness.  image_id, caption_id: (n,) of the pairs to score."""
     score, similarity = np.empty(len(image_id)), np.empty(len(image_id), np.float32)
-    decoys = []
+    of = kinds or PairKinds.single(len(image_id))
+    decoys: list[Scored] = []
+    within: list[list[Scored]] = [[] for _ in of.groups]
     for f, scorer in zip(folds, scorers, strict=True):
         images, captions, x, y = image_id[f.place], caption_id[f.place], f.image_hubness[index], f.text_hubness[index]
         similarity[f.place] = f.similarity
         score[f.place] = scorer.combine(f.similarity, x, y, images, captions)
-        left, right = f.decoys.left, f.decoys.right
-        decoys.append(scorer.combine(f.decoys.similarity, x[left], y[right], images[left], captions[right]))
-    return Scores(score, similarity, np.concatenate(decoys), scorers)
+        for target, drawn in ((decoys, f.decoys), *zip(within, f.within, strict=True)):
+            left, right = f.place[drawn.left], f.place[drawn.right]
+            hubs = x[drawn.left], y[drawn.right]
+            found = scorer.combine(drawn.similarity, *hubs, image_id[left], caption_id[right])
+            target.append(Scored(found, of.image[left], of.text[right]))
+    random = Scored.joined(decoys)
+    if kinds is None:
+        return Scores(score, similarity, random.score, scorers)
+    _, inverse, count = np.unique(pair_codes(image_id, caption_id), return_inverse=True, return_counts=True)
+    scales = tuple(Scored.joined(parts) for parts in within)
+    about = ScoredKinds(
+        kinds.image, kinds.text, random.image_kind, random.text_kind, scales, count[inverse], kinds.clusters
+    )
+    return Scores(score, similarity, random.score, scorers, about)
 
 
 def separates_better(learned: Scores, plain: Scores) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,10 +13,14 @@ from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, chunks, unit
 from ..metrics.retrieval import retrieval
 from ..pairs import UserError
+from .agreement import spaces_agree
 from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge, judge_scores
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
+from .decoy_calibration import DecoyCalibration
 from .decoys import DecoyScale, Rate
+from .evidence import Scored
 from .held_out import clean_by_fold
+from .kinds import PairKinds
 from .lemon import NeighbourIndex, lemon_scores
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
@@ -27,8 +31,15 @@ T = TypeVar("T")
 
 #: Scores in the encoder's own space. The others, "first" and "aligned", are in the space of a round of learning.
 ENCODER_SCORES = ("clip", "negclip", "lemon")
-#: The kind of a mismatch: not known, the caption of another image, or a caption of which half belongs to another image.
-NOISE_KINDS = (None, "complete", "partial")
+#: The kind of a mismatch: not known, the caption of another image, a caption of which half belongs to another image,
+#: the caption of an image of the same kind, a caption that says nothing of its image, an image that shows nothing.
+NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placeholder")
+CANNOT_TELL = "the encoder cannot tell whether it is matched"
+CANNOT_READ = "the encoder cannot read the writing system of its caption"
+UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
+#: Captions of another writing system are taken to be unread if more of them than this look mismatched, and more than
+#: of the most common writing system by a margin; groups of fewer pairs are judged as they are.
+UNREAD, MARGIN, FEWEST_OF_SCRIPT = 0.7, 0.3, 20
 HISTOGRAM_BINS = 60
 DECOYS_KEPT = 20_000
 
@@ -40,9 +51,9 @@ FOREIGN = (
     "The encoder's own similarities do not tell matches from mismatches here, so that the alignment was learned from "
     "nothing."
 )
-LOWER_BOUND = (
-    "The mismatch rate holds for random mismatches; where mismatches resemble matches "
-    "(captions swapped between pictures of one kind) it is a lower bound."
+ALL_WRONG = (
+    "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
+    "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
 )
 APPLIED = "Probabilities are those of the run that was applied; the mismatch rate is this data's own."
 
@@ -92,6 +103,7 @@ class Judgement:
     similarity, aligned_similarity: (N,) float32 cosines in the encoder's space and in the learned one; NaN where not
     known.
     noise_kind: (N,) int8, an index into NOISE_KINDS: the kind that each pair would be if it were mismatched.
+    unjudged_reason: (N,) int8, an index into UNJUDGED: why a readable pair was not judged although others were.
     decoy_clean_probability: (d,) float64, of random re-pairings.
     mixed_clean_probability: (m,) float64, of captions that are half right.
     score: the one used: "first", "aligned", or one of ENCODER_SCORES.  scorers: what gives other pairs such scores, one
@@ -106,6 +118,7 @@ class Judgement:
     similarity: np.ndarray
     aligned_similarity: np.ndarray
     noise_kind: np.ndarray
+    unjudged_reason: np.ndarray
     decoy_clean_probability: np.ndarray
     mixed_clean_probability: np.ndarray
     score: str | None = None
@@ -133,6 +146,7 @@ def judge(
     *,
     score: str = "auto",
     calibration: Kind = "decoy",
+    scripts: np.ndarray | None = None,
     comparable: bool,
     seed: int = 0,
     device: str = "cpu",
@@ -141,6 +155,7 @@ def judge(
 
     pairs: the encoder's vectors, with identities that are equal for exact copies.  learned: from the same pairs.
     score, calibration: as in `Config`.  comparable: whether images and captions share the encoder's space.
+    scripts: (N,) int64 of `script_codes`, the writing systems of the captions; None takes them all for one.
     Raises UserError for a score in the encoder's space if there is no such space.
     """
     if score in ENCODER_SCORES and not comparable:
@@ -148,11 +163,21 @@ def judge(
     similarity = _similarity(pairs, rows, comparable)
     if len(rows) < FEWEST:
         return _unjudged(_too_few(len(rows)), similarity)
-    choice = _choose(pairs, rows, learned, score, comparable, seed, device)
+    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows, learned.kind_column)
+    choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
     why = cannot_judge(choice.unbiased)
     if why:
-        return _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
+        found = _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
+        agree = comparable and spaces_agree(pairs, rows, seed=seed)
+        return replace(found, notes=[*found.notes, ALL_WRONG]) if agree else found
     fitted = judge_scores(choice.scores, choice.unbiased, calibration, seed=seed)
+    unread = np.zeros(len(rows), bool) if scripts is None else _unread(choice.scores, fitted, scripts[rows])
+    if unread.any() and (~unread).sum() >= FEWEST:
+        options: Any = {"comparable": comparable, "seed": seed, "device": device}
+        rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
+        reason = rest.unjudged_reason.copy()
+        reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
+        return replace(rest, similarity=similarity, unjudged_reason=reason, notes=[*rest.notes, _unread_note(unread)])
     return _judged(choice, fitted, fitted.rate, pairs, learned, similarity, comparable, seed)
 
 
@@ -176,12 +201,13 @@ def judge_as(
     if earlier.score is None or earlier.calibration is None:
         return _unjudged(f"the run that judges was not judged itself: {earlier.unjudged}", similarity)
     models = earlier.models(learned)
+    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows)
     if models:
         cross_fit = learned.cross_fit(models, pairs, rows)
-        scores = cross_fit.scores(learned.near(pairs), seed=seed, scorers=_of(Scorer, earlier.scorers))
+        scores = cross_fit.scores(learned.near(pairs), kinds, seed=seed, scorers=_of(Scorer, earlier.scorers))
     else:
         cross_fit = CrossFit.single(ZeroShot(device=device), rows)
-        scores = _encoder_scores(earlier.score, cross_fit, learned.near(pairs), seed, earlier.scorers)
+        scores = _encoder_scores(earlier.score, cross_fit, learned.near(pairs), kinds, seed, earlier.scorers)
     why = all_alike(scores)
     if why:
         return _unjudged(why, similarity)
@@ -207,18 +233,25 @@ class _Choice:
 
 
 def _choose(
-    pairs: Pairs, rows: np.ndarray, learned: Learned, wanted: str, comparable: bool, seed: int, device: str
+    pairs: Pairs,
+    rows: np.ndarray,
+    learned: Learned,
+    kinds: PairKinds,
+    wanted: str,
+    comparable: bool,
+    seed: int,
+    device: str,
 ) -> _Choice:
     """The score that is wanted; "auto" takes the second round's, if it separates better and keeps particulars."""
     near = learned.near(pairs)
     first = learned.cross_fit(learned.first, pairs, rows)
-    scores = first.scores(near, seed=seed)
+    scores = first.scores(near, kinds, seed=seed)
     foreign = comparable and first.learned and learned.method != "canonical"
     name, notes = "first" if first.learned else "negclip", [FOREIGN] if foreign else []
     choice = _Choice(name, first, scores, scores, scores.similarity, notes)
     if learned.aligned:
         second = learned.cross_fit(learned.aligned, pairs, rows)
-        better = second.scores(near, seed=seed)
+        better = second.scores(near, kinds, seed=seed)
         choice = replace(choice, aligned_similarity=better.similarity)
         if wanted == "aligned" or (
             wanted == "auto"
@@ -232,13 +265,18 @@ def _choose(
             choice = replace(choice, notes=[*notes, NOT_LEARNED])
     if wanted in ENCODER_SCORES and wanted != choice.score:
         encoder = CrossFit.single(ZeroShot(device=device), rows)
-        scores = _encoder_scores(wanted, encoder, near, seed)
+        scores = _encoder_scores(wanted, encoder, near, kinds, seed)
         choice = replace(choice, score=wanted, cross_fit=encoder, scores=scores, unbiased=scores)
     return choice
 
 
 def _encoder_scores(
-    name: str, encoder: CrossFit, pairs: Pairs, seed: int, earlier: Sequence[Scorer | NeighbourIndex] | None = None
+    name: str,
+    encoder: CrossFit,
+    pairs: Pairs,
+    kinds: PairKinds,
+    seed: int,
+    earlier: Sequence[Scorer | NeighbourIndex] | None = None,
 ) -> Scores:
     """By the encoder's similarity: of the pair alone, without its hubness, or with its neighbours'.
 
@@ -249,7 +287,7 @@ def _encoder_scores(
     if name == "lemon":
         index = None if earlier is None else _of(NeighbourIndex, earlier)[0]
         return lemon_scores(pairs, encoder.rows, index=index, seed=seed)
-    return encoder.scores(pairs, seed=seed, scorers=None if earlier is None else _of(Scorer, earlier))
+    return encoder.scores(pairs, kinds, seed=seed, scorers=None if earlier is None else _of(Scorer, earlier))
 
 
 def _of(kind: type[T], scorers: Sequence[object]) -> list[T]:
@@ -268,25 +306,29 @@ def _judged(
 ) -> Judgement:
     scores, rows, n = choice.scores, choice.cross_fit.rows, len(pairs)
     # As in the verdicts, so that a comparison with a threshold gives the same result here and there.
-    clean = calibration.clean_probability(scores.score).astype(np.float32)
+    clean = calibration.clean_probability(scores.scored).astype(np.float32)
     mixed = mixed_scores(choice.cross_fit, learned.near(pairs), scores, clean.astype(np.float64), seed=seed)
-    cut = kind_cut(mixed, scores.decoys)
     kind = np.zeros(n, np.int8)
-    if cut is not None:
-        kind[rows] = np.where(scores.score < cut, NOISE_KINDS.index("complete"), NOISE_KINDS.index("partial"))
+    kind[rows] = _noise_kinds(scores, calibration, kind_cut(mixed, scores.decoys))
+    reason = np.zeros(n, np.int8)
+    if isinstance(calibration, DecoyCalibration):
+        undecided = calibration.undecided(scores.scored)
+        clean[undecided] = np.nan
+        reason[rows[undecided]] = UNJUDGED.index(CANNOT_TELL)
     everywhere = np.full(n, np.nan)
     everywhere[rows] = clean
     return Judgement(
         unjudged=None,
-        notes=[*choice.notes, LOWER_BOUND],
+        notes=[*choice.notes, *_rate_notes(rate)],
         clean_probability=everywhere,
         similarity=similarity,
         aligned_similarity=_everywhere(n, rows, choice.aligned_similarity),
         noise_kind=kind,
+        unjudged_reason=reason,
         decoy_clean_probability=calibration.clean_probability(
-            scores.decoys[:: max(1, len(scores.decoys) // DECOYS_KEPT)]
+            scores.scored_decoys.take(slice(None, None, max(1, len(scores.decoys) // DECOYS_KEPT)))
         ),
-        mixed_clean_probability=calibration.clean_probability(mixed),
+        mixed_clean_probability=calibration.clean_probability(Scored.plain(mixed)),
         score=choice.score,
         scorers=scores.scorers,
         calibration=calibration,
@@ -295,6 +337,46 @@ def _judged(
         histogram=Histogram.of(scores, rate.estimate),
         retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed),
     )
+
+
+def _unread(scores: Scores, calibration: Calibration, script: np.ndarray) -> np.ndarray:
+    """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches."""
+    unread = np.zeros(len(script), bool)
+    if not isinstance(calibration, DecoyCalibration) or not script.any():
+        return unread
+    usual = calibration.share_among(scores.scored.take(script == 0))
+    for code in range(1, int(script.max()) + 1):
+        members = script == code
+        if members.sum() >= FEWEST_OF_SCRIPT:
+            share = calibration.share_among(scores.scored.take(members))
+            unread |= members & (share > max(UNREAD, usual + MARGIN))
+    return unread
+
+
+def _unread_note(unread: np.ndarray) -> str:
+    return (
+        f"{int(unread.sum()):,} captions are in a writing system that the encoder does not seem to read: they are not "
+        "judged, and not counted in the mismatch rate. A multilingual encoder could judge them."
+    )
+
+
+def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) -> np.ndarray:
+    """(n,) int8, an index into NOISE_KINDS: what each pair is if it is mismatched.
+
+    cut: the score above which a mismatch is likelier partial; None if that cannot be told.
+    """
+    kind = np.zeros(len(scores.score), np.int8)
+    if cut is not None:
+        kind[:] = np.where(scores.score < cut, NOISE_KINDS.index("complete"), NOISE_KINDS.index("partial"))
+    if isinstance(calibration, DecoyCalibration):
+        kind[calibration.resembles(scores.scored)] = NOISE_KINDS.index("within_kind")
+        kind[calibration.generic(scores.scored)] = NOISE_KINDS.index("generic")
+        kind[calibration.placeholder(scores.scored)] = NOISE_KINDS.index("placeholder")
+    return kind
+
+
+def _rate_notes(rate: Rate) -> list[str]:
+    return [] if rate.why_wide is None else [f"The mismatch rate is a range: {rate.why_wide}."]
 
 
 def _unjudged(why: str, similarity: np.ndarray, aligned_similarity: np.ndarray | None = None) -> Judgement:
@@ -306,6 +388,7 @@ def _unjudged(why: str, similarity: np.ndarray, aligned_similarity: np.ndarray |
         similarity=similarity,
         aligned_similarity=nan.astype(np.float32) if aligned_similarity is None else aligned_similarity,
         noise_kind=np.zeros(len(similarity), np.int8),
+        unjudged_reason=np.zeros(len(similarity), np.int8),
         decoy_clean_probability=np.zeros(0),
         mixed_clean_probability=np.zeros(0),
     )

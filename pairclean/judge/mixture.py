@@ -13,6 +13,7 @@ import numpy as np
 
 from ..align.mixtures import BetaMixture, GaussianMixture, fit_beta_mixture, fit_gaussian_mixture
 from .decoys import LEVEL, Rate, tie_break
+from .evidence import Scored
 
 Kind = Literal["beta", "gauss"]
 #: Bootstrap samples, and the pairs in one; of more pairs, the rate's spread is scaled down (m out of n bootstrap).
@@ -33,8 +34,9 @@ class MixtureCalibration:
     def prior(self) -> float:
         return self.rate.estimate
 
-    def clean_probability(self, score: np.ndarray) -> np.ndarray:
-        """P(matched | score), strictly increasing.  (n,) float64 -> (n,) float64."""
+    def clean_probability(self, scored: Scored) -> np.ndarray:
+        """P(matched), (n,) float64, strictly increasing in the score; kinds play no part."""
+        score = scored.score
         return tie_break(1 - self.mixture.posterior_noisy(-score), (score - self.centre) / self.width)
 
     def to_json(self) -> dict[str, Any]:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..align import DRCL, L2RM, RCAR, Alignment, Canonical, Method, ZeroShot
+from ..align import Alignment, Canonical, Method, ZeroShot
 from ..arrays import Pairs
 from ..execution import Progress, side_by_side
-from ..methods import choose
+from ..methods import METHODS, choose, load
 from ..pairs import UserError
 from .calibration import FEWEST, cannot_judge, judge_scores
 from .crossfit import CrossFit
 from .folds import FOLDS, Folds, assign_folds
 from .held_out import draw_sure
+from .kinds import PairKinds, Partition
 from .near_duplicates import near_identities
 
 #: Classes of the images, and of the captions: (N, C) each, non-zero where a pair is of a class; None where not known.
@@ -36,6 +37,7 @@ class Learned:
     first: one model per fold, or the encoder alone.  aligned: one model per fold; empty if there was no second round.
     folds: which images each fold's model never saw.
     image_id, caption_id: (N,) int64 identities in which near-copies share one.
+    partition: the kinds of images and of captions.  kind_column: as in `learn`.
     held_out: (h,) int64 rows of likely matched pairs that aligned[0] never trained on; None if the models trained on
     none of the N pairs.
     """
@@ -46,6 +48,8 @@ class Learned:
     folds: Folds
     image_id: np.ndarray
     caption_id: np.ndarray
+    partition: Partition
+    kind_column: np.ndarray | None = None
     held_out: np.ndarray | None = None
 
     def near(self, pairs: Pairs) -> Pairs:
@@ -64,6 +68,7 @@ def learn(
     method: str = "l2rm",
     comparable: bool,
     labels: Labels = (None, None),
+    kind_column: np.ndarray | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -73,6 +78,7 @@ def learn(
     pairs: the encoder's vectors, with identities that are equal for exact copies.
     method: one of `Config.method`; "auto" chooses by the rule in `pairclean.methods`.
     comparable: whether images and captions share the encoder's space.  labels: what drcl learns from.
+    kind_column: (N,) int64 kinds that the data bring along, -1 where none is known; None finds kinds by itself.
     Raises UserError for zero-shot if the two spaces are not comparable.
     """
     progress = progress or Progress()
@@ -81,8 +87,10 @@ def learn(
     near = pairs.with_ids(image_id, caption_id)
     fold = assign_folds(image_id[rows], caption_id[rows], FOLDS)
     folds = Folds.of(pairs.image_id[rows], fold)
+    partition = Partition.fit(near, rows, seed=seed)
     if len(rows) < FEWEST:
-        return Learned(None, [], [], folds, image_id, caption_id)
+        return Learned(None, [], [], folds, image_id, caption_id, partition, kind_column)
+    kinds = PairKinds.of(partition, near, rows, kind_column)
     taken = choose(method, comparable=comparable, pairs=len(rows))
     start, second = _rounds(taken, comparable, labels, device, seed)
     progress.start("align", FOLDS * ((start is not None) + (second is not None)))
@@ -96,8 +104,8 @@ def learn(
 
     first: list[Alignment] = [ZeroShot(device=device)] if start is None else fit(start, None)
     if method == "zero-shot":  # asked for by name: nothing has to be compared
-        return Learned(taken, first, [], folds, image_id, caption_id)
-    scores = CrossFit(first, rows, fold).scores(near, seed=seed)
+        return Learned(taken, first, [], folds, image_id, caption_id, partition, kind_column)
+    scores = CrossFit(first, rows, fold).scores(near, kinds, seed=seed)
     if start is None and cannot_judge(scores):
         # The two spaces have the same number of dimensions and nothing else in common: learn as for different spaces.
         taken = "l2rm" if taken == "zero-shot" else taken
@@ -105,18 +113,18 @@ def learn(
         assert start is not None
         progress.start("align", 2 * FOLDS)
         first = fit(start, None)
-        scores = CrossFit(first, rows, fold).scores(near, seed=seed)
+        scores = CrossFit(first, rows, fold).scores(near, kinds, seed=seed)
     if method == "auto":
         progress.say(f"--method auto took {taken}")
     if second is None or cannot_judge(scores):
-        return Learned(taken, first, [], folds, image_id, caption_id)
+        return Learned(taken, first, [], folds, image_id, caption_id, partition, kind_column)
     clean = np.zeros(len(pairs))
-    clean[rows] = judge_scores(scores, scores, seed=seed).clean_probability(scores.score)
+    clean[rows] = judge_scores(scores, scores, seed=seed).clean_probability(scores.scored)
     aligned = fit(second, clean)
     unseen = np.zeros(len(pairs))
     unseen[rows[fold == 0]] = clean[rows[fold == 0]]
     held_out = draw_sure(unseen, np.random.default_rng(seed))
-    return Learned(taken, first, aligned, folds, image_id, caption_id, held_out)
+    return Learned(taken, first, aligned, folds, image_id, caption_id, partition, kind_column, held_out)
 
 
 def _rounds(method: str, comparable: bool, labels: Labels, device: str, seed: int) -> tuple[Make | None, Make | None]:
@@ -135,7 +143,7 @@ def _rounds(method: str, comparable: bool, labels: Labels, device: str, seed: in
         return None, None
     if method == "canonical":
         return canonical, canonical
-    if method == "drcl":
-        return first, lambda: DRCL(*labels, device=device, seed=seed)
-    learner = {"l2rm": L2RM, "rcar": RCAR}[method]
+    learner = load(method)
+    if METHODS[method].labels:
+        return first, lambda: learner(*labels, device=device, seed=seed)
     return first, lambda: learner(comparable=comparable, device=device, seed=seed)

@@ -1,4 +1,4 @@
-"""Transport over the candidate graph, and its rounding to one caption an image.
+"""Transport over the candidate graph, and its rounding to one caption per image.
 
 Every image of the pool stays with its caption, moves to a candidate, or has no partner in the pool, and so does every
 caption. With likelihood ratios times priors as weights, the plan

@@ -12,6 +12,7 @@ from ..align import Alignment, ZeroShot
 from ..arrays import Pairs
 from ..judge import (
     ENCODER_SCORES,
+    NOISE_KINDS,
     REFERENCE,
     Finding,
     Judgement,
@@ -20,7 +21,9 @@ from ..judge import (
     Reference,
     Scorer,
     draw_sure,
+    find_faults,
     keeping,
+    mend,
     pair_codes,
     reference_rows,
 )
@@ -81,21 +84,26 @@ def rematch(
     learned: Learned,
     judgement: Judgement,
     *,
+    readable: np.ndarray,
+    comparable: bool,
     flag_below: float = 0.5,
     keep_fraction: float | None = None,
     min_precision: float = 0.9,
     capacity: int = 1,
     pool: Literal["noisy", "all"] = "noisy",
-    findings: Sequence[Finding] = (),
-    mending: Mending | None = None,
+    repair: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> Rematches:
     """Find captions for the noisy pairs among N.
 
-    pairs: the encoder's vectors.  learned, judgement: of the same pairs.  findings: their systematic faults.
-    mending: how to repair these, if they are to be.  The other arguments are options of `Config`.
+    pairs: the encoder's vectors, in the order of their rows.  learned, judgement: of the same pairs.
+    readable: (N,) bool.  comparable: whether images and captions share the encoder's space.
+    The other arguments are options of `Config`.
     """
+    # Where captions moved, the judgement is of no use: systematic faults are looked for without it.
+    space = ZeroShot() if comparable else next(iter(learned.first), None)
+    findings = [] if space is None else find_faults(pairs, readable, space)
     clean = np.array(judgement.clean_probability)
     threshold = flag_below if keep_fraction is None else keeping(clean, keep_fraction)
     nothing = Rematches(
@@ -108,8 +116,8 @@ def rematch(
         flag_below=threshold,
         findings=findings,
     )
-    if mending is not None:
-        nothing = _mended(nothing, mending, min_precision)
+    if space is not None and repair:
+        nothing = _mended(nothing, mend(pairs, readable, space, findings), min_precision)
     mended = nothing.partner >= 0
     flagged = (clean < threshold) & ~mended  # NaN, not judged, is never below
     if judgement.unjudged is not None or not flagged.any():
@@ -118,6 +126,9 @@ def rematch(
     taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
     settled = np.union1d(np.flatnonzero(mended), nothing.partner[mended])
     taking_part = np.setdiff1d(taking_part, settled)
+    # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
+    mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
+    taking_part = taking_part[~mute[taking_part]]
     model, held_out = _rematcher(learned, judgement)
     near = learned.near(pairs)
     options = RematchOptions(

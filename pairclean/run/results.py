@@ -30,6 +30,7 @@ from ..judge import (
     Judgement,
     Learned,
     NeighbourIndex,
+    Partition,
     Rate,
     Scorer,
     read_calibration,
@@ -52,9 +53,12 @@ def save_learned(run: Run, learned: Learned) -> None:
     _save_numbered(home, "aligned", learned.aligned)
     arrays = {"image_id": learned.image_id, "caption_id": learned.caption_id}
     arrays |= {"tied_image_id": learned.folds.image_id, "tied_fold": learned.folds.fold}
+    if learned.kind_column is not None:
+        arrays["kind_column"] = learned.kind_column
     if learned.held_out is not None:
         arrays["held_out"] = learned.held_out
     _save_arrays(home, arrays)
+    learned.partition.save(home / "kinds.safetensors")
     write_json(home / "learned.json", {"method": learned.method})
 
 
@@ -67,7 +71,9 @@ def open_learned(run: Run, device: str = "cpu") -> Learned:
         folds=Folds(_load_array(home, "tied_image_id"), _load_array(home, "tied_fold")),
         image_id=_load_array(home, "image_id"),
         caption_id=_load_array(home, "caption_id"),
-        held_out=_load_array(home, "held_out") if (home / "held_out.npy").exists() else None,
+        partition=Partition.load(home / "kinds.safetensors"),
+        kind_column=_load_if_there(home, "kind_column"),
+        held_out=_load_if_there(home, "held_out"),
     )
 
 
@@ -184,6 +190,10 @@ def _load_arrays(home: Path, result: type) -> dict[str, Any]:
 def _load_array(home: Path, name: str) -> np.ndarray:
     array: np.ndarray = np.load(home / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     return array
+
+
+def _load_if_there(home: Path, name: str) -> np.ndarray | None:
+    return _load_array(home, name) if (home / f"{name}.npy").exists() else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

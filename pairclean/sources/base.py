@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
@@ -21,6 +21,32 @@ from ..pairs import Roles, Row, Shard, UserError
 CORRUPT = "corrupt file"
 #: The largest image that is read at all.
 MAX_BYTES = 256 << 20
+#: Endings of files that hold a picture: those of all formats that are decoded, and img2dataset's `img`.
+IMAGES = frozenset(
+    [
+        *(
+            "jpg",
+            "jpeg",
+            "jpe",
+            "jfif",
+            "mpo",
+            "png",
+            "apng",
+            "webp",
+            "gif",
+            "bmp",
+            "dib",
+            "tif",
+            "tiff",
+            "avif",
+            "avifs",
+        ),
+        *("heic", "heif", "hif", "jxl", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "pfm"),
+        *("ico", "tga", "icb", "vda", "vst", "qoi", "img"),
+    ]
+)
+#: Endings of files that hold a caption beside a picture.
+TEXTS = frozenset(["txt", "caption", "json"])
 #: What files of shards are usually called. Where a folder has such, its other files are not looked into.
 SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -58,25 +84,40 @@ class CorruptFile(UserError):
 class Source(Protocol):
     """Shards of image-text pairs in one layout.
 
-    path: absolute, or a remote address.
+    A source of your own derives from this class. It sets `path` and `shards` and defines `rows`; everything else has a
+    default. `pairclean.clean(MySource(), "run/")` reads it.
+
+    path: absolute, or a remote address; of a source of your own, a name that tells it from others.
+    shards: in the order in which they are read. Their fingerprints decide what a later call embeds again.
     layout: `img2dataset`, `huggingface`, `folder` (Parquet with image paths), `parquet` (with binary images),
-    `webdataset`, `datacomp` or `clip-retrieval`.
-    shards: in the order in which they are read.  columns: those of the first shard, in order.
+    `webdataset`, `datacomp`, `clip-retrieval`, or `python` for a source of your own.
     many: whether a row has a list of captions.
-    vectors: what the vectors are called where there are no images but vectors of them (`VectorSource`), else None.
+    vectors: the name of the vectors where there are vectors instead of images (`VectorSource`), else None.
     strict: whether a broken file raises UserError.
-    broken: otherwise, what is wrong with the files of which not everything can be read, as far as opening showed.
     """
 
     path: str
-    layout: str
-    roles: Roles
     shards: list[Shard]
-    columns: list[str]
-    many: bool
-    vectors: str | None
-    strict: bool
-    broken: dict[str, str]
+    layout: str = "python"
+    roles: Roles = Roles("image", "caption", "id")
+    many: bool = False
+    vectors: str | None = None
+    strict: bool = False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the first shard, in order: what `batches` can be asked for."""
+        return []
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """The files that can be read only in part, as far as opening them showed, each with what is wrong with it."""
+        return {}
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """What is left out although it can be read, by file or folder: members and files that belong to no pair."""
+        return {}
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
         """The first `shard.rows` rows in file order, read batch by batch: memory does not grow with the shard.
@@ -91,11 +132,16 @@ class Source(Protocol):
 
         Null where a row is lost. Raises UserError where there is no such column.
         """
-        ...
+        raise UserError(f"{self.path} has no column {columns[0]!r}")
 
     def image(self, shard: Shard, row: int) -> bytes:
-        """One row's encoded image. Raises UserError where it cannot be had."""
-        ...
+        """One row's encoded image. Raises UserError where there is none."""
+        found = next((found for found in self.rows(shard) if found.row == row), None)
+        if found is None or found.image is None:
+            raise UserError(
+                f"row {row} of {shard.path} has no image to show: {found.reason if found else 'no such row'}"
+            )
+        return found.image
 
 
 @dataclass(frozen=True)
@@ -103,13 +149,14 @@ class Vectors:
     """Some rows of a source of vectors.
 
     rows: n, each with one caption; `reason` where a row is lost.  image: (n, d), text: (n, d') float32, as they came.
-    image_id: (n,) int64, the identities of the images where the source knows them.
+    image_id, caption_id: (n,) int64 identities, where the source knows them better than the vectors and captions do.
     """
 
     rows: list[Row]
     image: np.ndarray
     text: np.ndarray
     image_id: np.ndarray | None = None
+    caption_id: np.ndarray | None = None
 
 
 class VectorSource(Source, Protocol):
@@ -325,15 +372,27 @@ class _reaching:
 
 @dataclass
 class Faults:
-    """The broken files of a source, and what is wrong with them.  strict: whether the first one is the end."""
+    """The broken files of a source, and what is wrong with them.
+
+    strict: whether the first one ends it.  notes: by file, what of it is left out although it is whole.
+    """
 
     strict: bool = False
     found: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, error: CorruptFile) -> None:
         if self.strict:
             raise error
         self.found[error.path] = error.what
+
+    def note_unused(self, path: str, names: Sequence[str], what: str) -> None:
+        """Say what is left out, with a count and an example, so that nothing vanishes silently."""
+        if names:
+            self.note(path, f"has {counted_as(len(names), what)} left out, such as {names[0]!r}")
+
+    def note(self, path: str, what: str) -> None:
+        self.notes[path] = f"{self.notes[path]}; {what}" if path in self.notes else what
 
     def check(self, path: str, shards: Sequence[Shard]) -> None:
         """Raises UserError where there is nothing to read, and where nothing of what there is can be read."""
@@ -345,6 +404,11 @@ class Faults:
         if len(self.found) == 1:
             raise CorruptFile(file, what)
         raise UserError(f"none of the files of {path} can be read; {file.rpartition('/')[2]} {what}")
+
+
+def counted_as(count: int, what: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def counted(path: str, what: str = "count") -> int:

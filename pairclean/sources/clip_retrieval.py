@@ -5,7 +5,7 @@ The same is what a run keeps in its `embeddings/`.
 
 from __future__ import annotations
 
-from ..pairs import UserError
+from ..pairs import Columns, UserError
 from .base import listing, stem
 from .embedded import EmbeddedSource, Part, open_embedded_source
 from .vectors import Where
@@ -14,9 +14,7 @@ from .vectors import Where
 FOLDERS = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}
 
 
-def open_clip_retrieval_source(
-    path: str, *, caption_column: str | None = None, id_column: str | None = None, strict: bool = False
-) -> EmbeddedSource:
+def open_clip_retrieval_source(path: str, columns: Columns, *, strict: bool = False) -> EmbeddedSource:
     """Open a folder with these three in it; see `pairclean.sources.open_source`."""
     files = {folder: _numbered(f"{path}/{folder}", folder, ending) for folder, ending in FOLDERS.items()}
     numbers = {number for found in files.values() for number in found}
@@ -43,15 +41,7 @@ def open_clip_retrieval_source(
         )
         for number in order
     ]
-    return open_embedded_source(
-        path,
-        "clip-retrieval",
-        "clip-retrieval",
-        parts,
-        caption_column=caption_column,
-        id_column=id_column,
-        strict=strict,
-    )
+    return open_embedded_source(path, "clip-retrieval", "clip-retrieval", parts, columns, strict=strict)
 
 
 def _numbered(folder: str, name: str, ending: str) -> dict[str, str]:

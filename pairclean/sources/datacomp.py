@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..pairs import UserError
+from ..pairs import Columns, UserError
 from .base import CorruptFile, stem
 from .embedded import EmbeddedSource, Part, open_embedded_source
 from .vectors import Where, array_names
@@ -16,16 +16,15 @@ def open_datacomp_source(
     path: str,
     files: Sequence[str],
     arrays: Mapping[str, str],
+    columns: Columns,
     *,
-    caption_column: str | None = None,
-    id_column: str | None = None,
-    embeddings: str | None = None,
     strict: bool = False,
 ) -> EmbeddedSource:
     """Open metadata with vectors as one source; see `open_source`.  arrays: the `.npz` file of a Parquet file, by it.
 
-    embeddings: whose vectors are read (`b32` or `l14`); needed where there are several.
+    `columns.embeddings` is needed where there are vectors of several encoders.
     """
+    embeddings = columns.embeddings
     names = {file: _names(arrays[file]) for file in files}
     known = {name for there in names.values() for name in there or ()}
     encoders = sorted(
@@ -50,9 +49,7 @@ def open_datacomp_source(
         )
         for file in files
     ]
-    return open_embedded_source(
-        path, "datacomp", encoder, parts, caption_column=caption_column, id_column=id_column, strict=strict
-    )
+    return open_embedded_source(path, "datacomp", encoder, parts, columns, strict=strict)
 
 
 def _names(path: str) -> list[str] | None:

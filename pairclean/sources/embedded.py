@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from ..pairs import PAIR_SCHEMA, Roles, Row, Shard, UserError
+from ..pairs import PAIR_SCHEMA, Columns, Roles, Row, Shard, UserError
 from .base import CorruptFile, Faults, Vectors, file_fingerprint, shard_names
 from .parquet import check_ids, check_same_roles, table_rows
 from .roles import caption_kind, detect_roles, id_kind
@@ -36,9 +36,8 @@ def open_embedded_source(
     layout: str,
     vectors: str,
     parts: Sequence[Part],
+    columns: Columns,
     *,
-    caption_column: str | None,
-    id_column: str | None,
     strict: bool,
 ) -> EmbeddedSource:
     """Open these parts as one source.  layout, vectors: what they are called.
@@ -60,8 +59,11 @@ def open_embedded_source(
     roles = detect_roles(
         types,
         path=path,
-        caption_column=caption_column or ("caption" if of_run else None),
-        id_column=id_column or ("pair_id" if of_run else None),
+        columns=replace(
+            columns,
+            caption=columns.caption or ("caption" if of_run else None),
+            id=columns.id or ("pair_id" if of_run else None),
+        ),
         has_images=False,
     )
     check_same_roles(schemas, types, {roles.caption: caption_kind, roles.id: id_kind})
@@ -157,6 +159,7 @@ class EmbeddedSource:
     of_run: bool = False
     strict: bool = False
     broken: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     many: bool = False
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..pairs import Roles, Row, Shard, UserError
+from ..pairs import Columns, Roles, Row, Shard, UserError
 from .base import (
     MAX_BYTES,
     CorruptFile,
@@ -50,11 +50,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def open_parquet_source(
     path: str,
     files: Sequence[str],
+    columns: Columns,
     *,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | None = None,
     strict: bool = False,
 ) -> ParquetSource:
     """Open Parquet files as one source; see `pairclean.sources.open_source`."""
@@ -69,10 +66,7 @@ def open_parquet_source(
         types,
         path=path,
         marked=marked,
-        image_column=image_column,
-        caption_column=caption_column,
-        id_column=id_column,
-        image_root=None if image_root is None else _folder(image_root),
+        columns=replace(columns, image_root=None if columns.image_root is None else _folder(columns.image_root)),
     )
     image = roles.image
     assert image is not None
@@ -244,6 +238,7 @@ class ParquetSource:
     many: bool
     strict: bool = False
     broken: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     vectors: str | None = None
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ..pairs import Roles, UserError
+from ..pairs import Columns, Roles, UserError
 
 ImageKind = Literal["bytes", "struct", "path"]
 
@@ -85,42 +85,38 @@ def detect_roles(
     *,
     path: str,
     marked: Collection[str] = (),
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | None = None,
+    columns: Columns = Columns(),
     has_images: bool = True,
 ) -> Roles:
     """Find the columns for the image, the caption and the identifier.
 
     types: the source's columns in order.  path: what the messages call the source.  marked: columns known to be images.
-    image_column, caption_column, id_column: what the user named; `id_column="none"` for no identifier.
-    image_root: given where the images are files, so that columns of paths go before columns of bytes.
+    columns: what the user named. Where there is an `image_root`, columns of paths are preferred to columns of bytes.
     has_images: False where vectors are read instead; nothing then plays the image's part.
 
     Raises UserError where a named column is missing or of another type, where nothing fits, and where several do.
     """
-    columns = {name: kind for name, kind in types.items() if not name.startswith("pairclean_")}
-    detect = _Detection(columns, path)
-    if image_column is not None:
-        detect.check(image_column, "image", image_kind)
-    if caption_column is not None:
-        detect.check(caption_column, "caption", caption_kind)
-    if id_column is not None and id_column != "none":
-        detect.check(id_column, "id", id_kind)
+    there = {name: kind for name, kind in types.items() if not name.startswith("pairclean_")}
+    detect = _Detection(there, path)
+    if columns.image is not None:
+        detect.check(columns.image, "image", image_kind)
+    if columns.caption is not None:
+        detect.check(columns.caption, "caption", caption_kind)
+    if columns.id is not None and columns.id != "none":
+        detect.check(columns.id, "id", id_kind)
 
     # A column that is named for one role is not looked at for another.
-    named = {image_column, caption_column, id_column}
-    image = image_column
+    named = {columns.image, columns.caption, columns.id}
+    image = columns.image
     if image is None and has_images:
-        image = detect.image([name for name in columns if name not in named], marked, image_root)
-    caption = caption_column or detect.caption([name for name in columns if name not in named | {image}])
-    identifier = id_column or detect.id([name for name in columns if name not in {image, caption}]) or "none"
+        image = detect.image([name for name in there if name not in named], marked, columns.image_root)
+    caption = columns.caption or detect.caption([name for name in there if name not in named | {image}])
+    identifier = columns.id or detect.id([name for name in there if name not in {image, caption}]) or "none"
 
-    files = image is not None and image_kind(columns[image]) in ("path", "struct")
-    if image_root is not None and not files:
+    files = image is not None and image_kind(there[image]) in ("path", "struct")
+    if columns.image_root is not None and not files:
         raise UserError(f"column {image!r} of {path} holds the images themselves, not paths: leave --image-root out")
-    return Roles(image=image, caption=caption, id=None if identifier == "none" else identifier, image_root=image_root)
+    return Roles(image, caption, None if identifier == "none" else identifier, columns.image_root)
 
 
 class _Detection:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..pairs import UserError
+from ..pairs import PYTHON, Columns, UserError
 from .base import SUFFIXES, Source, absolute, beside, exists, head, is_folder, listing, matching, parent, stem
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
@@ -20,12 +19,8 @@ _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 def open_source(
     path: str | Path,
+    columns: Columns = Columns(),
     *,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | Path | None = None,
-    embeddings: str | None = None,
     strict: bool = False,
 ) -> Source:
     """Open a folder of shards, or one shard, and find out which layout it has and which column plays which part.
@@ -33,26 +28,21 @@ def open_source(
     path: a folder, read by its own files only and not by its sub-folders, in order of name; one file; a pattern in the
     last part of the path (`DIR/*.tar`); a folder of clip-retrieval's; or a run directory, whose `embeddings/` is then
     read. Remote addresses (`s3://...`) go through fsspec.
-    image_column, caption_column, id_column: the roles, where they should not be detected; `id_column="none"` numbers
-    the rows instead (`<shard>:<row>`). In a tar they are the endings of members, or fields of KEY.json.
-    image_root: the folder that image paths are relative to; without it, the folder that the shards lie in.
-    embeddings: which vectors are read, where they lie beside the metadata: `b32` or `l14`.
+    columns: the roles, where they should not be detected.
     strict: whether a broken file raises UserError; otherwise it is noted in `broken`, and the rest is read.
 
     Opening reads every shard's footer, or the headers of its members, and the ids, but no image.
     Raises UserError where the path, the columns, or the identifiers are not what is needed; the sentence says why.
     """
+    if str(path).startswith(PYTHON):
+        raise UserError(f"the source is a Python object ({path}), which is not here: give it to pairclean.clean again")
     where = absolute(path)
-    asked: dict[str, Any] = {"caption_column": caption_column, "id_column": id_column, "strict": strict}
-    about_images: dict[str, Any] = {
-        "image_column": image_column,
-        "image_root": None if image_root is None else str(image_root),
-    }
+    about_images = {"image_column": columns.image, "image_root": columns.image_root}
     folder = _clip_retrieval_folder(where)
     if folder is not None:
         _no_options(folder, "vectors, not images", **about_images)
-        _no_options(folder, "one kind of vectors", embeddings=embeddings)
-        return open_clip_retrieval_source(folder, **asked)
+        _no_options(folder, "one kind of vectors", embeddings=columns.embeddings)
+        return open_clip_retrieval_source(folder, columns, strict=strict)
     files = _files(where)
     kinds = {file: _kind(file) for file in files}
     tables = [file for file in files if kinds[file] == "parquet"]
@@ -61,8 +51,8 @@ def open_source(
     if tables and not tars and (arrays or any(kinds[file] == "npz" for file in files)):
         _check_arrays(where, files, kinds, arrays)
         _no_options(where, "vectors, not images", **about_images)
-        return open_datacomp_source(where, tables, arrays, embeddings=embeddings, **asked)
-    _no_options(where, "no vectors beside the metadata", embeddings=embeddings)
+        return open_datacomp_source(where, tables, arrays, columns, strict=strict)
+    _no_options(where, "no vectors beside the metadata", embeddings=columns.embeddings)
     if tars:
         sidecars = _beside(tars, ".parquet", "parquet", kinds)
         alone = [table for table in tables if table not in sidecars.values()]
@@ -72,10 +62,10 @@ def open_source(
                 f"{where} has tars and Parquet files that do not go together ({name} has no tar of its name): choose "
                 f"with a pattern in quotes, '{parent(alone[0])}/*.tar' or '{parent(alone[0])}/*.parquet'"
             )
-        return open_webdataset_source(where, tars, sidecars, **about_images, **asked)
+        return open_webdataset_source(where, tars, sidecars, columns, strict=strict)
     if not tables:
         raise UserError(_no_tables(where, files, kinds))
-    return open_parquet_source(where, tables, **about_images, **asked)
+    return open_parquet_source(where, tables, columns, strict=strict)
 
 
 def _clip_retrieval_folder(where: str) -> str | None:

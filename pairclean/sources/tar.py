@@ -1,4 +1,4 @@
-"""Tar files as webdataset reads them: a header at a time, no member on disk, no name believed."""
+"""Tar files as webdataset reads them: header by header, without unpacking, and without trusting any name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from .base import MAX_BYTES, CorruptFile, open_file
+from .base import IMAGES, MAX_BYTES, TEXTS, CorruptFile, open_file
 
 BLOCK = 512
 #: Names longer than a header holds are in a member of their own; none needs more than this.
@@ -32,15 +32,15 @@ class Member:
 
 
 @dataclass
-class Place:
-    """Where a sample is: consecutive members of one key, by extension in lower case; where one recurs, a new sample
-    begins.
+class SampleIndex:
+    """Where the members of a sample are, by extension in lower case.
 
-    problem: why the sample as a whole cannot be used.
+    adjacent: whether they follow one another.  problem: why the sample as a whole cannot be used.
     """
 
     key: str
     members: dict[str, Member] = field(default_factory=dict)
+    adjacent: bool = True
 
     @property
     def problem(self) -> str | None:
@@ -49,9 +49,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Index:
-    """What a tar holds.  broken: what is wrong with the rest of the file, None where it is whole."""
+    """What a tar holds.
 
-    places: tuple[Place, ...]
+    samples: in the order of their first members.  unused: the names of members that belong to none.
+    broken: what is wrong with the rest of the file, None where it is whole.
+    """
+
+    samples: tuple[SampleIndex, ...]
+    unused: tuple[str, ...]
     broken: CorruptFile | None
 
 
@@ -77,16 +82,27 @@ def is_tar(head: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=4)
-def index(path: str, fingerprint: str) -> Index:
-    """A tar's samples. The file is gone through header by header; the last few are remembered by their fingerprint."""
-    places: list[Place] = []
+def index(path: str, fingerprint: str, endings: tuple[str, ...] = ()) -> Index:
+    """A tar's samples. The file is read header by header; the last few are remembered by their fingerprint.
+
+    endings: extensions that the user named, as in `input.jpg`.
+
+    A name is split at the first dot behind the folder, as webdataset does: `a/0001.depth.png` has the key `a/0001` and
+    the extension `depth.png`. What stands between the first dot and the last belongs to the key instead ("item 22.05")
+    where it is followed by a picture as well as by its text, or where all names with that beginning share it and it is
+    no extension that other samples have.
+
+    The members of one key are one sample wherever they lie; an extension that is there already begins another one.
+    """
+    members: list[Member] = []
+    broken = None
     try:
         with open_file(path) as file:
             for member in _members(file, path):
-                _sort_in(member, places)
+                members.append(member)  # noqa: PERF402 (those before the damage are kept)
     except CorruptFile as error:
-        return Index(tuple(places), error)
-    return Index(tuple(places), None)
+        broken = error
+    return Index(*_grouped(members, endings), broken)
 
 
 def read(file: pa.NativeFile, member: Member) -> bytes:
@@ -98,23 +114,73 @@ def read(file: pa.NativeFile, member: Member) -> bytes:
     return data
 
 
-def samples_at(path: str, places: tuple[Place, ...]) -> Iterator[Sample]:
+def samples_at(path: str, samples: tuple[SampleIndex, ...]) -> Iterator[Sample]:
     """These samples with their content, one in memory at a time; members that cannot be read are left out."""
     with open_file(path) as file:
-        for place in places:
-            members = [member for member in place.members.values() if member.problem is None]
-            yield Sample(place.key, [(member.name, read(file, member)) for member in members])
+        for sample in samples:
+            members = [member for member in sample.members.values() if member.problem is None]
+            yield Sample(sample.key, [(member.name, read(file, member)) for member in members])
 
 
-def _sort_in(member: Member, places: list[Place]) -> None:
-    """Put a member to the sample that it belongs to: the last, or a new one."""
-    found = _NAME.fullmatch(member.name)
-    if found is None or _ABOUT_THE_TAR.match(member.name.rpartition("/")[2]):  # no sample's
-        return
-    key, extension = found[1], found[2].lower()
-    if not places or places[-1].key != key or extension in places[-1].members:
-        places.append(Place(key))
-    places[-1].members[extension] = member
+def _grouped(members: list[Member], endings: tuple[str, ...]) -> tuple[tuple[SampleIndex, ...], tuple[str, ...]]:
+    """The samples that these members make, and the names of those that belong to none."""
+    names = [_split(member.name, endings) for member in members]
+    in_key = _dots_in_keys([name for name in names if name])
+    samples: list[SampleIndex] = []
+    latest: dict[str, SampleIndex] = {}
+    unused = []
+    last = None
+    for member, name in zip(members, names, strict=True):
+        if name is None:
+            unused.append(member.name)
+            continue
+        key, middle, ending = name
+        if (key, middle) in in_key:
+            key = f"{key}.{middle}"
+        elif middle:
+            ending = f"{middle.lower()}.{ending}"
+        sample = latest.get(key)
+        if sample is None or ending in sample.members:
+            sample = latest[key] = SampleIndex(key)
+            samples.append(sample)
+        elif sample is not last:
+            sample.adjacent = False
+        sample.members[ending] = member
+        last = sample
+    return tuple(samples), tuple(unused)
+
+
+def _split(name: str, endings: tuple[str, ...]) -> tuple[str, str, str] | None:
+    """All before the first dot, what stands between the first and the last, and the ending in lower case."""
+    found = _NAME.fullmatch(name)
+    if found is None or _ABOUT_THE_TAR.match(name.rpartition("/")[2]):
+        return None
+    for ending in endings:
+        if "." in ending and len(found[1]) + len(ending) < len(name) and name.lower().endswith("." + ending):
+            return name[: -len(ending) - 1], "", ending
+    middle, _, ending = found[2].rpartition(".")
+    return found[1], middle, ending.lower()
+
+
+def _dots_in_keys(names: list[tuple[str, str, str]]) -> set[tuple[str, str]]:
+    """The beginnings and middles that make up a key together."""
+    groups: dict[str, dict[str, set[str]]] = {}
+    for key, middle, ending in names:
+        groups.setdefault(key, {}).setdefault(middle, set()).add(ending)
+    found, extensions, alone = set(), set(), []
+    for key, middles in groups.items():
+        whole = {middle for middle, kinds in middles.items() if middle and kinds & IMAGES and kinds & TEXTS}
+        found |= {(key, middle) for middle in whole}
+        if len(middles) == 1:
+            alone += [(key, middle) for middle in middles if middle and middle not in whole]
+        else:
+            extensions |= {
+                (middle, kind) for middle, kinds in middles.items() if middle and middle not in whole for kind in kinds
+            }
+    # A sample of which only the depth map is left: KEY.depth.png is no picture of the key KEY.depth.
+    return found | {
+        (key, middle) for key, middle in alone if not any((middle, kind) in extensions for kind in groups[key][middle])
+    }
 
 
 def _members(file: pa.NativeFile, path: str) -> Iterator[Member]:
@@ -166,13 +232,13 @@ def _member(name: str, offset: int, size: int, end: int, regular: bool) -> Membe
     shown = re.sub(r"^(\./)+", "", name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     problem = None
     if shown.startswith("/") or ".." in shown.split("/"):
-        problem = f"{shown!r} leaves the folder of the tar"
+        problem = "a member of it leaves the folder of the tar"
     elif not regular:
-        problem = f"{shown!r} is a link or a device, not a file"
+        problem = "a member of it is a link or a device, not a file"
     elif size > MAX_BYTES:
-        problem = f"{shown!r} is too large"
+        problem = "a member of it is too large"
     elif offset + size > end:
-        problem = f"corrupt file: the tar ends within {shown!r}"
+        problem = "corrupt file: the tar ends within it"
     return Member(shown, offset, size, problem)
 
 

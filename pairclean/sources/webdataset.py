@@ -7,13 +7,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, combinations, islice
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from ..pairs import Roles, Row, Shard, UserError
-from .base import CorruptFile, Faults, UniqueIds, counted, file_fingerprint, lost_row, open_file, shard_names, stem
+from ..pairs import Columns, Roles, Row, Shard, UserError
+from .base import (
+    IMAGES,
+    TEXTS,
+    CorruptFile,
+    Faults,
+    UniqueIds,
+    counted,
+    counted_as,
+    file_fingerprint,
+    is_remote,
+    lost_row,
+    open_file,
+    shard_names,
+    stem,
+)
+from .encoding import UNKNOWN, decode, guess, needs_guess
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
 from .tables import (
@@ -29,14 +44,16 @@ from .tables import (
     schema_of,
     texts,
 )
-from .tar import Index, Place, Sample, index, read, samples_at
+from .tar import Index, Sample, SampleIndex, index, read, samples_at
 
-#: What members are called that hold the image.
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jp2", "img")
 #: What a sidecar calls the samples' keys.
 KEYS = ("key", "__key__")
 #: How many samples are looked at to see where captions are.
 _LOOKED_AT = 20
+#: How many captions are looked at to see whether they are UTF-8.
+_TEXTS_HERE, _TEXTS_REMOTE = 20_000, 200
+#: A caption whose encoding is not recognised.
+_UNDECIDED = object()
 #: Larger texts are no caption, and larger JSON is not about one image.
 _MAX_TEXT = 16 << 20
 #: Larger members are no label.
@@ -57,44 +74,43 @@ def samples(path: str) -> Iterator[Sample]:
 
     Members that are no files, are too large or have hostile names are left out. Ends where a broken tar does.
     """
-    yield from samples_at(path, _samples(index(path, file_fingerprint(path)), IMAGES))
+    yield from samples_at(path, _pairs(index(path, file_fingerprint(path)))[0])
 
 
 def open_webdataset_source(
     path: str,
     tars: Sequence[str],
     sidecars: Mapping[str, str],
+    columns: Columns,
     *,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    id_column: str | None = None,
-    image_root: str | None = None,
     strict: bool = False,
 ) -> WebdatasetSource:
     """Open tars as one source; see `pairclean.sources.open_source`.  sidecars: the Parquet file of a tar, by tar."""
-    if image_root is not None:
+    if columns.image_root is not None:
         raise UserError(f"{path} holds the images themselves, not paths: leave --image-root out")
     faults = Faults(strict)
     names = shard_names(map(stem, tars))
     schemas = _sidecar_schemas([sidecars[tar] for tar in tars if tar in sidecars], faults)
-    key = _key_column(schemas, id_column)
+    key = _key_column(schemas, columns.id)
     source = WebdatasetSource(
         path=path,
         roles=Roles(None, "", None),
         shards=[],
         columns=[],
         captions=Captions("member", "txt"),
-        images=IMAGES if image_column is None else (image_column.lower(),),
+        images=(),
+        named=tuple(name.lower() for name in (columns.image, columns.caption) if name),
         key=key,
         sidecars={name: sidecars[tar] for name, tar in zip(names, tars, strict=True) if sidecars.get(tar) in schemas},
         strict=strict,
         broken=faults.found,
+        notes=faults.notes,
     )
     source.shards = [source._open(name, tar, sidecars.get(tar), faults) for name, tar in zip(names, tars, strict=True)]
     faults.check(path, source.shards)
     source.shards = [shard for shard in source.shards if shard.rows or not shard.broken]
-    source._detect(schemas, image_column, caption_column)
-    identifier = None if id_column == "none" else (key if schemas else "__key__")
+    source._detect(schemas, columns, faults)
+    identifier = None if columns.id == "none" else (key if schemas else "__key__")
     source.roles = replace(source.roles, id=identifier)
     if identifier:
         unique = UniqueIds()
@@ -135,10 +151,29 @@ def _key_column(schemas: Mapping[str, pa.Schema], id_column: str | None) -> str:
     return names[0]
 
 
-def _samples(found: Index, images: Sequence[str]) -> tuple[Place, ...]:
-    """Those that are pairs, or should be: others (a README, a list of classes) are about something else."""
-    known = {*images, *IMAGES, "txt", "json"}
-    return tuple(place for place in found.places if known & place.members.keys())
+def _last(extension: str) -> str:
+    """`jpg` of `input.jpg`."""
+    return extension.rpartition(".")[2]
+
+
+def _pairs(found: Index, named: Sequence[str] = ()) -> tuple[tuple[SampleIndex, ...], list[str]]:
+    """The samples that are pairs, or should be; and the names of all members that belong to none.
+
+    A sample of which neither the image nor the caption is left is known by what else the pairs have. A README or a list
+    of classes has nothing of these.
+    """
+    known = {*named, *IMAGES, *TEXTS}
+    whole = [bool(known & {*sample.members, *map(_last, sample.members)}) for sample in found.samples]
+    extensions = {
+        name for sample, is_one in zip(found.samples, whole, strict=True) if is_one for name in sample.members
+    }
+    pairs, unused = [], list(found.unused)
+    for sample, is_one in zip(found.samples, whole, strict=True):
+        if is_one or extensions & sample.members.keys():
+            pairs.append(sample)
+        else:
+            unused += [member.name for member in sample.members.values()]
+    return tuple(pairs), unused
 
 
 @dataclass
@@ -146,8 +181,9 @@ class WebdatasetSource:
     """Tars, their sidecars joined by key; see `Source`. Holds no open file.
 
     With a sidecar the rows are the sidecar's, then the samples that it does not have; without, the samples in order.
-    captions: where they are.  images: extensions of members that hold an image.  key: the sidecars' column of keys.
-    sidecars: by shard name, those that can be read.
+    captions: where they are.  images: extensions of members that hold an image, the preferred one first.
+    key: the sidecars' column of keys.  sidecars: by shard name, those that can be read.  named: extensions that the
+    user named.  encoding: that of the captions that are not UTF-8, None where it is not recognised or not needed.
     """
 
     path: str
@@ -158,8 +194,11 @@ class WebdatasetSource:
     images: tuple[str, ...]
     key: str
     sidecars: dict[str, str]
+    named: tuple[str, ...] = ()
+    encoding: str | None = None
     strict: bool = False
     broken: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     layout: str = "webdataset"
     many: bool = False
     vectors: str | None = None
@@ -221,9 +260,9 @@ class WebdatasetSource:
 
     # --- what a row is ---------------------------------------------------------------------------------------------
 
-    def _index(self, shard: Shard) -> tuple[tuple[Place, ...], str | None]:
-        found = index(shard.path, shard.fingerprint)
-        return _samples(found, self.images), found.broken.reason if found.broken else None
+    def _index(self, shard: Shard) -> tuple[tuple[SampleIndex, ...], str | None]:
+        found = index(shard.path, shard.fingerprint, self.named)
+        return _pairs(found, self.named)[0], found.broken.reason if found.broken else None
 
     def _entries(self, shard: Shard) -> Iterator[_Entry]:
         """Every row; those that nothing is known of but their number come last, without end."""
@@ -284,20 +323,22 @@ class WebdatasetSource:
                 return tuple(found) or (None,), None
         elif value is None or isinstance(value, str):
             return (value,), None
+        if value is _UNDECIDED:
+            return (None,), UNKNOWN
         return (None,), f"its caption is {type(value).__name__}, not text"
 
-    def fields(self, file: pa.NativeFile, place: Place | None) -> dict[str, Any]:
+    def fields(self, file: pa.NativeFile, place: SampleIndex | None) -> dict[str, Any]:
         """KEY.json, where it is there and an object."""
         member = None if place is None else place.members.get("json")
         if member is None or member.problem or member.size > _MAX_TEXT:
             return {}
         try:
-            found = _unicode(json.loads(read(file, member)))
+            found = _unicode(json.loads(decode(read(file, member), self.encoding) or ""))
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _labels(self, file: pa.NativeFile, place: Place | None, columns: Sequence[str]) -> dict[str, Any]:
+    def _labels(self, file: pa.NativeFile, place: SampleIndex | None, columns: Sequence[str]) -> dict[str, Any]:
         """The fields of KEY.json and, for columns that are none of them, what KEY.<column> says."""
         found = self.fields(file, place)
         for name in columns:
@@ -312,20 +353,17 @@ class WebdatasetSource:
     def _open(self, name: str, tar: str, sidecar: str | None, faults: Faults) -> Shard:
         """One shard: how many rows it has, and whether anything of it can be read."""
         fingerprint = file_fingerprint(tar, *([sidecar] if sidecar else []))
-        found = index(tar, fingerprint)
-        places = _samples(found, self.images)
+        found = index(tar, fingerprint, self.named)
+        places, unused = _pairs(found, self.named)
         if found.broken:
             faults.add(found.broken)
-        for place in places:
-            several = [kind for kind in self.images if kind in place.members]
-            if len(several) > 1:
-                choices = ", ".join(several)
-                raise UserError(f"{place.key} of {tar} has several images, {choices}: choose with --image-column")
+        faults.note_unused(tar, unused, "member")
+        _check_apart(tar, places)
         rows = self._count(name, tar, places, found.broken is not None, sidecar, faults)
         return Shard(name, tar, rows, fingerprint, found.broken.reason if found.broken and not places else None)
 
     def _count(
-        self, name: str, tar: str, places: Sequence[Place], broken: bool, sidecar: str | None, faults: Faults
+        self, name: str, tar: str, places: Sequence[SampleIndex], broken: bool, sidecar: str | None, faults: Faults
     ) -> int:
         """The rows of a shard. Where the sidecar is broken, it is left out, and what it has more is lost."""
         if sidecar is None:
@@ -355,31 +393,99 @@ class WebdatasetSource:
             )
         return rows + len(places) - len(both)
 
-    def _detect(self, schemas: Mapping[str, pa.Schema], image_column: str | None, caption_column: str | None) -> None:
-        """Find the image, the captions and the columns, looking at the first samples there are."""
+    def _detect(self, schemas: Mapping[str, pa.Schema], columns: Columns, faults: Faults) -> None:
+        """Find the images, the captions and the columns."""
+        kinds: Counter[str] = Counter()
+        together: dict[tuple[str, str], list[str]] = {}
+        for shard in self.shards:
+            for sample in self._index(shard)[0]:
+                kinds.update(sample.members.keys())
+                for pair in combinations(sorted(IMAGES & sample.members.keys()), 2):
+                    together.setdefault(pair, []).append(sample.key)
+        self.images = _find_images(self.path, kinds, together, columns.image, faults) if kinds else ("jpg",)
+        fields: dict[str, Any] = {}
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
         )
-        kinds = Counter(kind for place in places for kind in place.members)
-        images = [kind for kind in self.images if kinds[kind]]
-        if places and not images:
-            wanted = f".{self.images[0]}" if image_column else "an image"
-            raise UserError(
-                f"no sample of {shard.path} has {wanted} (its members end in: {', '.join(kinds)}): "
-                "name the right ending with --image-column"
-            )
         with open_file(shard.path) as file:
-            fields: dict[str, Any] = {}
             for place in places[:_LOOKED_AT]:
                 fields = {**self.fields(file, place), **fields}
         self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
         self.captions = _find_captions(
-            self.path, kinds, fields, column_types(schemas) if schemas else {}, caption_column
+            self.path, kinds, fields, column_types(schemas) if schemas else {}, columns.caption
         )
         self.many = self.captions.many
-        self.roles = replace(
-            self.roles, image=max(images, key=lambda kind: kinds[kind], default="jpg"), caption=self.captions.name
-        )
+        if self.captions.place == "member":
+            self.encoding = guess(filter(needs_guess, self._texts(self.captions.name)))
+        self.roles = replace(self.roles, image=self.images[0], caption=self.captions.name)
+
+    def _texts(self, extension: str) -> Iterator[bytes]:
+        """Captions from all over the source, as they are in the tars."""
+        each = (_TEXTS_REMOTE if is_remote(self.path) else _TEXTS_HERE) // len(self.shards) + 1
+        for shard in self.shards:
+            places = self._index(shard)[0]
+            with open_file(shard.path) as file:
+                for place in places[:: max(1, len(places) // each)]:
+                    member = place.members.get(extension)
+                    if member is not None and member.problem is None and member.size <= _MAX_TEXT:
+                        yield read(file, member)
+
+
+def _check_apart(tar: str, places: Sequence[SampleIndex]) -> None:
+    """Raises UserError where several samples of one key lie in each other, so that nothing tells what is whose."""
+    of_key: dict[str, list[SampleIndex]] = {}
+    for place in places:
+        of_key.setdefault(place.key, []).append(place)
+    for key, found in of_key.items():
+        alike = len({frozenset(place.members) for place in found}) == 1
+        if len(found) > 1 and not (alike and all(place.adjacent for place in found)):
+            raise UserError(
+                f"{tar} has several samples called {key!r}, whose members lie apart, so that nothing tells which "
+                "belong together: give each sample a name of its own"
+            )
+
+
+def _find_images(
+    path: str,
+    kinds: Mapping[str, int],
+    together: Mapping[tuple[str, str], Sequence[str]],
+    named: str | None,
+    faults: Faults,
+) -> tuple[str, ...]:
+    """The extensions that hold the image, the preferred one first: the named one, then by how many samples have it.
+
+    kinds: how many samples have each extension.  together: the keys of the samples that have both of two of IMAGES.
+    """
+    order = sorted((kind for kind in kinds if kind in IMAGES), key=lambda kind: (-kinds[kind], kind != "jpg", kind))
+    told = ", ".join(kinds)
+    if named is not None:
+        if named.lower() not in kinds:
+            raise UserError(
+                f"no sample of {path} has .{named} (its members end in: {told}): name the right ending with "
+                "--image-column"
+            )
+        return (named.lower(), *(kind for kind in order if kind != named.lower()))
+    if not order:  # KEY.input.jpg
+        order = [kind for kind in kinds if _last(kind) in IMAGES]
+        if len(order) > 1:
+            raise UserError(
+                f"the samples of {path} have several images, {', '.join('KEY.' + kind for kind in order)}, and a pair "
+                f"has one: choose with --image-column (its members end in: {told})"
+            )
+        if not order:
+            raise UserError(
+                f"no sample of {path} has an image (its members end in: {told}): name the right ending with "
+                "--image-column"
+            )
+    for both, keys in together.items():
+        first, second = sorted(both, key=order.index)
+        if 2 * len(keys) > kinds[first]:
+            raise UserError(
+                f"{keys[0]} of {path} has several images, {first}, {second}, and so have most samples: choose with "
+                "--image-column"
+            )
+        faults.note(path, f"has .{first} and .{second} in {counted_as(len(keys), 'sample')}: .{first} is read")
+    return tuple(order)
 
 
 def _find_captions(
@@ -393,8 +499,8 @@ def _find_captions(
     in_json = {name: isinstance(value, list) for name, value in fields.items() if isinstance(value, str | list)}
     in_sidecar = {name: caption_kind(kind) == "list" for name, kind in columns.items() if caption_kind(kind)}
     if named is not None:
-        if named in members and named not in IMAGES:
-            return Captions("member", named)
+        if named.lower() in members and named.lower() not in IMAGES:
+            return Captions("member", named.lower())
         if named in in_sidecar:
             return Captions("sidecar", named, in_sidecar[named])
         if named in in_json:
@@ -405,14 +511,14 @@ def _find_captions(
     choices: tuple[tuple[Literal["member", "json", "sidecar"], list[str], bool], ...] = (
         ("sidecar", [name for name, many in in_sidecar.items() if many and name.lower() in CAPTION_NAMES], True),
         ("json", [name for name, many in in_json.items() if many and name.lower() in CAPTION_NAMES], True),
-        ("member", ["txt"] if members.get("txt") else [], False),
+        ("member", _texts_beside(members), False),
         ("json", [name for name in in_json if name.lower() in CAPTION_NAMES], False),
         ("sidecar", [name for name in in_sidecar if name.lower() in CAPTION_NAMES], False),
     )
     for place, names, many in choices:
         if len(names) > 1:
             raise UserError(
-                f"{path} has several fields that could be the caption, {', '.join(map(repr, names))}: "
+                f"{path} has several texts that could be the caption, {', '.join(map(repr, names))}: "
                 "choose with --caption-column"
             )
         if names:
@@ -423,12 +529,18 @@ def _find_captions(
     )
 
 
+def _texts_beside(members: Mapping[str, int]) -> list[str]:
+    """The extensions that hold a caption: KEY.txt, or KEY.caption, or KEY.outputs.txt where it is the only such."""
+    plain = next((name for name in ("txt", "caption") if name in members), None)
+    return [plain] if plain else [name for name in members if _last(name) in ("txt", "caption")]
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A row as it is known without its content.  lost: whether nothing but its number is known."""
 
     key: str | None
-    place: Place | None
+    place: SampleIndex | None
     caption: Any
     reason: str | None = None
     lost: bool = False
@@ -444,7 +556,7 @@ class _Reader:
     def close(self) -> None:
         self._file.close()
 
-    def row(self, place: Place, of_sidecar: Any) -> Row:
+    def row(self, place: SampleIndex, of_sidecar: Any) -> Row:
         many = self._source.many
         if place.problem:
             return Row(0, place.key, None, (None,), many, place.problem)
@@ -460,15 +572,14 @@ class _Reader:
                 reason = None if image else "the image is empty"
         return Row(0, place.key, image, captions, many, reason if self._images else None)
 
-    def _caption(self, place: Place, of_sidecar: Any) -> Any:
+    def _caption(self, place: SampleIndex, of_sidecar: Any) -> Any:
         where = self._source.captions
         if where.place == "member":
             member = place.members.get(where.name)
-            return (
-                None
-                if member is None or member.size > _MAX_TEXT
-                else read(self._file, member).decode("utf-8", "replace")
-            )
+            if member is None or member.size > _MAX_TEXT:
+                return None
+            text = decode(read(self._file, member), self._source.encoding)
+            return _UNDECIDED if text is None else text
         if where.place == "sidecar" and of_sidecar is not None:
             return of_sidecar
         return self._source.fields(self._file, place).get(where.name)

@@ -12,7 +12,7 @@ from ..execution import Execution
 from ..judge import FEWEST, learn
 from ..run import Run
 from ..run.results import open_embeddings, open_learned, save_learned
-from .labels import read_labels
+from .labels import read_kinds, read_labels
 
 
 def align(run: Run, execution: Execution) -> None:
@@ -20,7 +20,9 @@ def align(run: Run, execution: Execution) -> None:
     if run.frozen_from:
         # Its models never saw these pairs, and near-copies are not looked for: each pair is judged by itself.
         learned = open_learned(run.frozen_from)
-        save_learned(run, replace(learned, image_id=emb.image_id, caption_id=emb.caption_id, held_out=None))
+        save_learned(
+            run, replace(learned, image_id=emb.image_id, caption_id=emb.caption_id, kind_column=None, held_out=None)
+        )
         return
     rows = np.flatnonzero(emb.readable)
     learned = learn(
@@ -29,6 +31,7 @@ def align(run: Run, execution: Execution) -> None:
         method=config.method,
         comparable=run.comparable,
         labels=_labels(run, emb) if config.method == "drcl" and len(rows) >= FEWEST else (None, None),
+        kind_column=None if config.kind_column is None else read_kinds(run, emb, config.kind_column),
         seed=config.seed,
         device=resolve_devices(execution.device)[0],
         progress=execution.progress,

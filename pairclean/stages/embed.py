@@ -1,4 +1,4 @@
-"""Stage one: pictures and captions become vectors, a part file a shard."""
+"""Stage one: images and captions become vectors, one part file per shard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ..embed import Encoder, embed_source, keep_parts, keep_source, load_encoder, resolve_devices
+from ..embed import Encoder, embed_source, keep_source, load_encoder, prune_parts, resolve_devices
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
@@ -22,11 +22,13 @@ from ..sources.base import CORRUPT
 def embed(run: Run, execution: Execution) -> None:
     progress = execution.progress
     source = run.open_source(strict=execution.strict)
-    check_layout(source, run.config.to)
+    if run.writer is None:
+        check_layout(source, run.config.to)
     roles = asdict(source.roles)
-    devices = resolve_devices(execution.device)
+    own = run.objects.encoder
+    devices = resolve_devices(execution.device) if own is None else [own.device]
     work = _given(run, source, execution) if has_vectors(source) else _encoded(run, source, execution, devices)
-    # Through JSON, as the manifest will give it back: a tuple is not a list.
+    # Through JSON, as the manifest returns it: tuples become lists.
     encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
     if run.manifest.setdefault("encoder", encoder) != encoder:
         raise UserError(f"{work.not_the_same}: name another directory")
@@ -36,13 +38,14 @@ def embed(run: Run, execution: Execution) -> None:
     where = f" of {source.path}" if source.path != run.manifest["source"] else ""
     progress.say(f"{source.layout}, {shards}{where}: {shown}")
     progress.say(work.how)
-    for file, what in source.broken.items():
+    run.manifest["notes"] = dict(source.notes)
+    for file, what in [*source.broken.items(), *source.notes.items()]:
         progress.say(f"{file} {what}")
     run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{devices[0]} ({work.precision})")
     progress.start("embed", sum(shard.rows for shard in source.shards))
     with run.shared():
         work.write(lambda shard: parts[shard.name])
-        keep_parts(run.embeddings, run.shards)
+        prune_parts(run.embeddings, run.shards)
     run.manifest["broken"] = {**_corrupt(run, source), **source.broken}
 
 
@@ -62,7 +65,7 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
     config = run.config
 
     def load(device: str) -> Encoder:
-        return load_encoder(
+        return run.objects.encoder or load_encoder(
             config.model,
             pretrained=config.pretrained,
             device=device,
@@ -92,7 +95,7 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
 
 
 def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
-    """The source has vectors already, whatever the model is."""
+    """The source has vectors already; no model is used."""
     image, text = source.dims
     return _Work(
         description={"vectors": source.vectors, "image_dim": image, "text_dim": text},
@@ -111,7 +114,7 @@ def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
 
 
 def _corrupt(run: Run, source: Source) -> dict[str, str]:
-    """The files that turned out to be broken in part when they were read, with what their pairs say."""
+    """Files that turned out to be partly broken when they were read, with the first reason."""
     emb = open_embeddings(run)
     found = {}
     for shard in source.shards:

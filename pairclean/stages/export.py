@@ -1,8 +1,9 @@
-"""Stage five: a verdict for every pair, and the cleaned data in the source's layout or another. Shard by shard."""
+"""Stage five: a verdict for every pair, and the cleaned data in the source's layout or another, shard by shard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,8 @@ def export(run: Run, execution: Execution) -> None:
     verdicts, cleaned = emptied(run.path / "verdicts"), emptied(run.path / "cleaned")
     partner = open_rematches(run).partner
     donors = np.asarray(partner[np.flatnonzero(partner >= 0)])
-    with open_writer(
-        source, config.to, offsets=emb.shard_offsets, donors=donors, home=run.path / "moved", emb=emb
-    ) as writer:
+    own = open_writer(source, config.to, offsets=emb.shard_offsets, donors=donors, home=run.path / "moved", emb=emb)
+    with own if run.writer is None else nullcontext(run.writer) as writer:
         for i, (shard, table) in enumerate(zip(source.shards, verdict_tables(run, emb), strict=True)):
             start, stop = (int(offset) for offset in emb.shard_offsets[i : i + 2])
             with written_whole(verdicts / f"{shard.name}.parquet") as file:

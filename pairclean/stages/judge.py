@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .. import judge as judging
@@ -9,6 +11,13 @@ from ..embed import resolve_devices
 from ..execution import Execution
 from ..run import Run
 from ..run.results import open_embeddings, open_judgement, open_learned, save_judgement
+
+
+def _captions(run: Run) -> Iterator[str | None]:
+    emb = open_embeddings(run)
+    for shard in run.shards:
+        for chunk in emb.pair_table(shard)["caption"].chunks:
+            yield from chunk.to_pylist()
 
 
 def judge(run: Run, execution: Execution) -> None:
@@ -23,6 +32,7 @@ def judge(run: Run, execution: Execution) -> None:
             *of,
             score=config.score,
             calibration=config.calibration,
+            scripts=judging.script_codes(_captions(run)),
             comparable=run.comparable,
             seed=config.seed,
             device=device,

@@ -31,8 +31,8 @@ from ..sources import Source
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_VALUES = 100  # of a column that pairs are grouped by
-FEWEST_PAIRS = 20  # judged, in each of two groups at least
+MOST_VALUES = 100  # distinct values of a column by which pairs are grouped
+FEWEST_PAIRS = 20  # judged pairs in at least two groups
 COLUMNS_SHOWN, GROUPS_SHOWN = 6, 12
 
 
@@ -42,7 +42,7 @@ def report(run: Run, execution: Execution) -> None:
     emb, judged, rematched = open_embeddings(run), open_judgement(run), open_rematches(run)
     try:
         source = embedded_source(run)
-    except UserError:  # moved or changed since: the numbers stand without the pictures
+    except UserError:  # moved or changed since: the report has its numbers, without the images
         source = None
     facts = {
         "version": run.manifest["pairclean"],
@@ -115,7 +115,7 @@ def _calibration_check(judged: Judgement, rematched: Rematches) -> dict[str, Any
 
 
 def _groups(run: Run, source: Source | None) -> list[dict[str, Any]]:
-    """The columns whose groups differ most, each with its largest groups, the worst first."""
+    """The columns whose groups differ most, each with its largest groups, the highest rates first."""
     if source is None:
         return []
     columns = uneven_columns(run, source, most_values=MOST_VALUES, fewest_pairs=FEWEST_PAIRS)

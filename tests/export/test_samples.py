@@ -15,7 +15,7 @@ import pytest
 from pairclean import plant
 from pairclean.export import kept_pairs
 from pairclean.export.samples import TablesOfTars, Tars
-from pairclean.pairs import VERDICT_SCHEMA, UserError
+from pairclean.pairs import VERDICT_SCHEMA, Columns, UserError
 from pairclean.sources import open_source
 
 WORDS = ["clean", "unreadable", "noisy", "rematched", "clean", "rematched"]
@@ -113,14 +113,14 @@ def test_the_sidecar_keeps_its_columns(tmp_path: Path, tars: Path, export) -> No
 def test_without_a_sidecar_there_is_one_of_what_was_found(tmp_path: Path, tars: Path, export) -> None:
     (tars / "00000.parquet").unlink()
     words = ["rematched", "clean", "noisy", "clean", "clean"]
-    files = export(open_source(tars, id_column="none"), words, tmp_path / "out")
+    files = export(open_source(tars, Columns(id="none")), words, tmp_path / "out")
     assert files == ["00000.parquet", "00000.tar"]
     assert [name for name in read(tmp_path / "out" / "00000.tar") if "txt" in name] == [f"{k}.txt" for k in "feca"]
     found = rows(tmp_path / "out" / "00000.parquet")
     assert [row["key"] for row in found] == list("feca")  # not the numbers that the pairs go by
     assert [row["pairclean_pair_id"] for row in found] == [f"00000:{row}" for row in (0, 1, 3, 4)]
     assert [row["caption"] for row in found] == ["caption e", "caption e", "caption c", "caption a"]
-    export(open_source(tars, id_column="none"), words, tmp_path / "again")
+    export(open_source(tars, Columns(id="none")), words, tmp_path / "again")
     assert (tmp_path / "again" / "00000.tar").read_bytes() == (tmp_path / "out" / "00000.tar").read_bytes()
 
 
@@ -235,7 +235,7 @@ def test_only_the_column_of_captions_is_written(tmp_path: Path, export, column: 
     columns = ["alt_text", "caption", "key"] if column != "txt" else ["caption", "txt", "key"]
     pq.write_table(pa.table({name: own[name] for name in columns}), tmp_path / "in" / "s.parquet")
     named = "alt_text" if column == "alt_text" else "txt"
-    source = open_source(tmp_path / "in", caption_column=named)
+    source = open_source(tmp_path / "in", Columns(caption=named))
     export(source, ["rematched", "clean"], tmp_path / "out")
     carried = "alt b" if named == "alt_text" else "caption b"
     written = {"alt_text": "alt_text", "key": "caption", "txt": "txt"}[column]
@@ -253,7 +253,7 @@ def test_a_key_that_comes_again_gets_a_number(tmp_path: Path, export) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
-    export(open_source(tmp_path / "s.tar", id_column="none"), ["clean", "clean"], tmp_path / "out")
+    export(open_source(tmp_path / "s.tar", Columns(id="none")), ["clean", "clean"], tmp_path / "out")
     after = read(tmp_path / "out" / "s.tar")
     assert after == {"k.jpg": b"1", "k.txt": b"one", "k-2.jpg": b"2", "k-2.txt": b"two"}
     assert [row["key"] for row in rows(tmp_path / "out" / "s.parquet")] == ["k", "k-2"]

@@ -38,7 +38,7 @@ def test_the_five_verdicts() -> None:
         why_not=objects(*[NO_PARTNER] * 5),
         noise_kind=objects("partial", "complete", None, "complete", "complete"),
         fault=objects(None, "captions moved", None, None, None),
-        unjudged="too few",
+        unjudged=objects(*["too few"] * 5),
         unjudged_code=ReasonCode.TOO_FEW_PAIRS,
         flag_below=0.5,
     )
@@ -61,5 +61,6 @@ def test_the_five_verdicts() -> None:
 
 def test_a_shard_without_pairs() -> None:
     none, floats = objects(), np.zeros(0, np.float32)
-    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, None, None, 0.5)
+    code = ReasonCode.ENCODER_CANNOT_TELL
+    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, none, code, 0.5)
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()

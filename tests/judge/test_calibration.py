@@ -8,6 +8,7 @@ import pytest
 from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs
 from pairclean.judge import CrossFit, Scores, all_alike, calibrate, cannot_judge, judge_scores, keeping
+from pairclean.judge.evidence import Scored
 
 SAME = "every pair scores the same: the encoder tells nothing apart"
 NO_HIGHER = "the pairs score no higher than random re-pairings: the encoder does not tell matches from mismatches here"
@@ -64,7 +65,7 @@ def test_few_values_are_enough() -> None:
     score = rng.integers(1, 4, size=200).astype(float)
     found = Scores(score, score.astype(np.float32), rng.integers(0, 2, size=4000).astype(float), [])
     assert cannot_judge(found) is None
-    p = judge_scores(found, found).clean_probability(np.array([1.0, 2.0, 3.0]))
+    p = judge_scores(found, found).clean_probability(Scored.plain(np.array([1.0, 2.0, 3.0])))
     assert np.isfinite(p).all()
     assert (np.diff(p) > 0).all()
 
@@ -77,11 +78,11 @@ def test_the_rate_is_that_of_the_unbiased_scores() -> None:
     lower = np.r_[rng.normal(-0.5, 1, 400), rng.normal(5, 1, 600)]  # mismatches underrated
     learned = Scores(lower, lower.astype(np.float32), decoys, [])
     first = judge_scores(unbiased, unbiased, seed=3)
-    assert first.rate == calibrate(score, decoys, seed=3).rate
+    assert first.rate == calibrate(unbiased, seed=3).rate
     second = judge_scores(learned, unbiased, seed=3)
     assert second.rate == first.rate
-    assert second.clean_probability(lower).mean() != first.clean_probability(score).mean()
-    assert second.clean_probability(np.array([6.0]))[0] > 0.95
+    assert second.clean_probability(Scored.plain(lower)).mean() != first.clean_probability(Scored.plain(score)).mean()
+    assert second.clean_probability(Scored.plain(np.array([6.0])))[0] > 0.95
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.25, 1 / 3, 0.7, 0.999, 1.0])

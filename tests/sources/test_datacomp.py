@@ -11,7 +11,7 @@ import pytest
 from pairclean import pipeline
 from pairclean.embed.precomputed import keep_shard
 from pairclean.embed.store import Embeddings
-from pairclean.pairs import UserError, caption_id, content_id
+from pairclean.pairs import Columns, UserError, caption_id, content_id
 from pairclean.sources import has_vectors, open_source
 
 
@@ -32,7 +32,7 @@ def write(folder: Path, name: str = "ab01", rows: int = 3, *, packed: bool = Fal
 
 def refusal(path: Path, **options) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(path, **options)
+        open_source(path, Columns(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -61,7 +61,7 @@ def test_several_encoders(tmp_path):
     write(tmp_path, **arrays)
     assert "b32, l14: choose with --embeddings" in refusal(tmp_path)
     for name, dim in (("b32", 4), ("l14", 6)):
-        source = open_source(tmp_path, embeddings=name)
+        source = open_source(tmp_path, Columns(embeddings=name))
         assert (source.vectors, source.dims) == (name, (dim, dim))
     assert set(source.arrays(source.shards[0])) == set(arrays)
 
@@ -89,7 +89,7 @@ def test_lengths_that_disagree(tmp_path):
 
 
 def test_what_does_not_go_together(tmp_path):
-    assert "leave --image-column out" in refusal(write(tmp_path / "a"), image_column="jpg")
+    assert "leave --image-column out" in refusal(write(tmp_path / "a"), image="jpg")
     (write(tmp_path / "b") / "ab01.npz").rename(tmp_path / "b" / "other.npz")
     assert "no ab01.npz beside it" in refusal(tmp_path / "b")
     assert "called like DataComp's" in refusal(write(tmp_path / "c", img=vectors(3), txt=vectors(3)))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pairclean.pairs import UserError
+from pairclean.pairs import Columns, UserError
 from pairclean.sources import open_source
 from pairclean.sources.base import shard_names
 
@@ -51,9 +51,9 @@ def img2dataset(folder: Path) -> Path:
     return folder
 
 
-def refusal(path: Path, **options) -> str:
+def refusal(path: Path, *, strict: bool = False, **options) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(path, **options)
+        open_source(path, Columns(**options), strict=strict)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -213,7 +213,9 @@ def test_struct_nulls_and_paths(tmp_path):
         "no image bytes, only the path 'x.png' (name its folder with --image-root)",
         "the image is null",
     ]
-    assert [row.image for row in all_rows(open_source(tmp_path, image_root=tmp_path / "root"))][2] == PNGS[1]
+    assert [row.image for row in all_rows(open_source(tmp_path, Columns(image_root=str(tmp_path / "root"))))][
+        2
+    ] == PNGS[1]
 
 
 @pytest.fixture
@@ -252,7 +254,7 @@ def test_image_paths(folder):
         "empty.png": "the image file 'empty.png' is empty",
     }
     path = write(folder / "t.parquet", {"file_name": [*paths, "a\0b", None], "words": ["x"] * (len(paths) + 2)})
-    source = open_source(path, image_root=folder / "images")
+    source = open_source(path, Columns(image_root=str(folder / "images")))
     assert source.layout == "folder"
     assert source.roles.image == "file_name"
     assert source.roles.caption == "words"
@@ -276,9 +278,9 @@ def test_image_root_is_the_tables_folder_where_it_is_not_named(folder):
 
 def test_image_root_must_be_a_folder_and_be_needed(folder):
     path = write(folder / "t.parquet", {"file_name": ["a.png"], "text": ["x"]})
-    assert "is not a folder" in refusal(path, image_root=folder / "nowhere")
+    assert "is not a folder" in refusal(path, image_root=str(folder / "nowhere"))
     path = write(folder / "u.parquet", {"jpg": [PNGS[0]], "text": ["x"]})
-    assert "leave --image-root out" in refusal(path, image_root=folder)
+    assert "leave --image-root out" in refusal(path, image_root=str(folder))
 
 
 def test_without_images_the_image_column_is_not_read(tmp_path):
@@ -319,7 +321,7 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path):
 def test_ids(tmp_path):
     write(tmp_path / "a.parquet", {"jpg": PNGS[:2], "caption": ["x", "y"], "id": [7, 8]})
     assert [row.id for row in all_rows(open_source(tmp_path))] == ["7", "8"]
-    source = open_source(tmp_path, id_column="none")
+    source = open_source(tmp_path, Columns(id="none"))
     assert source.roles.id is None
     assert [row.id for row in all_rows(source)] == ["a:0", "a:1"]
     for images in (True, False):
@@ -332,7 +334,7 @@ def test_duplicate_ids_are_named(tmp_path):
     assert "'key'" in message
     assert "('p')" in message
     assert "--id-column none" in message
-    assert len(all_rows(open_source(tmp_path, id_column="none"))) == 3
+    assert len(all_rows(open_source(tmp_path, Columns(id="none")))) == 3
     write(tmp_path / "b.parquet", {"jpg": PNGS[:4], "caption": ["x"] * 4, "key": ["q", "r", "r", "r"]})
     assert "('p', 'q', 'r')" in refusal(tmp_path)
     write(tmp_path / "c.parquet", {"jpg": PNGS[:3], "caption": ["x"] * 3, "key": ["s", "s", "t"]})
@@ -360,7 +362,7 @@ def test_paths_that_hold_nothing(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     assert "no .parquet files" in refusal(tmp_path)
     assert "Parquet" in refusal(tmp_path / "x.txt")
-    assert "package" in refusal("s3://bucket/shards")
+    assert "package" in refusal("gs://bucket/shards")
     write(tmp_path / "a.parquet", {"jpg": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
     assert "holds no rows" in refusal(tmp_path)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pairclean import pipeline
 from pairclean.config import Config
-from pairclean.pairs import UserError
+from pairclean.pairs import Columns, UserError
 from pairclean.run import Run
 from pairclean.sources import base, open_source
 
@@ -172,9 +172,9 @@ def test_images_by_path_are_local(tmp_path):
         with pytest.raises(UserError, match="copy them here"):
             open_source("memory://bucket")
         with pytest.raises(UserError, match="on this machine"):
-            open_source("memory://bucket", image_root="s3://bucket")
+            open_source("memory://bucket", Columns(image_root="s3://bucket"))
         Path(tmp_path / "a.png").write_bytes(png(3))
-        source = open_source("memory://bucket", image_root=tmp_path)
+        source = open_source("memory://bucket", Columns(image_root=str(tmp_path)))
         assert [row.image for row in source.rows(source.shards[0])] == [png(3)]
     finally:
         fsspec.filesystem("memory").rm("/bucket", recursive=True)

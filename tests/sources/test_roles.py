@@ -5,15 +5,15 @@ import json
 import pyarrow as pa
 import pytest
 
-from pairclean.pairs import Roles, UserError
+from pairclean.pairs import Columns, Roles, UserError
 from pairclean.sources.roles import caption_kind, detect_roles, id_kind, image_kind, marked_images
 
 TEXT, BYTES, INT = pa.string(), pa.binary(), pa.int64()
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def roles(types, **options):
-    return detect_roles(types, path="SOURCE", **options)
+def roles(types, marked=(), **named):
+    return detect_roles(types, path="SOURCE", marked=marked, columns=Columns(**named))
 
 
 def refusal(types, **options):
@@ -79,11 +79,11 @@ def test_paths_go_first_with_an_image_root():
 
 def test_named_columns():
     types = {"a": BYTES, "b": BYTES, "caption": TEXT, "text": TEXT, "n": INT}
-    assert roles(types, image_column="b", caption_column="text", id_column="n") == Roles("b", "text", "n")
+    assert roles(types, image="b", caption="text", id="n") == Roles("b", "text", "n")
     # Naming one role takes its column out of the others.
-    assert roles({"text": TEXT, "caption": TEXT, "jpg": BYTES}, id_column="text").caption == "caption"
-    assert roles({"id": TEXT, "jpg": BYTES}, caption_column="id") == Roles("jpg", "id", None)
-    assert roles({"key": TEXT, "jpg": BYTES, "caption": TEXT}, id_column="none").id is None
+    assert roles({"text": TEXT, "caption": TEXT, "jpg": BYTES}, id="text").caption == "caption"
+    assert roles({"id": TEXT, "jpg": BYTES}, caption="id") == Roles("jpg", "id", None)
+    assert roles({"key": TEXT, "jpg": BYTES, "caption": TEXT}, id="none").id is None
 
 
 def test_ambiguity_names_the_choices_and_the_flag():
@@ -98,7 +98,7 @@ def test_ambiguity_names_the_choices_and_the_flag():
     assert "'left', 'right'" in refusal({"left": STRUCT, "right": STRUCT, "caption": TEXT})
 
 
-@pytest.mark.parametrize("flag", ["image_column", "caption_column", "id_column"])
+@pytest.mark.parametrize("flag", ["image", "caption", "id"])
 def test_a_missing_column_is_answered_with_those_there_are(flag):
     message = refusal({"jpg": BYTES, "caption": TEXT}, **{flag: "nope"})
     assert message == "SOURCE has no column 'nope'; its columns are: jpg, caption"
@@ -107,7 +107,7 @@ def test_a_missing_column_is_answered_with_those_there_are(flag):
 def test_a_named_column_of_the_wrong_type():
     types = {"jpg": BYTES, "caption": TEXT, "width": INT, "ratio": pa.float64()}
     for role, column in (("image", "width"), ("caption", "width"), ("caption", "jpg"), ("id", "ratio")):
-        message = refusal(types, **{f"{role}_column": column})
+        message = refusal(types, **{role: column})
         assert f"column {column!r} of SOURCE is {types[column]} and cannot be the {role}" in message
         assert f"--{role}-column" in message
 

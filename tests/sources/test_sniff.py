@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairclean.pairs import UserError
+from pairclean.pairs import Columns, UserError
 from pairclean.sources import open_source, sniff
 
 
@@ -29,7 +29,7 @@ def tar(path: Path, key: str = "k") -> Path:
 
 def refusal(path: Path | str, **options) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(path, **options)
+        open_source(path, Columns(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

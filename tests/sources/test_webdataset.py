@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pairclean.pairs import UserError
+from pairclean.pairs import Columns, UserError
 from pairclean.sources import open_source
 from pairclean.sources import tar as tars
 from pairclean.sources.webdataset import samples
@@ -60,7 +60,7 @@ def all_rows(source, **options):
 
 def refusal(path: Path, **options) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(path, **options)
+        open_source(path, Columns(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -121,7 +121,9 @@ def test_samples_that_the_sidecar_lacks_come_last(tmp_path):
         ("x", PNGS[3], None),
     ]
     assert pa.Table.from_batches(source.batches(source.shards[0], ["label"]))["label"].to_pylist() == [7, 8, 9, None]
-    assert [row.id for row in all_rows(open_source(tmp_path, id_column="none"))] == [f"00000:{row}" for row in range(4)]
+    assert [row.id for row in all_rows(open_source(tmp_path, Columns(id="none")))] == [
+        f"00000:{row}" for row in range(4)
+    ]
 
 
 def test_a_single_tar_has_its_sidecar(tmp_path):
@@ -159,18 +161,18 @@ def test_lists_of_captions(tmp_path):
 
 def test_named_columns(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"k.jpg": b"other", "k.mask.png": PNGS[0], "k.cap": b"this", "k.txt": b"that"})
-    source = open_source(path, image_column="mask.png", caption_column="cap")
+    source = open_source(path, Columns(image="mask.png", caption="cap"))
     assert [(row.image, row.captions) for row in all_rows(source)] == [(PNGS[0], ("this",))]
-    assert "no sample" in refusal(path, image_column="gif")
-    assert "'nope'" in refusal(path, caption_column="nope")
-    assert "--image-root" in refusal(path, image_root=tmp_path)
-    assert "--id-column" in refusal(path, id_column="nope")
+    assert "no sample" in refusal(path, image="gif")
+    assert "'nope'" in refusal(path, caption="nope")
+    assert "--image-root" in refusal(path, image_root=str(tmp_path))
+    assert "--id-column" in refusal(path, id="nope")
 
 
 def test_two_images_in_a_sample(tmp_path):
     path = write_tar(tmp_path / "a.tar", sample("k", 0, "x", jpg=b"1"))
     assert "--image-column" in refusal(path)
-    assert all_rows(open_source(path, image_column="png"))[0].image == PNGS[0]
+    assert all_rows(open_source(path, Columns(image="png")))[0].image == PNGS[0]
 
 
 def test_what_is_missing_says_so(tmp_path):
@@ -206,12 +208,12 @@ def test_hostile_members(tmp_path):
     before = sorted(tmp_path.parent.iterdir())
     rows = all_rows(open_source(_with_text(path)))
     assert {row.id: row.reason or row.image for row in rows} == {
-        "../up": "'../up.png' leaves the folder of the tar",
-        "/root": "'/root.png' leaves the folder of the tar",
-        "link": "'link.png' is a link or a device, not a file",
-        "hard": "'hard.png' is a link or a device, not a file",
-        "pipe": "'pipe.png' is a link or a device, not a file",
-        "disk": "'disk.png' is a link or a device, not a file",
+        "../up": "a member of it leaves the folder of the tar",
+        "/root": "a member of it leaves the folder of the tar",
+        "link": "a member of it is a link or a device, not a file",
+        "hard": "a member of it is a link or a device, not a file",
+        "pipe": "a member of it is a link or a device, not a file",
+        "disk": "a member of it is a link or a device, not a file",
         "good": PNGS[0],
     }
     assert sorted(tmp_path.parent.iterdir()) == before
@@ -237,7 +239,7 @@ def test_large_members_are_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(tars, "MAX_BYTES", 1000)
     path = write_tar(tmp_path / "a.tar", sample("big", 0, "x", mp4=b"0" * 1001) | sample("small", 1, "y"))
     rows = all_rows(open_source(path))
-    assert [row.reason for row in rows] == ["'big.mp4' is too large", None]
+    assert [row.reason for row in rows] == ["a member of it is too large", None]
     assert [[name for name, _ in found.members] for found in samples(str(path))] == [
         ["big.png", "big.txt"],
         ["small.png", "small.txt"],
@@ -249,7 +251,7 @@ def test_keys_are_unique(tmp_path):
     write_tar(tmp_path / "b.tar", sample("k", 1, "y"))
     assert "('k')" in refusal(tmp_path)
     assert "--id-column none" in refusal(tmp_path)
-    assert [row.id for row in all_rows(open_source(tmp_path, id_column="none"))] == ["a:0", "b:0"]
+    assert [row.id for row in all_rows(open_source(tmp_path, Columns(id="none")))] == ["a:0", "b:0"]
 
 
 def test_a_shorter_shard_is_read_that_far(tmp_path):
@@ -279,7 +281,7 @@ def test_what_webdataset_writes(tmp_path):
 def test_a_key_that_comes_twice_in_a_row_is_two_samples(tmp_path):
     path = write_tar(tmp_path / "a.tar", [*sample("k", 0, "x").items(), *sample("k", 1, "y").items()])
     assert "('k')" in refusal(path)
-    rows = all_rows(open_source(path, id_column="none"))
+    rows = all_rows(open_source(path, Columns(id="none")))
     assert [(row.image, row.captions) for row in rows] == [(PNGS[0], ("x",)), (PNGS[1], ("y",))]
 
 

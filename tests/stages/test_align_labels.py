@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pairclean.config import Config
+from pairclean.execution import Execution
 from pairclean.pairs import PAIR_SCHEMA, UserError
 from pairclean.pipeline import advance
 from pairclean.review import audit
-from pairclean.run import Execution, Run
+from pairclean.run import Run
 from pairclean.run.embedded import embedded_run as run_over
 from pairclean.run.results import open_embeddings, open_judgement, open_learned
 from pairclean.stages.labels import read_labels
