@@ -44,11 +44,11 @@ def judge(run: RunPath, options: dict[str, Any], console: Console) -> None:
     _redo("judge", run, options, console)
 
 
-@takes(*STAGES["rematch"], "device", *PRINTING, as_before=True)
+@takes(*STAGES["rematch"], "repair", "device", *PRINTING, as_before=True)
 def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
     """Flag mismatched pairs, and find the caption that does belong to each flagged image.
 
-    An option that is not given stays as it was in RUN.
+    An option that is not given stays as it was in RUN. With --repair, learning and judging are repeated too.
     """
     _redo("rematch", run, options, console)
 

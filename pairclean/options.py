@@ -105,6 +105,12 @@ class _Align:
         "NAME",
     )
     seed: int = _option(0, "Seed of the random number generators.", LEARNING, "N", ge=0)
+    repair: bool = _option(
+        False,
+        "Give captions that moved by a number of rows back to their images before anything is learned. Such faults are "
+        "always looked for and reported.",
+        OUTPUT,
+    )
 
 
 class _Judge:
@@ -139,12 +145,6 @@ class _Rematch:
         0.9, "Rematch as many pairs as possible with an estimated precision of at least P.", OUTPUT, "P", ge=0, le=1
     )
     capacity: int = _option(1, "Use a caption for at most K rematched images.", OUTPUT, "K", ge=1)
-    repair: bool = _option(
-        False,
-        "Give captions that moved by a number of rows back to their images, and rematch only what is left. Such faults "
-        "are always looked for and reported.",
-        OUTPUT,
-    )
     pool: Pool = _option("noisy", "Captions to rematch with: those of flagged pairs, or of all pairs.", OUTPUT)
 
 

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..judge import FEWEST, NOISE_KINDS, UNJUDGED, Judgement
+from ..judge import FEWEST, NOISE_KINDS, UNJUDGED, Faults, Judgement
 from ..pairs import VERDICT_SCHEMA, ReasonCode, Verdict, unreadable_code
 from ..rematch import REASON_CODES, REASONS, Rematches
 
-#: What is wrong with pairs of these kinds says more than why they got no other caption.
-KIND_CODES = {
-    "generic": ReasonCode.GENERIC_CAPTION,
-    "placeholder": ReasonCode.PLACEHOLDER_IMAGE,
-    "partial": ReasonCode.PARTLY_WRONG,
-}
+#: What is wrong with pairs of these kinds says more than why they got no other caption, or that they got one.
+KIND_CODES = {"generic": ReasonCode.GENERIC_CAPTION, "placeholder": ReasonCode.PLACEHOLDER_IMAGE}
 
 
 @dataclass(frozen=True)
@@ -63,10 +59,11 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
     code[judged] = None
     reason[noisy & ~rematched] = found.why_not[noisy & ~rematched]
     code[noisy] = [REASON_CODES[why].value for why in found.why_not[noisy]]
+    code[noisy & (found.noise_kind == "partial")] = ReasonCode.PARTLY_WRONG.value
     code[rematched] = ReasonCode.BELONGS_ELSEWHERE.value
     for kind, of_kind in KIND_CODES.items():
-        code[noisy & ~rematched & (found.noise_kind == kind)] = of_kind.value
-    shifted = noisy & np.array([fault is not None for fault in found.fault], bool)
+        code[noisy & (found.noise_kind == kind)] = of_kind.value
+    shifted = (noisy | ~judged) & np.array([fault is not None for fault in found.fault], bool)
     reason[shifted], code[shifted] = found.fault[shifted], ReasonCode.SHIFTED.value
     reason[unreadable] = unread[unreadable]
     code[unreadable] = [unreadable_code(why).value for why in unread[unreadable]]
@@ -81,7 +78,7 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         "rematch_caption": _where(rematched, found.partner_caption),
         "rematch_probability": _floats(found.rematch_probability, rematched),
         "reason": pa.array(reason, pa.string()),
-        "noise_kind": _where(noisy, found.noise_kind),
+        "noise_kind": _where(noisy & ~shifted, found.noise_kind),
         "reason_code": pa.array(code, pa.string()),
     }
     return pa.table(columns, schema=VERDICT_SCHEMA)
@@ -91,6 +88,7 @@ def verdict_tables(
     tables: Iterable[pa.Table],
     judgement: Judgement,
     rematches: Rematches,
+    faults: Faults,
     *,
     readable: int,
     pair_ids: Callable[[np.ndarray], list[str]],
@@ -116,9 +114,11 @@ def verdict_tables(
         partner_id, partner_caption = np.full((2, len(partner)), None, object)
         partner_id[there], partner_caption[there] = ids[at], texts[at]
         fault = np.full(len(partner), None, object)
-        for finding in rematches.findings:
+        for finding in faults.findings:
             if finding.kind != "repeated":
                 fault[max(0, finding.start - part.start) : max(0, finding.stop - part.start)] = str(finding)
+        if faults.repaired:  # what is wrong with the others is not the fault, which is mended
+            fault[partner != faults.caption[part]] = None
         found = Findings(
             clean_probability=rematches.clean_probability[part],
             similarity=judgement.similarity[part],

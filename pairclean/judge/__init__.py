@@ -22,9 +22,10 @@ from .judgement import ENCODER_SCORES, NOISE_KINDS, UNJUDGED, HeldOutRetrieval, 
 from .kinds import PairKinds, Partition
 from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
-from .offsets import Finding, Mending, find_faults, mend
+from .offsets import Faults, Finding, find_faults
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
+from .repair import faults_before, learn_mended
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
 from .scripts import script_codes
@@ -40,13 +41,13 @@ __all__ = [
     "Calibration",
     "CrossFit",
     "DecoyScale",
+    "Faults",
     "Finding",
     "Folds",
     "HeldOutRetrieval",
     "Histogram",
     "Judgement",
     "Learned",
-    "Mending",
     "NeighbourIndex",
     "PairKinds",
     "Partition",
@@ -62,6 +63,7 @@ __all__ = [
     "clean_by_fold",
     "cosine_scores",
     "draw_sure",
+    "faults_before",
     "find_faults",
     "fold_of",
     "judge",
@@ -71,8 +73,8 @@ __all__ = [
     "keeps_particulars",
     "kind_cut",
     "learn",
+    "learn_mended",
     "lemon_scores",
-    "mend",
     "mixed_scores",
     "near_identities",
     "near_ranks",

@@ -230,46 +230,82 @@ def find_faults(pairs: Pairs, readable: np.ndarray, space: Space) -> list[Findin
 
 
 @dataclass(frozen=True)
-class Mending:
-    """What mending the findings would do to N pairs.
+class Faults:
+    """The systematic faults of N pairs, and where the captions of their images are.
 
-    caption: (N,) int64, the pair whose caption each image gets, -1 for none.  probability: (N,) float64 that this
-    caption is right, NaN for none.  own: (N,) float64, at most the probability that the pair's own caption is right, or
-    the probability itself where the caption that moved here has the same text (`same`, (N,) bool); NaN outside.
+    findings: the faults, ordered by their first row.
+    place: (N,) int64, a permutation: the pair that holds each image's caption; its own where nothing moved.
+    probability: (N,) float64 that a caption in a place that follows from a finding is right, NaN for all other pairs.
+    repaired: whether captions are given back, so that pairs are learned from and judged with them.
     """
 
-    caption: np.ndarray
+    findings: Sequence[Finding]
+    place: np.ndarray
     probability: np.ndarray
-    own: np.ndarray
-    same: np.ndarray
+    repaired: bool
+
+    @staticmethod
+    def of(pairs: Pairs, readable: np.ndarray, space: Space | None, *, repair: bool = False) -> Faults:
+        """Look for faults, and for where the captions are.  Without a space nothing is found."""
+        findings = [] if space is None else find_faults(pairs, readable, space)
+        if space is None or not findings:
+            return Faults(findings, np.arange(len(pairs)), np.full(len(pairs), np.nan), repair)
+        return Faults(findings, *places(pairs, readable, space, findings), repair)
+
+    @property
+    def moved(self) -> np.ndarray:
+        """(N,) bool: images whose caption is with another one, or with none."""
+        return self.place != np.arange(len(self.place))
+
+    @property
+    def caption(self) -> np.ndarray:
+        """(N,) int64, the pair whose caption each image is judged with."""
+        return self.place if self.repaired else np.arange(len(self.place))
+
+    @property
+    def doubt(self) -> float:
+        """At most the probability that a caption of another place was with its image all the same."""
+        return max((finding.p_value for finding in self.findings if finding.kind != "repeated"), default=0.0)
+
+    def strays(self, caption_id: np.ndarray) -> np.ndarray:
+        """(N,) bool: pairs whose caption belongs to another image, and is not the same text by accident."""
+        return self.moved & (caption_id[self.place] != caption_id)
+
+    def mended(self, pairs: Pairs) -> Pairs:
+        """The pairs with the captions that they are judged with."""
+        return pairs.carrying(self.place) if self.repaired and self.moved.any() else pairs
 
 
-def mend(pairs: Pairs, readable: np.ndarray, space: Space, findings: Sequence[Finding]) -> Mending:
-    """Give the images of moved captions theirs back, with the probability that each is right.  Arguments as before.
+def places(
+    pairs: Pairs, readable: np.ndarray, space: Space, findings: Sequence[Finding]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `place` and the `probability` of `Faults`.  Arguments as before.
 
-    A caption is given to one image only: where ranges overlap, to the first.
+    Where ranges overlap, a caption goes to the first. Images whose own caption goes to another one, and that get none
+    by the findings, have the captions that are left, in order; these are not sure to be right.
     """
     n = len(pairs)
-    found = Mending(np.full(n, -1), np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, bool))
+    caption, probability, taken = np.full(n, -1), np.full(n, np.nan), np.zeros(n, bool)
     moved = [finding for finding in findings if finding.kind != "repeated"]
-    if not moved:
-        return found
-    diagonals, taken = Diagonals(pairs, readable, space), np.zeros(n, bool)
+    diagonals = Diagonals(pairs, readable, space) if moved else None
     for finding in moved:
+        assert diagonals is not None
         rows = finding.rows
-        caption = finding.moved(rows)
-        there = readable[rows] & (caption >= 0) & (caption < n)
-        there[there] &= readable[caption[there]] & ~taken[caption[there]]
-        rows, caption = rows[there], caption[there]
-        taken[caption] = True
-        probability = probabilities(diagonals.of(rows, finding.moved), diagonals.random)
-        share = float(probability.mean())
-        same = pairs.caption_id[caption] == pairs.caption_id[rows]
-        found.same[rows] = same
-        found.own[rows] = np.where(same, share, 1 - share)
-        found.caption[rows[~same]] = caption[~same]
-        found.probability[rows[~same]] = probability[~same]
-    return found
+        theirs = finding.moved(rows)
+        there = readable[rows] & (caption[rows] < 0) & (theirs >= 0) & (theirs < n)
+        there[there] &= readable[theirs[there]] & ~taken[theirs[there]]
+        rows, theirs = rows[there], theirs[there]
+        if not len(rows):
+            continue
+        caption[rows], taken[theirs] = theirs, True
+        chance = probabilities(diagonals.of(rows, finding.moved), diagonals.random)
+        # A text that was in its own place already is right as often as those that moved, whatever its score.
+        same = pairs.caption_id[theirs] == pairs.caption_id[rows]
+        probability[rows] = np.where(same, np.maximum(chance, chance.mean()), chance)
+    stays = np.flatnonzero((caption < 0) & ~taken)
+    caption[stays], taken[stays] = stays, True
+    caption[caption < 0] = np.flatnonzero(~taken)
+    return caption, probability
 
 
 def probabilities(found: np.ndarray, random: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,16 +13,13 @@ from ..judge import (
     ENCODER_SCORES,
     NOISE_KINDS,
     REFERENCE,
-    Finding,
+    Faults,
     Judgement,
     Learned,
-    Mending,
     Reference,
     Scorer,
     draw_sure,
-    find_faults,
     keeping,
-    mend,
     pair_codes,
     reference_rows,
 )
@@ -52,7 +48,8 @@ REASON_CODES = {
 class Rematches:
     """What was found for N pairs.
 
-    clean_probability: (N,) float64, the judge's, lowered where a pair that was not flagged is rematched.
+    clean_probability: (N,) float64 of the pairs as they came: the judge's, lowered where a pair that was not flagged is
+    rematched, and where captions were given back.
     partner: (N,) int64, the row of the new caption, -1 for none.
     probability: (N,) float32 that the new caption is right, NaN for none.
     reason: (N,) int8, an index into REASONS: why a noisy pair has no partner.
@@ -61,7 +58,7 @@ class Rematches:
     trials: (t, 3) float32: for each proposal of the calibration its probability, whether it was right, and its weight.
     emitted: how many pairs have a partner.  expected_precision: the mean probability that these are right.
     calibrated_on: how many pairs were broken for calibration.  orphans: the estimated share without a partner.
-    findings: the systematic faults of the pairs.  mended: how many partners are captions that moved, given back.
+    mended: how many partners are captions that had moved, given back.
     """
 
     clean_probability: np.ndarray
@@ -75,7 +72,6 @@ class Rematches:
     expected_precision: float | None = None
     calibrated_on: int = 0
     orphans: float | None = None
-    findings: Sequence[Finding] = ()
     mended: int = 0
 
 
@@ -83,49 +79,131 @@ def rematch(
     pairs: Pairs,
     learned: Learned,
     judgement: Judgement,
+    faults: Faults,
     *,
-    readable: np.ndarray,
-    comparable: bool,
     flag_below: float = 0.5,
     keep_fraction: float | None = None,
     min_precision: float = 0.9,
     capacity: int = 1,
     pool: Literal["noisy", "all"] = "noisy",
-    repair: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> Rematches:
     """Find captions for the noisy pairs among N.
 
-    pairs: the encoder's vectors, in the order of their rows.  learned, judgement: of the same pairs.
-    readable: (N,) bool.  comparable: whether images and captions share the encoder's space.
-    The other arguments are options of `Config`.
+    pairs: the encoder's vectors of the pairs as they came.  faults: captions among them that were given back.
+    learned, judgement: of the pairs with these captions.  The other arguments are options of `Config`.
     """
-    # Where captions moved, the judgement is of no use: systematic faults are looked for without it.
-    space = ZeroShot() if comparable else next(iter(learned.first), None)
-    findings = [] if space is None else find_faults(pairs, readable, space)
-    clean = np.array(judgement.clean_probability)
-    threshold = flag_below if keep_fraction is None else keeping(clean, keep_fraction)
-    nothing = Rematches(
+    found, home = _judged(judgement, faults, pairs.caption_id, flag_below, keep_fraction, min_precision)
+    flagged = (found.clean_probability < found.flag_below) & ~home  # NaN, not judged, is never below
+    if judgement.unjudged is None and flagged.any():
+        found = _planned(
+            found,
+            flagged,
+            home,
+            faults.mended(pairs),
+            learned,
+            judgement,
+            fixed=keep_fraction is not None,
+            min_precision=min_precision,
+            capacity=capacity,
+            pool=pool,
+            seed=seed,
+            device=device,
+        )
+    return _as_they_came(found, home, faults, pairs.caption_id)
+
+
+def _judged(
+    judgement: Judgement,
+    faults: Faults,
+    caption_id: np.ndarray,
+    flag_below: float,
+    keep_fraction: float | None,
+    min_precision: float,
+) -> tuple[Rematches, np.ndarray]:
+    """What is known before a plan is made, and the captions that were given back for good, (N,) bool.
+
+    The place says more than the score of one pair, so that the captions of all ranges are given back together, also
+    those that no score could tell apart; only where they are not sure enough as a whole, the surest of them are.
+    Without a repair, pairs whose caption moved are mismatched, whatever their score.
+    """
+    clean, home = np.array(judgement.clean_probability), np.zeros(len(faults.place), bool)
+    if faults.repaired:
+        by_place = np.flatnonzero(~np.isnan(faults.probability))
+        clean[by_place] = faults.probability[by_place].astype(np.float32)
+        home[by_place] = emit(clean[by_place], min_precision)
+    else:
+        strays = faults.strays(caption_id) & ~np.isnan(clean)
+        clean[strays] = np.fmin(clean[strays], np.float32(faults.doubt))
+    found = Rematches(
         clean_probability=clean,
         partner=np.full(len(clean), -1),
         probability=np.full(len(clean), np.nan, np.float32),
         reason=np.zeros(len(clean), np.int8),
         offered=np.zeros(0, np.float32),
         trials=np.zeros((0, 3), np.float32),
-        flag_below=threshold,
-        findings=findings,
+        flag_below=flag_below if keep_fraction is None else keeping(clean, keep_fraction),
     )
-    if space is not None and repair:
-        nothing = _mended(nothing, mend(pairs, readable, space, findings), min_precision)
-    mended = nothing.partner >= 0
-    flagged = (clean < threshold) & ~mended  # NaN, not judged, is never below
-    if judgement.unjudged is not None or not flagged.any():
-        return nothing
+    return found, home
+
+
+def _as_they_came(found: Rematches, home: np.ndarray, faults: Faults, caption_id: np.ndarray) -> Rematches:
+    """What was found about pairs with captions given back, told of the pairs as they came.
+
+    home: (N,) bool, captions that were given back for good.  caption_id: (N,) int64 of the pairs as they came.
+    """
+    if not faults.repaired:
+        return found
+    clean, rows = found.clean_probability, np.arange(len(home))
+    planned = found.partner >= 0
+    kept = home | (clean >= found.flag_below)
+    new = np.where(planned, faults.caption[found.partner], np.where(kept, faults.caption, -1))
+    chance = np.where(planned, found.probability, clean)
+    own = caption_id[np.where(new < 0, rows, new)] == caption_id  # also where the text in its place was the same
+    strays = faults.strays(caption_id) & ~np.isnan(clean)
+    clean = np.where(strays, np.fmin(clean, np.float32(faults.doubt)), clean)
+    clean = np.where(own & (new >= 0), np.maximum(chance, clean), clean)
+    new[own | ~(clean < found.flag_below)] = -1
+    given = (new >= 0) & ~planned
+    emitted = new >= 0
+    probability = np.where(emitted, chance, np.nan).astype(np.float32)
+    return replace(
+        found,
+        clean_probability=clean,
+        partner=new,
+        probability=probability,
+        offered=-np.sort(-np.concatenate([found.offered, probability[given]])),
+        emitted=int(emitted.sum()),
+        expected_precision=float(probability[emitted].mean(dtype=float)) if emitted.any() else None,
+        mended=int(given.sum()),
+    )
+
+
+def _planned(
+    found: Rematches,
+    flagged: np.ndarray,
+    home: np.ndarray,
+    pairs: Pairs,
+    learned: Learned,
+    judgement: Judgement,
+    *,
+    fixed: bool,
+    min_precision: float,
+    capacity: int,
+    pool: Literal["noisy", "all"],
+    seed: int,
+    device: str,
+) -> Rematches:
+    """The rematches of a plan between the images and the captions of all noisy pairs.
+
+    flagged: (N,) bool, pairs that need a caption.  home: (N,) bool, pairs that are settled.
+    fixed: whether no pair may be flagged besides these.
+    """
+    clean, threshold = found.clean_probability, found.flag_below
     every = np.flatnonzero(~np.isnan(clean))
     taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
-    settled = np.union1d(np.flatnonzero(mended), nothing.partner[mended])
-    taking_part = np.setdiff1d(taking_part, settled)
+    taking_part = taking_part[~home[taking_part]]
     # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
     mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
     taking_part = taking_part[~mute[taking_part]]
@@ -152,57 +230,32 @@ def rematch(
     suspects = CandidatePool(embedded(unsure), scorer, options, gpu=device.startswith("cuda"))
     calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
     if calibration is None:
-        return replace(nothing, reason=np.where(flagged, REASONS.index(UNCALIBRATED), nothing.reason).astype(np.int8))
+        return replace(found, reason=np.where(flagged, REASONS.index(UNCALIBRATED), found.reason).astype(np.int8))
     proposals = suspects.with_pairs(embedded(again)).propose(calibration.options)
     rows = np.concatenate([again, unsure])
     has = proposals.partner >= 0
     chance = np.where(has, calibration(proposals.mass), 0.0)
     # A pair with a rematch that is right with probability p is itself matched with at most 1 - p. That flags a pair
     # that the judge did not flag, unless the user asked for a share to keep.
-    wanted = flagged[rows] | ((chance > 1 - threshold) & (keep_fraction is None))
+    wanted = flagged[rows] | ((chance > 1 - threshold) & (not fixed))
     chosen, offered = settle(proposals.partner, chance, flagged[rows], wanted, min_precision, options.reuse)
-    reason = nothing.reason
+    reason = found.reason
     reason[rows[has]] = REASONS.index(TAKEN)
     reason[rows[offered]] = REASONS.index(UNSURE)
-    nothing.partner[rows[chosen]] = rows[proposals.partner[chosen]]
-    nothing.probability[rows[chosen]] = chance[chosen]
+    found.partner[rows[chosen]] = rows[proposals.partner[chosen]]
+    found.probability[rows[chosen]] = chance[chosen]
     overturned = chosen & ~flagged[rows]
     clean[rows[overturned]] = (clean[rows[overturned]] * (1 - chance[overturned])).astype(np.float32)
-    emitted = nothing.partner >= 0
+    emitted = found.partner >= 0
     return replace(
-        nothing,
+        found,
         reason=reason,
-        offered=-np.sort(-np.concatenate([nothing.offered, chance[offered]])).astype(np.float32),
+        offered=-np.sort(-chance[offered]).astype(np.float32),
         trials=np.stack([calibration.probability, calibration.right, calibration.weight], axis=1).astype(np.float32),
         emitted=int(emitted.sum()),
-        expected_precision=float(nothing.probability[emitted].mean(dtype=float)) if emitted.any() else None,
+        expected_precision=float(found.probability[emitted].mean(dtype=float)) if emitted.any() else None,
         calibrated_on=calibration.broken,
         orphans=calibration.orphans,
-    )
-
-
-def _mended(rematches: Rematches, mending: Mending, min_precision: float) -> Rematches:
-    """The rematches with the captions of moved ranges given back, as many as keep the mean probability sure enough.
-
-    The position says more than the score of one pair, so that the pairs of a range are rematched together; only where
-    the range as a whole is not sure enough, the surest of them are.
-    """
-    clean, threshold = rematches.clean_probability, rematches.flag_below
-    has = np.flatnonzero(mending.caption >= 0)
-    clean[has] = np.fmin(clean[has], mending.own[has]).astype(np.float32)
-    clean[mending.same] = np.fmax(clean[mending.same], mending.own[mending.same]).astype(np.float32)
-    has = has[clean[has] < threshold]
-    chance = mending.probability[has]
-    chosen = has[emit(chance, min_precision)]
-    rematches.partner[chosen] = mending.caption[chosen]
-    rematches.probability[chosen] = mending.probability[chosen]
-    rematches.reason[has] = REASONS.index(UNSURE)
-    return replace(
-        rematches,
-        offered=-np.sort(-chance).astype(np.float32),
-        emitted=len(chosen),
-        mended=len(chosen),
-        expected_precision=float(mending.probability[chosen].mean()) if len(chosen) else None,
     )
 
 

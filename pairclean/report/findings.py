@@ -45,5 +45,5 @@ def _sentence(finding: Finding, first: Place, last: Place, mended: int) -> str:
         pair = "pair" if size == 1 else f"pair {size:,} rows"
         what = f"carry the caption of the {pair} {'before' if finding.offset > 0 else 'after'} {sure}"
     if mended:
-        return f"{where} {what}; {mended:,} of them got their own caption back."
+        return f"{where} {what}; {mended:,} of their images got their own caption back."
     return f"{where} {what}; `pairclean rematch RUN --repair` gives them back."

@@ -1,11 +1,12 @@
 """The results in a run directory: the only place that writes and opens what the learning stages leave there.
 
+faults/    faults.json, one array per file
 model/     learned.json, first_K.safetensors, aligned_K.safetensors, one array per file
 judge/     judgement.json, scorer_K.safetensors, one array per file
 rematch/   rematches.json, one array per file
 
-Arrays are `.npy` files, named like the fields of `Learned`, `Judgement` and `Rematches`, and memory-mapped when
-they are opened.
+Arrays are `.npy` files, named like the fields of `Faults`, `Learned`, `Judgement` and `Rematches`, and memory-mapped
+when they are opened.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..align import Alignment
 from ..embed import Embeddings
 from ..files import write_json, written_whole
 from ..judge import (
+    Faults,
     Finding,
     Folds,
     HeldOutRetrieval,
@@ -42,6 +44,23 @@ from .directory import Run
 
 def open_embeddings(run: Run) -> Embeddings:
     return Embeddings.open(run.embeddings, run.shards)
+
+
+# --- systematic faults ------------------------------------------------------------------------------------------------
+
+
+def save_faults(run: Run, faults: Faults) -> None:
+    home = emptied(run.path / "faults")
+    _save_arrays(home, _arrays_of(faults))
+    findings = [asdict(finding) for finding in faults.findings]
+    write_json(home / "faults.json", {"repaired": faults.repaired, "findings": findings})
+
+
+def open_faults(run: Run) -> Faults:
+    home = run.path / "faults"
+    about = _read_json(home / "faults.json")
+    findings = [Finding(**finding) for finding in about["findings"]]
+    return Faults(findings, **_load_arrays(home, Faults), repaired=about["repaired"])
 
 
 # --- what was learned -------------------------------------------------------------------------------------------------
@@ -125,15 +144,12 @@ def save_rematches(run: Run, rematches: Rematches) -> None:
     home = emptied(run.path / "rematch")
     arrays = _arrays_of(rematches)
     _save_arrays(home, arrays)
-    content = {k: v for k, v in vars(rematches).items() if k not in arrays}
-    write_json(home / "rematches.json", content | {"findings": [asdict(finding) for finding in rematches.findings]})
+    write_json(home / "rematches.json", {k: v for k, v in vars(rematches).items() if k not in arrays})
 
 
 def open_rematches(run: Run) -> Rematches:
     home = run.path / "rematch"
-    about = _read_json(home / "rematches.json")
-    about["findings"] = [Finding(**finding) for finding in about["findings"]]
-    return Rematches(**_load_arrays(home, Rematches), **about)
+    return Rematches(**_load_arrays(home, Rematches), **_read_json(home / "rematches.json"))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from .. import judge as judging
 from ..embed import resolve_devices
 from ..execution import Execution
 from ..run import Run
-from ..run.results import open_embeddings, open_judgement, open_learned, save_judgement
+from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, save_judgement
 
 
 def _captions(run: Run) -> Iterator[str | None]:
@@ -23,7 +23,8 @@ def _captions(run: Run) -> Iterator[str | None]:
 def judge(run: Run, execution: Execution) -> None:
     emb, config, device = open_embeddings(run), run.config, resolve_devices(execution.device)[0]
     execution.progress.start("judge")
-    of = (emb.pairs, np.flatnonzero(emb.readable), open_learned(run, device))
+    faults = open_faults(run)
+    of = (faults.mended(emb.pairs), np.flatnonzero(emb.readable), open_learned(run, device))
     if run.frozen_from:
         earlier = open_judgement(run.frozen_from)
         found = judging.judge_as(earlier, *of, comparable=run.comparable, seed=config.seed, device=device)
@@ -32,7 +33,7 @@ def judge(run: Run, execution: Execution) -> None:
             *of,
             score=config.score,
             calibration=config.calibration,
-            scripts=judging.script_codes(_captions(run)),
+            scripts=judging.script_codes(_captions(run))[faults.caption],
             comparable=run.comparable,
             seed=config.seed,
             device=device,

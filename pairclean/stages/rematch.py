@@ -6,25 +6,22 @@ from .. import rematch as rematching
 from ..embed import resolve_devices
 from ..execution import Execution
 from ..run import Run
-from ..run.results import open_embeddings, open_judgement, open_learned, save_rematches
+from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, save_rematches
 
 
 def rematch(run: Run, execution: Execution) -> None:
     config = run.config
     execution.progress.start("rematch")
-    emb = open_embeddings(run)
     found = rematching.rematch(
-        emb.pairs,
+        open_embeddings(run).pairs,
         open_learned(run),
         open_judgement(run),
-        readable=emb.readable,
-        comparable=run.comparable,
+        open_faults(run),
         flag_below=config.flag_below,
         keep_fraction=config.keep_fraction,
         min_precision=config.min_precision,
         capacity=config.capacity,
         pool=config.pool,
-        repair=config.repair,
         seed=config.seed,
         device=resolve_devices(execution.device)[0],
     )

@@ -10,7 +10,7 @@ import pytest
 from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs
 from pairclean.judge import offsets
-from pairclean.judge.offsets import Finding, find_faults, mend, probabilities
+from pairclean.judge.offsets import Faults, Finding, find_faults, places, probabilities
 
 N = 1200
 
@@ -146,29 +146,55 @@ def test_unreadable_pairs_keep_their_rows() -> None:
     (found,) = find_faults(pairs, readable, ZeroShot())
     assert abs(found.start - 400) <= 5
     assert abs(found.stop - 700) <= 5
-    mending = mend(pairs, readable, ZeroShot(), [found])
-    assert (mending.caption[450:460] == -1).all()
-    assert np.isnan(mending.own[450:460]).all()
-    assert not np.isin(mending.caption, np.arange(450, 460)).any()
+    place, probability = places(pairs, readable, ZeroShot(), [found])
+    assert (place[450:460] == np.arange(450, 460)).all()
+    assert np.isnan(probability[~readable]).all()
+    assert (np.sort(place) == np.arange(N)).all()
+    assert (place[460:690] == np.arange(461, 691)).all()
 
 
 def test_too_few_pairs_to_tell() -> None:
     assert faults(carrying(world(12), np.roll(np.arange(N), 1)).take(np.arange(40))) == []
 
 
-def test_mending_gives_every_caption_back() -> None:
+def test_every_caption_is_given_back() -> None:
     shifted = carrying(world(13), block(400, 700, np.roll(np.arange(300), 1)))
     shifted = Pairs(shifted.image, shifted.text, shifted.image_id, shifted.caption_id.copy())
     shifted.caption_id[500] = shifted.caption_id[501]  # one text in two rows in succession
-    mending = mend(shifted, np.ones(N, bool), ZeroShot(), [Finding("shifted", 400, 700, 1, 20.0, 1e-9, wraps=True)])
-    rows = np.setdiff1d(np.arange(400, 700), [500])
-    assert (mending.caption[rows] == np.where(rows < 699, rows + 1, 400)).all()
-    assert mending.caption[500] == -1
-    assert mending.same[500]
-    assert mending.own[500] > 0.9
-    assert mending.probability[rows].mean() > 0.95
-    assert (mending.own[rows] < 0.05).all()
-    assert np.isnan(np.delete(mending.probability, rows)).all()
+    finding = Finding("shifted", 400, 700, 1, 20.0, 1e-9, wraps=True)
+    mended = Faults([finding], *places(shifted, np.ones(N, bool), ZeroShot(), [finding]), repaired=True)
+    rows = np.arange(400, 700)
+    assert (mended.caption[rows] == np.where(rows < 699, rows + 1, 400)).all()
+    assert (np.flatnonzero(mended.moved) == rows).all()
+    assert (np.flatnonzero(mended.strays(shifted.caption_id)) == np.delete(rows, 100)).all()
+    assert mended.probability[rows].mean() > 0.95
+    assert mended.probability[500] > 0.9
+    assert np.isnan(np.delete(mended.probability, rows)).all()
+    assert mended.doubt == 1e-9
+    back = mended.mended(shifted)
+    assert (back.text[400:700] == world(13).text[400:700]).all()
+    assert (back.take(np.array([499, 699])).caption_id == shifted.caption_id[[500, 400]]).all()
+
+
+def test_images_whose_caption_is_given_away_get_what_is_left() -> None:
+    """A row was lost before 501: its caption is nobody's, and the image before has none any more."""
+    captions = np.minimum(np.arange(N) + (np.arange(N) >= 500), N - 1)
+    pairs = carrying(world(2), captions)
+    finding = Finding("shifted", 501, N, -1, 20.0, 1e-9)
+    place, probability = places(pairs, np.ones(N, bool), ZeroShot(), [finding])
+    assert place[500] == N - 1
+    assert np.isnan(probability[500])
+    assert (place[501:] == np.arange(500, N - 1)).all()
+
+
+def test_without_repair_all_pairs_stay_as_they_are() -> None:
+    shifted = carrying(world(1), block(400, 700, np.roll(np.arange(300), 1)))
+    found = Faults.of(shifted, np.ones(N, bool), ZeroShot())
+    assert len(found.findings) == 1
+    assert 250 < found.moved.sum() < 350
+    assert (found.caption == np.arange(N)).all()
+    assert found.mended(shifted) is shifted
+    assert Faults.of(shifted, np.ones(N, bool), None, repair=True).findings == []
 
 
 def test_photos_of_a_weak_encoder(shared: Path) -> None:
@@ -184,8 +210,7 @@ def test_photos_of_a_weak_encoder(shared: Path) -> None:
     moved = carrying(pairs, captions)
     (found,) = faults(moved)
     assert found.offset == 2
-    mending = mend(moved, np.ones(n, bool), ZeroShot(), [found])
-    now = captions[np.where(mending.caption < 0, np.arange(n), mending.caption)]
+    now = captions[places(moved, np.ones(n, bool), ZeroShot(), [found])[0]]
     assert (now == np.arange(n))[400:600].mean() >= 0.98
 
 
