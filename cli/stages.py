@@ -88,7 +88,7 @@ def _redo(stage: str, run: Path, options: dict[str, Any], console: Console) -> N
 
 def _print_done(run: Path, stage: str, done: list[str], console: Console) -> None:
     after = f", and after it {', '.join(done[1:])}" if done[1:] else ""
-    sentence = f"{stage} is done{after}" if done else f"{stage} is up to date"
+    sentence = f"{done[0]} is done{after}" if done else f"{stage} is up to date"
 
     def summary() -> RenderableType:
         from rich.text import Text

@@ -60,7 +60,7 @@ def report(run: Run, execution: Execution) -> None:
         "mismatch_rate": _mismatch_rate(judged, faults, emb.caption_id),
         "rematch": {k: getattr(rematched, k) for k in _OF_REMATCH},
         "retrieval": judged.retrieval and asdict(judged.retrieval),
-        "notes": [*_given_back(rematched), *judged.notes, *_half_right(judged, rematched)],
+        "notes": [*_given_back(rematched), *_of_judge(judged, faults), *_half_right(judged, rematched)],
         "score_histogram": judged.histogram and asdict(judged.histogram),
         "calibration_check": _calibration_check(judged, rematched, faults),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
@@ -110,6 +110,16 @@ def _given_back(rematched: Rematches) -> list[str]:
     return [
         f"{rematched.mended:,} captions that had moved were given back before anything was learned: the mismatch rate "
         "and the retrieval are of the pairs as they are now."
+    ]
+
+
+def _of_judge(judged: Judgement, faults: Faults) -> list[str]:
+    """The judge's notes, unless captions that moved are why nothing could be judged."""
+    if judged.unjudged is None or faults.repaired or faults.moved.mean() < 0.5:
+        return judged.notes
+    return [
+        "Nothing was judged, because most captions are with other images: give them back with `pairclean rematch RUN "
+        "--repair`, which then judges all pairs."
     ]
 
 

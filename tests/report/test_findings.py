@@ -45,6 +45,6 @@ def test_over_several_shards_and_mended() -> None:
     found = describe(Finding("shifted", 0, 100, 1, 9.0, 1e-9), ("a", 3), ("c", 9), 98)
     assert found["sentence"] == (
         "From row 3 of shard a to row 9 of shard c, all pairs carry the caption of the pair before (z = 9.0); "
-        "98 of them got their own caption back."
+        "98 of their images got their own caption back."
     )
     assert (found["pairs"], found["mended"], found["last_shard"]) == (100, 98, "c")

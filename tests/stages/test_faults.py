@@ -81,6 +81,7 @@ def test_captions_that_all_moved_come_home_and_are_judged_there(tmp_path: Path) 
     assert set(found["verdict"]) == {"unjudged"}
     assert set(found["reason_code"]) == {"shifted"}
     assert run.report["mismatch_rate"]["estimate"] is None
+    assert "most captions are with other images" in run.report["notes"][0]
     redo(run, "rematch", Execution(), repair=True)
     found = verdicts(run)
     assert run.report["mismatch_rate"]["estimate"] < 0.05
