@@ -30,6 +30,7 @@ SHARED = Path(os.environ.get("PAIRCLEAN_TEST_DATA", "../shared")).resolve()
 MODELS = {
     "fashion": "hog-tfidf",
     "fashion_unseen": f"local-dir:{SHARED}/models/tinyclip",
+    "coco2k": f"local-dir:{SHARED}/models/tinyclip",
     "flickr8k": f"local-dir:{SHARED}/models/tinyclip",
     "flickr8k_clip": "ViT-B-32",  # whose vectors lie beside the captions
 }

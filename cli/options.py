@@ -83,9 +83,10 @@ def _parameters(option: Option, as_before: bool = False) -> Iterator[Parameter]:
     """The parameter of an option, and a hidden one for each of its former names."""
     default = None if as_before else option.default
     for name in (option.name, *option.formerly):
+        # What was switched on in a run has to be switched off there.
+        off = f"/--no-{flag(name)[2:]}" if as_before and option.type is bool else ""
         declared = typer.Option(
-            # What a run already has can only be switched off by a flag of its own.
-            f"{flag(name)}/--no-{flag(name)[2:]}" if as_before and option.type is bool else flag(name),
+            flag(name) + off,
             help=option.help,
             metavar=option.metavar,
             rich_help_panel=option.panel,

@@ -59,9 +59,13 @@ def _summary(found: Story, picture: str | None) -> RenderableType:
         rows.append(("probability", _number(verdict["rematch_probability"])))
     if verdict["noise_kind"] is not None:
         rows.append(("kind of mismatch", verdict["noise_kind"]))
+    if verdict["reason_code"] is not None:
+        rows.append(("reason", verdict["reason_code"]))
     rows.append(("source", where))
-    scores = [("clean probability", "clean_probability"), ("similarity", "similarity")]
-    for name, key in (*scores, ("aligned similarity", "aligned_similarity")):
+    # A pair that was repaired was judged with the caption that it got back.
+    new = " of the new pair" if verdict["rematch_pair_id"] and verdict["reason_code"] == "shifted" else ""
+    scores = [("clean probability", "clean_probability"), (f"similarity{new}", "similarity")]
+    for name, key in (*scores, (f"aligned similarity{new}", "aligned_similarity")):
         if verdict[key] is not None:
             rows.append((name, _number(verdict[key])))
     if found.caption_rank is not None:

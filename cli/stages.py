@@ -44,11 +44,11 @@ def judge(run: RunPath, options: dict[str, Any], console: Console) -> None:
     _redo("judge", run, options, console)
 
 
-@takes(*STAGES["rematch"], "device", *PRINTING, as_before=True)
+@takes(*STAGES["rematch"], "repair", "device", *PRINTING, as_before=True)
 def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
     """Flag mismatched pairs, and find the caption that does belong to each flagged image.
 
-    An option that is not given stays as it was in RUN.
+    An option that is not given stays as it was in RUN. With --repair, learning and judging are repeated too.
     """
     _redo("rematch", run, options, console)
 
@@ -88,7 +88,7 @@ def _redo(stage: str, run: Path, options: dict[str, Any], console: Console) -> N
 
 def _print_done(run: Path, stage: str, done: list[str], console: Console) -> None:
     after = f", and after it {', '.join(done[1:])}" if done[1:] else ""
-    sentence = f"{stage} is done{after}" if done else f"{stage} is up to date"
+    sentence = f"{done[0]} is done{after}" if done else f"{stage} is up to date"
 
     def summary() -> RenderableType:
         from rich.text import Text

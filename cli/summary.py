@@ -26,7 +26,9 @@ _BAR = 16  # characters
 
 def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
     """The report of a run, as in `report.json`.  run: its directory."""
-    parts: list[RenderableType] = [_headline(report), "", _verdicts(report), "", _facts(report)]
+    parts: list[RenderableType] = [_headline(report), "", _verdicts(report), ""]
+    parts += [Text("fault: " + safe(finding["sentence"]), style="yellow") for finding in report["findings"]]
+    parts += ["", _facts(report)] if report["findings"] else [_facts(report)]
     parts += [Text("note: " + safe(note), style="dim") for note in report["notes"]]
     files = facts_table(
         ("cleaned data", run / "cleaned"), ("every verdict", run / "verdicts"), ("the report", run / "report.html")
@@ -37,9 +39,12 @@ def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
 def _headline(report: Mapping[str, Any]) -> Text:
     rate = report["mismatch_rate"]
     text = Text.assemble((f"{report['pairs']:,} pairs", "bold"))
+    mended = report["rematch"].get("mended", 0)
     if rate["estimate"] is None:
-        return text.append(", of which none could be judged")
-    text.append(", of which about ").append(percent(rate["estimate"]), style="bold")
+        return text.append(", of which none could be judged" + (" by its score" if mended else ""))
+    text.append(f"; after {mended:,} captions were given back, about " if mended else ", of which about ").append(
+        percent(rate["estimate"]), style="bold"
+    )
     text.append(" are mismatched")
     if rate["low"] is not None:
         what = "a range" if rate.get("why_wide") else f"{percent(rate['level'], 0)} interval"

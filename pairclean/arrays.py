@@ -48,6 +48,10 @@ class Pairs:
         """The pairs `rows` (n,) int64, with their vectors in memory."""
         return Pairs(self.image[rows], self.text[rows], self.image_id[rows], self.caption_id[rows])
 
+    def carrying(self, captions: np.ndarray) -> Pairs:
+        """The same images, each with the caption of the pair `captions` (N,) int64; vectors are still read by row."""
+        return Pairs(self.image, _Reordered(self.text, captions), self.image_id, self.caption_id[captions])
+
     def through(self, space: Space) -> Pairs:
         """The same pairs with (N, k) float32 unit vectors of `space`, in memory."""
         return Pairs(space.embed_image(self.image), space.embed_text(self.text), self.image_id, self.caption_id)
@@ -60,6 +64,21 @@ class Pairs:
     def joined(*parts: Pairs) -> Pairs:
         """The pairs of all parts in order; their vectors have to be NumPy arrays."""
         return Pairs(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+@dataclass(frozen=True)
+class _Reordered:
+    """Rows in another order: row i is row order[i] of `rows`."""
+
+    rows: Rows
+    order: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.order), *self.rows.shape[1:])
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        return self.rows[self.order[index]]
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:

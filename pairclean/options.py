@@ -105,6 +105,12 @@ class _Align:
         "NAME",
     )
     seed: int = _option(0, "Seed of the random number generators.", LEARNING, "N", ge=0)
+    repair: bool = _option(
+        False,
+        "Give captions that moved by a number of rows back to their images before anything is learned. Such faults are "
+        "always looked for and reported.",
+        OUTPUT,
+    )
 
 
 class _Judge:

@@ -36,6 +36,38 @@ class Verdict(str, Enum):
         return self.value
 
 
+class ReasonCode(str, Enum):
+    """Why a pair is not kept as it is, for programs; `reason` says it in words."""
+
+    GENERIC_CAPTION = "generic_caption"  # the caption says nothing of its picture
+    PLACEHOLDER_IMAGE = "placeholder_image"  # the picture says nothing
+    BELONGS_ELSEWHERE = "belongs_elsewhere"  # the caption was that of another picture, and was replaced
+    SHIFTED = "shifted"  # the captions of a range of rows moved together
+    PARTLY_WRONG = "partly_wrong"
+    ENCODER_CANNOT_TELL = "encoder_cannot_tell"
+    TOO_FEW_PAIRS = "too_few_pairs"
+    DUPLICATE = "duplicate"
+    UNREADABLE_IMAGE = "unreadable_image"
+    UNREADABLE_CAPTION = "unreadable_caption"
+    FAILED_DOWNLOAD = "failed_download"
+    NO_PARTNER = "no_partner"  # mismatched, and no caption of the data fits better
+    NOT_SURE_ENOUGH = "not_sure_enough"  # mismatched, and no other caption is sure enough
+
+    def __str__(self) -> str:
+        return self.value
+
+
+#: Reasons why a caption is unreadable, and how the reason for a failed download begins (img2dataset's `status`).
+NO_CAPTION, EMPTY_CAPTION, FAILED_DOWNLOAD = "no caption", "empty caption", "failed_to_download"
+
+
+def unreadable_code(reason: str) -> ReasonCode:
+    """The code for the reason why a pair is unreadable."""
+    if reason in (NO_CAPTION, EMPTY_CAPTION):
+        return ReasonCode.UNREADABLE_CAPTION
+    return ReasonCode.FAILED_DOWNLOAD if reason.startswith(FAILED_DOWNLOAD) else ReasonCode.UNREADABLE_IMAGE
+
+
 @dataclass(frozen=True)
 class Columns:
     """What the user says about the source's columns; None where it is to be detected.
@@ -149,5 +181,6 @@ VERDICT_SCHEMA = pa.schema(
         pa.field("rematch_probability", pa.float32()),
         pa.field("reason", pa.string()),
         pa.field("noise_kind", pa.string()),
+        pa.field("reason_code", pa.string()),
     ]
 )

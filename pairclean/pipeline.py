@@ -123,6 +123,8 @@ def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
 def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str]:
     """Repeat one stage with these options (None: unchanged), then the stages that had been done after it.
 
+    If an option is one of an earlier stage, the work begins with that.
+
     Returns the names of the stages that were run: none if nothing has changed.
     Raises UserError, and changes nothing, if an option is wrong or an earlier stage is missing.
     """
@@ -133,7 +135,9 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
         if run.manifest["frozen_from"] and stage in ("align", "judge") and config != run.config:
             raise UserError(f"{run.path} is judged by the model of another run: apply that one anew instead")
         order = list(STAGES)
+        changed = [name for name in order if config.of(name) != run.config.of(name)]
         last = max([order.index(stage), *(order.index(name) for name in run.manifest["stages"])])
+        stage = min(stage, *changed, key=order.index) if changed else stage
         if config != run.config:
             if stage == "export":
                 from .export import check_layout

@@ -15,7 +15,7 @@ from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
 from .export import verdict_tables
-from .judge import Judgement, Learned, judge, learn, script_codes
+from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
 from .rematch import Rematches, rematch
@@ -37,10 +37,11 @@ class CleanedVectors:
     """What was found about N pairs of vectors.
 
     verdicts: `pairs.VERDICT_SCHEMA`, one row per pair, in the order given; `.to_pandas()` gives a frame.
-    learned: the models.  judgement, rematches: arrays over the N pairs.
+    faults: captions that moved together.  learned: the models.  judgement, rematches: arrays over the N pairs.
     """
 
     verdicts: pa.Table
+    faults: Faults
     learned: Learned
     judgement: Judgement
     rematches: Rematches
@@ -136,42 +137,49 @@ def _cleaned(
     config: Config,
     execution: Execution,
 ) -> CleanedVectors:
-    readable = np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
+    is_readable = pc.is_null(table["reason"]).to_numpy()
+    readable = np.flatnonzero(is_readable)
     device, progress = resolve_devices(execution.device)[0], execution.progress
     one_space = pairs.image.shape[1] == pairs.text.shape[1] if comparable is None else comparable
     common: dict[str, Any] = {"seed": config.seed, "device": device}
-    learned = learn(
+    learned, faults = learn_mended(
         pairs,
-        readable,
-        method=config.method,
+        is_readable,
         comparable=one_space,
+        repair=config.repair,
+        method=config.method,
         kind_column=kinds,
         progress=progress,
         **common,
     )
     progress.start("judge")
+    texts = table["caption"]
     judgement = judge(
-        pairs,
+        faults.mended(pairs),
         readable,
         learned,
         score=config.score,
         calibration=config.calibration,
-        scripts=script_codes(table["caption"].to_pylist()),
-        captions=lambda rows: [text or "" for text in table["caption"].take(pa.array(rows)).to_pylist()],
+        scripts=script_codes(texts.to_pylist())[faults.caption],
+        captions=lambda rows: [
+            text or "" for text in table["caption"].take(pa.array(faults.caption[rows])).to_pylist()
+        ],
         comparable=one_space,
         **common,
     )
     progress.start("rematch")
     of_rematch = {name: getattr(config, name) for name in STAGES["rematch"]}
-    rematches = rematch(pairs, learned, judgement, **of_rematch, **common)
+    rematches = rematch(pairs, learned, judgement, faults, **of_rematch, **common)
     verdicts = verdict_tables(
         [table],
         judgement,
         rematches,
+        faults,
+        readable=len(readable),
         pair_ids=lambda rows: table["pair_id"].take(pa.array(rows)).to_pylist(),
         captions=lambda rows: table["caption"].take(pa.array(rows)).to_pylist(),
     )
-    return CleanedVectors(pa.concat_tables(verdicts), learned, judgement, rematches)
+    return CleanedVectors(pa.concat_tables(verdicts), faults, learned, judgement, rematches)
 
 
 def _config(options: dict[str, Any]) -> Config:

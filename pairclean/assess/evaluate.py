@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..align import Alignment
+    from ..arrays import Pairs
     from ..embed import Embeddings
     from ..sources import Source
 
@@ -89,7 +90,7 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
 
     from ..align import ZeroShot
     from ..judge import CrossFit, clean_by_fold
-    from ..run.results import open_embeddings, open_judgement, open_learned
+    from ..run.results import open_embeddings, open_faults, open_judgement, open_learned
     from ..run.source import embedded_source
 
     if not run.is_done("judge"):
@@ -107,7 +108,8 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
     rows = np.flatnonzero(emb.readable)
     learned = open_learned(run)
     models = judged.models(learned)
-    cross_fit = learned.cross_fit(models, emb.pairs, rows) if models else CrossFit.single(ZeroShot(), rows)
+    pairs = open_faults(run).mended(emb.pairs)
+    cross_fit = learned.cross_fit(models, pairs, rows) if models else CrossFit.single(ZeroShot(), rows)
     parts = list(clean_by_fold(cross_fit, judged.clean_probability, seed=run.config.seed))
     aligned: list[Fold] = [(model, part) for model, part in parts if models and len(part) > 1]
     zero_shot: list[Fold] = [(ZeroShot(), part) for _, part in parts if len(part) > 1]
@@ -115,7 +117,7 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
         raise UserError(f"{run.path} has too few clean pairs to measure retrieval on: name a test set with --source")
     labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
     spaces = {"zero_shot": zero_shot if run.comparable else [], "aligned": aligned}
-    return {"on": "held-out", **_measured(emb, spaces, labels, run.config.seed, execution)}
+    return {"on": "held-out", **_measured(pairs, spaces, labels, run.config.seed, execution)}
 
 
 def _learned(run: Run) -> list[Alignment]:
@@ -186,17 +188,19 @@ def _whole(run: Run, aligned: Sequence[Alignment], label_column: str | None, exe
         raise UserError(f"no pair of {run.manifest['source']} can be read: name another source")
     labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
     models: dict[str, list[Alignment]] = {"zero_shot": [ZeroShot()] if run.comparable else [], "aligned": list(aligned)}
-    found = _measured(emb, {name: [(m, rows) for m in of] for name, of in models.items()}, labels, seed, execution)
+    found = _measured(
+        emb.pairs, {name: [(m, rows) for m in of] for name, of in models.items()}, labels, seed, execution
+    )
     thousands = [rows[fold] for fold in coco_folds(emb.image_id[rows])]
     if thousands:
         spaces = {name: [(m, fold) for m in of for fold in thousands] for name, of in models.items()}
-        by_thousand = _measured(emb, spaces, None, seed, execution)
+        by_thousand = _measured(emb.pairs, spaces, None, seed, execution)
         found["coco_1k"] = {name: by_thousand[name] for name in spaces}
     return found
 
 
 def _measured(
-    emb: Embeddings, spaces: dict[str, list[Fold]], labels: list[Any] | None, seed: int, execution: Execution
+    pairs: Pairs, spaces: dict[str, list[Fold]], labels: list[Any] | None, seed: int, execution: Execution
 ) -> dict[str, Any]:
     """`metrics.retrieval.measure` in each space, averaged over its folds; None for a space without folds."""
     import numpy as np
@@ -210,9 +214,9 @@ def _measured(
     for name, folds in spaces.items():
         questions, ranks = [], []
         for model, rows in folds:
-            x, y = model.embed_image(emb.image[rows]), model.embed_text(emb.text[rows])
-            image_id = emb.image_id[rows]
-            ranks.append(rank_matches(x, y, image_id=image_id, caption_id=emb.caption_id[rows], device=device))
+            x, y = model.embed_image(pairs.image[rows]), model.embed_text(pairs.text[rows])
+            image_id = pairs.image_id[rows]
+            ranks.append(rank_matches(x, y, image_id=image_id, caption_id=pairs.caption_id[rows], device=device))
             asked = ranks[-1].questions()
             if labels is not None:
                 classes = [labels[row] for row in rows]
@@ -221,7 +225,7 @@ def _measured(
             execution.progress.advance()
         found[name] = measure(questions, ranks, seed=seed) if folds else None
     parts = next(folds for folds in spaces.values() if folds)
-    images = sum(len(np.unique(emb.image_id[rows])) for _, rows in parts)
+    images = sum(len(np.unique(pairs.image_id[rows])) for _, rows in parts)
     return {"pairs": sum(len(rows) for _, rows in parts), "images": images, "folds": len(parts), **found}
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..execution import available_cores
-from ..pairs import PAIR_SCHEMA, Row, Shard, UserError, caption_id, content_id
+from ..pairs import EMPTY_CAPTION, NO_CAPTION, PAIR_SCHEMA, Row, Shard, UserError, caption_id, content_id
 from .decode import Unreadable, decode
 from .store import part_is_done, write_part
 
@@ -395,5 +395,5 @@ class _Pairs:
 
 def _why_not(caption: str | None) -> str | None:
     if caption is None:
-        return "no caption"
-    return None if caption.strip() else "empty caption"
+        return NO_CAPTION
+    return None if caption.strip() else EMPTY_CAPTION

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..judge import NOISE_KINDS, UNJUDGED, Judgement
-from ..pairs import VERDICT_SCHEMA, Verdict
-from ..rematch import REASONS, Rematches
+from ..judge import FEWEST, NOISE_KINDS, UNJUDGED, Faults, Judgement
+from ..pairs import VERDICT_SCHEMA, ReasonCode, Verdict, unreadable_code
+from ..rematch import REASON_CODES, REASONS, Rematches
+
+#: What is wrong with pairs of these kinds says more than why they got no other caption, or that they got one.
+KIND_CODES = {"generic": ReasonCode.GENERIC_CAPTION, "placeholder": ReasonCode.PLACEHOLDER_IMAGE}
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Findings:
     clean_probability: (n,) float64, similarity, aligned_similarity: (n,) float32, NaN where not known.
     partner_id, partner_caption: (n,) objects, None where not rematched.  rematch_probability: (n,) float32.
     why_not: (n,) objects, why a noisy pair was not rematched.  noise_kind: (n,) objects, the kind of mismatch if it is
-    one, None where not known.  unjudged: (n,) objects, why a readable pair was not judged, or None.
+    one, None where not known.  fault: (n,) objects, the systematic fault that the pair is part of, in words, or None.
+    unjudged: (n,) objects, why a readable pair was not judged, or None; unjudged_code: the same for all of them.
     """
 
     clean_probability: np.ndarray
@@ -31,7 +35,9 @@ class Findings:
     rematch_probability: np.ndarray
     why_not: np.ndarray
     noise_kind: np.ndarray
+    fault: np.ndarray
     unjudged: np.ndarray
+    unjudged_code: ReasonCode
     flag_below: float
 
 
@@ -49,8 +55,18 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
     )
     reason = found.unjudged.copy()
     reason[judged] = None
+    code = np.full(len(pairs), found.unjudged_code.value, object)
+    code[judged] = None
     reason[noisy & ~rematched] = found.why_not[noisy & ~rematched]
+    code[noisy] = [REASON_CODES[why].value for why in found.why_not[noisy]]
+    code[noisy & (found.noise_kind == "partial")] = ReasonCode.PARTLY_WRONG.value
+    code[rematched] = ReasonCode.BELONGS_ELSEWHERE.value
+    for kind, of_kind in KIND_CODES.items():
+        code[noisy & (found.noise_kind == kind)] = of_kind.value
+    shifted = (noisy | ~judged) & np.array([fault is not None for fault in found.fault], bool)
+    reason[shifted], code[shifted] = found.fault[shifted], ReasonCode.SHIFTED.value
     reason[unreadable] = unread[unreadable]
+    code[unreadable] = [unreadable_code(why).value for why in unread[unreadable]]
     columns = {
         **{name: pairs[name] for name in ("pair_id", "shard", "row", "caption_index")},
         "verdict": verdict,
@@ -62,7 +78,8 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         "rematch_caption": _where(rematched, found.partner_caption),
         "rematch_probability": _floats(found.rematch_probability, rematched),
         "reason": pa.array(reason, pa.string()),
-        "noise_kind": _where(noisy, found.noise_kind),
+        "noise_kind": _where(noisy & ~shifted, found.noise_kind),
+        "reason_code": pa.array(code, pa.string()),
     }
     return pa.table(columns, schema=VERDICT_SCHEMA)
 
@@ -71,15 +88,18 @@ def verdict_tables(
     tables: Iterable[pa.Table],
     judgement: Judgement,
     rematches: Rematches,
+    faults: Faults,
     *,
+    readable: int,
     pair_ids: Callable[[np.ndarray], list[str]],
     captions: Callable[[np.ndarray], list[str]],
 ) -> Iterator[pa.Table]:
     """The verdicts of N pairs, VERDICT_SCHEMA, a table for each of theirs.
 
-    tables: PAIR_SCHEMA, of consecutive parts of the pairs.  pair_ids, captions: of any (n,) int64 rows; each is called
-    once, since rematches point anywhere in the data.
+    tables: PAIR_SCHEMA, of consecutive parts of the pairs.  readable: how many of the pairs are.
+    pair_ids, captions: of any (n,) int64 rows; each is called once, since rematches point anywhere in the data.
     """
+    unjudged_code = ReasonCode.ENCODER_CANNOT_TELL if readable >= FEWEST else ReasonCode.TOO_FEW_PAIRS
     partners = np.unique(rematches.partner[rematches.partner >= 0])
     ids, texts = (np.array(of(partners), object) for of in (pair_ids, captions))
     kinds, reasons = np.array(NOISE_KINDS, object), np.array(REASONS, object)
@@ -93,6 +113,12 @@ def verdict_tables(
         at = np.searchsorted(partners, partner[there])
         partner_id, partner_caption = np.full((2, len(partner)), None, object)
         partner_id[there], partner_caption[there] = ids[at], texts[at]
+        fault = np.full(len(partner), None, object)
+        for finding in faults.findings:
+            if finding.kind != "repeated":
+                fault[max(0, finding.start - part.start) : max(0, finding.stop - part.start)] = str(finding)
+        if faults.repaired:  # what is wrong with the others is not the fault, which is mended
+            fault[partner != faults.caption[part]] = None
         found = Findings(
             clean_probability=rematches.clean_probability[part],
             similarity=judgement.similarity[part],
@@ -102,7 +128,9 @@ def verdict_tables(
             rematch_probability=rematches.probability[part],
             why_not=reasons[rematches.reason[part]],
             noise_kind=kinds[judgement.noise_kind[part]],
+            fault=fault,
             unjudged=unjudged[judgement.unjudged_reason[part]],
+            unjudged_code=unjudged_code,
             flag_below=rematches.flag_below,
         )
         yield verdict_table(table, found)

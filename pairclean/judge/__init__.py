@@ -23,10 +23,12 @@ from .kinds import PairKinds, Partition
 from .languages import script_codes
 from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
+from .offsets import Faults, Finding, find_faults
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
 from .recalibration import Recalibration
 from .refit import FEWEST_LABELS, Labelled, with_labels
+from .repair import faults_before, learn_mended
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
 from .thresholds import threshold_for, threshold_table, thresholds_shown
@@ -43,6 +45,8 @@ __all__ = [
     "Calibration",
     "CrossFit",
     "DecoyScale",
+    "Faults",
+    "Finding",
     "Folds",
     "HeldOutRetrieval",
     "Histogram",
@@ -65,6 +69,8 @@ __all__ = [
     "clean_by_fold",
     "cosine_scores",
     "draw_sure",
+    "faults_before",
+    "find_faults",
     "fold_of",
     "judge",
     "judge_as",
@@ -73,6 +79,7 @@ __all__ = [
     "keeps_particulars",
     "kind_cut",
     "learn",
+    "learn_mended",
     "lemon_scores",
     "mixed_scores",
     "near_identities",

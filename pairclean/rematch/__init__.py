@@ -2,10 +2,11 @@
 
 from .calibration import SURE, RematchCalibration, calibrate_rematching, fit_temperature
 from .pool import CandidatePool, Pool, Proposals, RematchOptions, propose
-from .rematches import REASONS, Rematches, emit, rematch, settle
+from .rematches import REASON_CODES, REASONS, Rematches, emit, rematch, settle
 
 __all__ = [
     "REASONS",
+    "REASON_CODES",
     "SURE",
     "CandidatePool",
     "Pool",

@@ -13,6 +13,7 @@ from ..judge import (
     ENCODER_SCORES,
     NOISE_KINDS,
     REFERENCE,
+    Faults,
     Judgement,
     Learned,
     Reference,
@@ -22,6 +23,7 @@ from ..judge import (
     reference_rows,
     threshold_for,
 )
+from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
 from .pool import CandidatePool, Pool, RematchOptions
 
@@ -34,13 +36,20 @@ TAKEN = "the caption that fits best stays with its own picture"
 UNSURE = "no rematch is sure enough"
 UNCALIBRATED = "too few clean pairs to learn how far rematches can be trusted"
 REASONS = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
+REASON_CODES = {
+    NO_PARTNER: ReasonCode.NO_PARTNER,
+    TAKEN: ReasonCode.NO_PARTNER,
+    UNSURE: ReasonCode.NOT_SURE_ENOUGH,
+    UNCALIBRATED: ReasonCode.NOT_SURE_ENOUGH,
+}
 
 
 @dataclass(frozen=True)
 class Rematches:
     """What was found for N pairs.
 
-    clean_probability: (N,) float64, the judge's, lowered where a pair that was not flagged is rematched.
+    clean_probability: (N,) float64 of the pairs as they came: the judge's, lowered where a pair that was not flagged is
+    rematched, and where captions were given back.
     partner: (N,) int64, the row of the new caption, -1 for none.
     probability: (N,) float32 that the new caption is right, NaN for none.
     reason: (N,) int8, an index into REASONS: why a noisy pair has no partner.
@@ -49,6 +58,7 @@ class Rematches:
     trials: (t, 3) float32: for each proposal of the calibration its probability, whether it was right, and its weight.
     emitted: how many pairs have a partner.  expected_precision: the mean probability that these are right.
     calibrated_on: how many pairs were broken for calibration.  orphans: the estimated share without a partner.
+    mended: how many partners are captions that had moved, given back.
     """
 
     clean_probability: np.ndarray
@@ -62,12 +72,14 @@ class Rematches:
     expected_precision: float | None = None
     calibrated_on: int = 0
     orphans: float | None = None
+    mended: int = 0
 
 
 def rematch(
     pairs: Pairs,
     learned: Learned,
     judgement: Judgement,
+    faults: Faults,
     *,
     flag_below: float | None = None,
     keep_fraction: float | None = None,
@@ -81,10 +93,11 @@ def rematch(
 ) -> Rematches:
     """Find captions for the noisy pairs among N.
 
-    pairs: the encoder's vectors.  learned, judgement: of the same pairs.  The other arguments are options of `Config`.
+    pairs: the encoder's vectors of the pairs as they came.  faults: captions among them that were given back.
+    learned, judgement: of the pairs with these captions.  The other arguments are options of `Config`.
     Raises UserError if `keep_precision` is more than any threshold reaches.
     """
-    clean = np.array(judgement.clean_probability)
+    clean, home = _judged(judgement, faults, pairs.caption_id, min_precision)
     threshold = threshold_for(
         clean,
         flag_below=flag_below,
@@ -92,7 +105,7 @@ def rematch(
         keep_precision=keep_precision,
         cost_ratio=cost_ratio,
     )
-    nothing = Rematches(
+    found = Rematches(
         clean_probability=clean,
         partner=np.full(len(clean), -1),
         probability=np.full(len(clean), np.nan, np.float32),
@@ -101,11 +114,101 @@ def rematch(
         trials=np.zeros((0, 3), np.float32),
         flag_below=threshold,
     )
-    flagged = clean < threshold  # NaN, not judged, is never below
-    if not flagged.any():
-        return nothing
+    flagged = (found.clean_probability < found.flag_below) & ~home  # NaN, not judged, is never below
+    if judgement.unjudged is None and flagged.any():
+        found = _planned(
+            found,
+            flagged,
+            home,
+            faults.mended(pairs),
+            learned,
+            judgement,
+            fixed=keep_fraction is not None,
+            min_precision=min_precision,
+            capacity=capacity,
+            pool=pool,
+            seed=seed,
+            device=device,
+        )
+    return _as_they_came(found, home, faults, pairs.caption_id)
+
+
+def _judged(
+    judgement: Judgement, faults: Faults, caption_id: np.ndarray, min_precision: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clean probabilities before a plan is made, and the captions that were given back for good, (N,) bool.
+
+    The place says more than the score of one pair, so that the captions of all ranges are given back together, also
+    those that no score could tell apart; only where they are not sure enough as a whole, the surest of them are.
+    Without a repair, pairs whose caption moved are mismatched, whatever their score.
+    """
+    clean, home = np.array(judgement.clean_probability), np.zeros(len(faults.place), bool)
+    if faults.repaired:
+        by_place = np.flatnonzero(~np.isnan(faults.probability))
+        clean[by_place] = faults.probability[by_place].astype(np.float32)
+        home[by_place] = emit(clean[by_place], min_precision)
+    else:
+        strays = faults.strays(caption_id) & ~np.isnan(clean)
+        clean[strays] = np.fmin(clean[strays], np.float32(faults.doubt))
+    return clean, home
+
+
+def _as_they_came(found: Rematches, home: np.ndarray, faults: Faults, caption_id: np.ndarray) -> Rematches:
+    """What was found about pairs with captions given back, told of the pairs as they came.
+
+    home: (N,) bool, captions that were given back for good.  caption_id: (N,) int64 of the pairs as they came.
+    """
+    if not faults.repaired:
+        return found
+    clean, rows = found.clean_probability, np.arange(len(home))
+    planned = found.partner >= 0
+    kept = home | (clean >= found.flag_below)
+    new = np.where(planned, faults.caption[found.partner], np.where(kept, faults.caption, -1))
+    chance = np.where(planned, found.probability, clean)
+    own = caption_id[np.where(new < 0, rows, new)] == caption_id  # also where the text in its place was the same
+    strays = faults.strays(caption_id) & ~np.isnan(clean)
+    clean = np.where(strays, np.fmin(clean, np.float32(faults.doubt)), clean)
+    clean = np.where(own & (new >= 0), np.maximum(chance, clean), clean)
+    new[own | ~(clean < found.flag_below)] = -1
+    given = (new >= 0) & ~planned
+    emitted = new >= 0
+    probability = np.where(emitted, chance, np.nan).astype(np.float32)
+    return replace(
+        found,
+        clean_probability=clean,
+        partner=new,
+        probability=probability,
+        offered=-np.sort(-np.concatenate([found.offered, probability[given]])),
+        emitted=int(emitted.sum()),
+        expected_precision=float(probability[emitted].mean(dtype=float)) if emitted.any() else None,
+        mended=int(given.sum()),
+    )
+
+
+def _planned(
+    found: Rematches,
+    flagged: np.ndarray,
+    home: np.ndarray,
+    pairs: Pairs,
+    learned: Learned,
+    judgement: Judgement,
+    *,
+    fixed: bool,
+    min_precision: float,
+    capacity: int,
+    pool: Literal["noisy", "all"],
+    seed: int,
+    device: str,
+) -> Rematches:
+    """The rematches of a plan between the images and the captions of all noisy pairs.
+
+    flagged: (N,) bool, pairs that need a caption.  home: (N,) bool, pairs that are settled.
+    fixed: whether no pair may be flagged besides these.
+    """
+    clean, threshold = found.clean_probability, found.flag_below
     every = np.flatnonzero(~np.isnan(clean))
     taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
+    taking_part = taking_part[~home[taking_part]]
     # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
     mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
     taking_part = taking_part[~mute[taking_part]]
@@ -132,29 +235,30 @@ def rematch(
     suspects = CandidatePool(embedded(unsure), scorer, options, gpu=device.startswith("cuda"))
     calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
     if calibration is None:
-        return replace(nothing, reason=np.where(flagged, REASONS.index(UNCALIBRATED), 0).astype(np.int8))
+        return replace(found, reason=np.where(flagged, REASONS.index(UNCALIBRATED), found.reason).astype(np.int8))
     proposals = suspects.with_pairs(embedded(again)).propose(calibration.options)
     rows = np.concatenate([again, unsure])
     has = proposals.partner >= 0
     chance = np.where(has, calibration(proposals.mass), 0.0)
     # A pair with a rematch that is right with probability p is itself matched with at most 1 - p. That flags a pair
     # that the judge did not flag, unless the user asked for a share to keep.
-    wanted = flagged[rows] | ((chance > 1 - threshold) & (keep_fraction is None))
+    wanted = flagged[rows] | ((chance > 1 - threshold) & (not fixed))
     chosen, offered = settle(proposals.partner, chance, flagged[rows], wanted, min_precision, options.reuse)
-    reason = np.zeros(len(clean), np.int8)
+    reason = found.reason
     reason[rows[has]] = REASONS.index(TAKEN)
     reason[rows[offered]] = REASONS.index(UNSURE)
-    nothing.partner[rows[chosen]] = rows[proposals.partner[chosen]]
-    nothing.probability[rows[chosen]] = chance[chosen]
+    found.partner[rows[chosen]] = rows[proposals.partner[chosen]]
+    found.probability[rows[chosen]] = chance[chosen]
     overturned = chosen & ~flagged[rows]
     clean[rows[overturned]] = (clean[rows[overturned]] * (1 - chance[overturned])).astype(np.float32)
+    emitted = found.partner >= 0
     return replace(
-        nothing,
+        found,
         reason=reason,
         offered=-np.sort(-chance[offered]).astype(np.float32),
         trials=np.stack([calibration.probability, calibration.right, calibration.weight], axis=1).astype(np.float32),
-        emitted=int(chosen.sum()),
-        expected_precision=float(chance[chosen].mean()) if chosen.any() else None,
+        emitted=int(emitted.sum()),
+        expected_precision=float(found.probability[emitted].mean(dtype=float)) if emitted.any() else None,
         calibrated_on=calibration.broken,
         orphans=calibration.orphans,
     )

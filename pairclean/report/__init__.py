@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .checks import check_calibration, rematch_curve
+from .findings import describe
 from .gallery import Gallery, Pick, Tile, choose_gallery, load_thumbnails, read_captions
 from .html import render_html
 from .summary import summarise
@@ -13,6 +14,7 @@ __all__ = [
     "Tile",
     "check_calibration",
     "choose_gallery",
+    "describe",
     "load_thumbnails",
     "read_captions",
     "rematch_curve",

@@ -43,6 +43,7 @@ class Pick:
     rematch_probability: float | None = None
     reason: str | None = None
     noise_kind: str | None = None
+    reason_code: str | None = None
 
     @property
     def place(self) -> tuple[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..pairs import Verdict
+from ..pairs import ReasonCode, Verdict
 
 PROBABILITY_BINS = 40
 REASONS_SHOWN = 20
@@ -27,16 +27,17 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
     verdicts: tables with VERDICT_SCHEMA, read one by one; memory does not grow with the number of pairs.
     facts: what the run knows: version, source, layout, model, method, score, calibration, flag_below, device, seconds,
     mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram, calibration_check,
-    rematch_curve, groups, broken, thresholds (`judge.threshold_table`), human (the review).  They are copied, with NaN
-    and infinity as null.  Where the verdicts say the same, they win: `rematch.emitted` is counted, not copied.
+    rematch_curve, groups, findings, broken, thresholds (`judge.threshold_table`), human (the review).  They are copied,
+    with NaN and infinity as null.  Where the verdicts say the same, they win: `rematch.emitted` is counted, not copied.
 
     Added to the facts are pairs, unreadable, flagged (rematched + noisy), verdicts (one count each),
     unreadable_reasons, noisy_reasons (why there was no rematch), unjudged_reasons (counts, the most frequent first, the
-    rest as "other"), and clean_probability_histogram {edges: 41 floats from 0 to 1, kept: 40 counts, flagged: 40
-    counts}.
+    rest as "other"), reason_codes (a count of each that occurs), and clean_probability_histogram {edges: 41 floats from
+    0 to 1, kept: 40 counts, flagged: 40 counts}.
     """
     counts = dict.fromkeys(Verdict, 0)
     reasons = {verdict: _Reasons() for verdict in (Verdict.UNREADABLE, Verdict.NOISY, Verdict.UNJUDGED)}
+    codes: Counter[str] = Counter()
     edges = np.arange(PROBABILITY_BINS + 1) / PROBABILITY_BINS
     kept = np.zeros(PROBABILITY_BINS, np.int64)
     flagged = np.zeros(PROBABILITY_BINS, np.int64)
@@ -47,6 +48,7 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
             counts[Verdict(name)] += count
         for verdict, counter in reasons.items():
             counter.add(table["reason"].filter(pc.equal(table["verdict"], verdict.value)))
+        codes.update(dict(_value_counts(table["reason_code"].drop_null())))
         is_noisy = pc.fill_null(table["is_noisy"], False)
         kept += _histogram(table["clean_probability"].filter(pc.invert(is_noisy)), edges)
         flagged += _histogram(table["clean_probability"].filter(is_noisy), edges)
@@ -71,10 +73,12 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
         "device": passed_on.get("device"),
         "notes": passed_on.get("notes") or [],
         "groups": passed_on.get("groups") or [],
+        "findings": passed_on.get("findings") or [],
         "broken": passed_on.get("broken") or {},
         "unreadable_reasons": reasons[Verdict.UNREADABLE].most_common(),
         "noisy_reasons": reasons[Verdict.NOISY].most_common(),
         "unjudged_reasons": reasons[Verdict.UNJUDGED].most_common(),
+        "reason_codes": {code.value: codes[code.value] for code in ReasonCode if codes[code.value]},
         "clean_probability_histogram": {
             "edges": edges.tolist(),
             "kept": kept.tolist(),

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
-from ..pairs import UserError, Verdict
+from ..pairs import ReasonCode, UserError, Verdict
 from ..run import Run
 from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
@@ -148,11 +148,15 @@ def _why(verdict: dict[str, Any], threshold: float) -> str:
     if kind is Verdict.UNJUDGED:
         return f"It was not judged: {reason}."
     said = f"Its clean probability is {probability:.3g}"
+    shifted = verdict["reason_code"] == ReasonCode.SHIFTED.value
     if kind is Verdict.CLEAN:
         return f"{said}, so it is kept."
     if kind is Verdict.REMATCHED:
         sure, partner = verdict["rematch_probability"], verdict["rematch_pair_id"]
-        return f"{said}, so it is flagged; the caption of {partner} fits it with a probability of {sure:.1%}."
+        why = f"It is flagged because {reason}" if shifted else f"{said}, so it is flagged"
+        return f"{why}; the caption of {partner} fits it with a probability of {sure:.1%}."
+    if shifted:
+        return f"It is flagged because {reason}, and it got no other caption."
     below = f", below {threshold:g}" if probability < threshold else ""
     return f"{said}{below}, so it is flagged; it got no other caption because {reason}."
 

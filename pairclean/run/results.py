@@ -1,11 +1,12 @@
 """The results in a run directory: the only place that writes and opens what the learning stages leave there.
 
+faults/    faults.json, one array per file
 model/     learned.json, first_K.safetensors, aligned_K.safetensors, one array per file
 judge/     judgement.json, scorer_K.safetensors, one array per file
 rematch/   rematches.json, one array per file
 
-Arrays are `.npy` files, named like the fields of `Learned`, `Judgement` and `Rematches`, and memory-mapped when
-they are opened.
+Arrays are `.npy` files, named like the fields of `Faults`, `Learned`, `Judgement` and `Rematches`, and memory-mapped
+when they are opened.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ..align import Alignment
 from ..embed import Embeddings
 from ..files import write_json, written_whole
 from ..judge import (
+    Faults,
+    Finding,
     Folds,
     HeldOutRetrieval,
     Histogram,
@@ -42,6 +45,23 @@ from .directory import Run
 
 def open_embeddings(run: Run) -> Embeddings:
     return Embeddings.open(run.embeddings, run.shards)
+
+
+# --- systematic faults ------------------------------------------------------------------------------------------------
+
+
+def save_faults(run: Run, faults: Faults) -> None:
+    home = emptied(run.path / "faults")
+    _save_arrays(home, _arrays_of(faults))
+    findings = [asdict(finding) for finding in faults.findings]
+    write_json(home / "faults.json", {"repaired": faults.repaired, "findings": findings})
+
+
+def open_faults(run: Run) -> Faults:
+    home = run.path / "faults"
+    about = _read_json(home / "faults.json")
+    findings = [Finding(**finding) for finding in about["findings"]]
+    return Faults(findings, **_load_arrays(home, Faults), repaired=about["repaired"])
 
 
 # --- what was learned -------------------------------------------------------------------------------------------------

@@ -1,17 +1,16 @@
-"""Stage two: learn a common space from the noisy pairs themselves, one model per fold."""
+"""Stage two: look for systematic faults, and learn a common space from the pairs themselves, one model per fold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..embed import Embeddings, resolve_devices
 from ..execution import Execution
-from ..judge import FEWEST, learn
+from ..judge import FEWEST, faults_before, learn_mended
 from ..run import Run
-from ..run.results import open_embeddings, open_learned, save_learned
+from ..run.results import open_embeddings, open_learned, save_faults, save_learned
 from .labels import read_kinds, read_labels
 
 
@@ -20,22 +19,28 @@ def align(run: Run, execution: Execution) -> None:
     if run.frozen_from:
         # Its models never saw these pairs, and near-copies are not looked for: each pair is judged by itself.
         learned = open_learned(run.frozen_from)
-        save_learned(
-            run, replace(learned, image_id=emb.image_id, caption_id=emb.caption_id, kind_column=None, held_out=None)
+        faults = faults_before(emb.pairs, emb.readable, learned, comparable=run.comparable, repair=config.repair)
+        pairs = faults.mended(emb.pairs)
+        learned = replace(
+            learned, image_id=pairs.image_id, caption_id=pairs.caption_id, kind_column=None, held_out=None
         )
+        save_faults(run, faults)
+        save_learned(run, learned)
         return
-    rows = np.flatnonzero(emb.readable)
-    learned = learn(
+    enough = int(emb.readable.sum()) >= FEWEST
+    learned, faults = learn_mended(
         emb.pairs,
-        rows,
-        method=config.method,
+        emb.readable,
         comparable=run.comparable,
-        labels=_labels(run, emb) if config.method == "drcl" and len(rows) >= FEWEST else (None, None),
+        repair=config.repair,
+        method=config.method,
+        labels=_labels(run, emb) if config.method == "drcl" and enough else (None, None),
         kind_column=None if config.kind_column is None else read_kinds(run, emb, config.kind_column),
         seed=config.seed,
         device=resolve_devices(execution.device)[0],
         progress=execution.progress,
     )
+    save_faults(run, faults)
     save_learned(run, learned)
 
 

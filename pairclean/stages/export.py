@@ -15,7 +15,7 @@ from ..export import kept_pairs, open_writer
 from ..export import verdict_tables as tables_of
 from ..files import written_whole
 from ..run import Run
-from ..run.results import emptied, open_embeddings, open_judgement, open_rematches
+from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_rematches
 from ..run.source import embedded_source
 
 
@@ -42,7 +42,9 @@ def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
     """The verdicts of each shard in order, `pairs.VERDICT_SCHEMA`, from what the earlier stages found."""
     tables = (emb.pair_table(shard) for shard in emb.shard_names)
     pair_ids = _PairIds(run).of
-    return tables_of(tables, open_judgement(run), open_rematches(run), pair_ids=pair_ids, captions=emb.captions)
+    readable = int(emb.readable.sum())
+    found = open_judgement(run), open_rematches(run), open_faults(run)
+    return tables_of(tables, *found, readable=readable, pair_ids=pair_ids, captions=emb.captions)
 
 
 class _PairIds:

@@ -9,9 +9,10 @@ import numpy as np
 from .. import judge as judging
 from ..embed import resolve_devices
 from ..execution import Execution
+from ..pairs import UserError
 from ..review.reviewed import labelled_pairs
 from ..run import Run
-from ..run.results import open_embeddings, open_judgement, open_learned, save_judgement
+from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, save_judgement
 
 
 def _captions(run: Run) -> Iterator[str | None]:
@@ -24,7 +25,13 @@ def _captions(run: Run) -> Iterator[str | None]:
 def judge(run: Run, execution: Execution) -> None:
     emb, config, device = open_embeddings(run), run.config, resolve_devices(execution.device)[0]
     execution.progress.start("judge")
-    of = (emb.pairs, np.flatnonzero(emb.readable), open_learned(run, device))
+    faults = open_faults(run)
+    if config.use_labels and (faults.caption != np.arange(len(faults.caption))).any():
+        raise UserError(
+            f"{run.path} gave captions back to their images (--repair), and the labels are of the pairs as they came: "
+            "judge with --no-use-labels, or rematch with --no-repair first"
+        )
+    of = (faults.mended(emb.pairs), np.flatnonzero(emb.readable), open_learned(run, device))
     if run.frozen_from:
         earlier = open_judgement(run.frozen_from)
         found = judging.judge_as(earlier, *of, comparable=run.comparable, seed=config.seed, device=device)
@@ -33,8 +40,8 @@ def judge(run: Run, execution: Execution) -> None:
             *of,
             score=config.score,
             calibration=config.calibration,
-            scripts=judging.script_codes(_captions(run)),
-            captions=emb.captions,
+            scripts=judging.script_codes(_captions(run))[faults.caption],
+            captions=lambda rows: emb.captions(faults.caption[rows]),
             comparable=run.comparable,
             seed=config.seed,
             device=device,

@@ -7,7 +7,7 @@ from ..embed import resolve_devices
 from ..execution import Execution
 from ..options import THRESHOLD_RULES
 from ..run import Run
-from ..run.results import open_embeddings, open_judgement, open_learned, save_rematches
+from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, save_rematches
 
 
 def rematch(run: Run, execution: Execution) -> None:
@@ -17,6 +17,7 @@ def rematch(run: Run, execution: Execution) -> None:
         open_embeddings(run).pairs,
         open_learned(run),
         open_judgement(run),
+        open_faults(run),
         **{rule: getattr(config, rule) for rule in THRESHOLD_RULES},
         min_precision=config.min_precision,
         capacity=config.capacity,

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..embed import Embeddings
 from ..files import write_json
-from ..judge import Judgement, threshold_table
+from ..judge import Faults, Judgement, threshold_table
 from ..pairs import UserError
 from ..rematch import Rematches
 from ..report import (
     check_calibration,
     choose_gallery,
+    describe,
     load_thumbnails,
     read_captions,
     rematch_curve,
@@ -23,7 +25,7 @@ from ..report import (
 from ..review.audit import uneven_columns
 from ..review.reviewed import estimate_or_why
 from ..run import Execution, Run
-from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
+from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
 from ..sources import Source
 
@@ -33,12 +35,13 @@ if TYPE_CHECKING:
 MOST_VALUES = 100  # distinct values of a column by which pairs are grouped
 FEWEST_PAIRS = 20  # judged pairs in at least two groups
 COLUMNS_SHOWN, GROUPS_SHOWN = 6, 12
+_OF_REMATCH = ("emitted", "mended", "expected_precision", "calibrated_on", "orphans")
 
 
 def report(run: Run, execution: Execution) -> None:
     config = run.config
     execution.progress.start("report")
-    judged, rematched = open_judgement(run), open_rematches(run)
+    emb, faults, judged, rematched = open_embeddings(run), open_faults(run), open_judgement(run), open_rematches(run)
     try:
         source = embedded_source(run)
     except UserError:  # moved or changed since: the report has its numbers, without the images
@@ -56,24 +59,77 @@ def report(run: Run, execution: Execution) -> None:
         "min_precision": config.min_precision,
         "device": run.manifest["device"],
         "seconds": {stage: record["seconds"] for stage, record in run.manifest["stages"].items() if stage != "report"},
-        "mismatch_rate": judged.mismatch_rate,
-        "rematch": {k: getattr(rematched, k) for k in ("emitted", "expected_precision", "calibrated_on", "orphans")},
+        "mismatch_rate": _mismatch_rate(judged, faults, emb.caption_id),
+        "rematch": {k: getattr(rematched, k) for k in _OF_REMATCH},
         "retrieval": judged.retrieval and asdict(judged.retrieval),
-        "notes": [*judged.notes, *_half_right(judged, rematched), *([why_not] if why_not else [])],
+        "notes": [
+            *_given_back(rematched),
+            *_of_judge(judged, faults),
+            *_half_right(judged, rematched),
+            *([why_not] if why_not else []),
+        ],
         "score_histogram": judged.histogram and asdict(judged.histogram),
-        "calibration_check": _calibration_check(judged, rematched),
+        "calibration_check": _calibration_check(judged, rematched, faults),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
         "thresholds": threshold_table(rematched.clean_probability, judged.rate, flag_below=rematched.flag_below),
         "human": reviewed and reviewed.to_json(),
+        "findings": _findings(emb, faults, rematched),
         "broken": run.manifest.get("broken") or {},
     }
     content = summarise(run.verdict_tables(), facts)
     write_json(run.path / "report.json", content)
     picks = choose_gallery(run.verdict_tables(), flag_below=rematched.flag_below)
-    emb = open_embeddings(run)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
+
+
+def _findings(emb: Embeddings, faults: Faults, rematched: Rematches) -> list[dict[str, Any]]:
+    """The systematic faults, those of the most pairs first."""
+
+    def place(row: int) -> tuple[str, int]:
+        shard = int(np.searchsorted(emb.shard_offsets, row, side="right")) - 1
+        name = emb.shard_names[shard]
+        return name, emb.pair_table(name)["row"][row - int(emb.shard_offsets[shard])].as_py()
+
+    found = []
+    for finding in sorted(faults.findings, key=len, reverse=True):
+        rows = finding.rows
+        mended = 0 if finding.kind == "repeated" else int((rematched.partner[rows] == finding.moved(rows)).sum())
+        found.append(
+            describe(finding, place(finding.start), place(finding.stop - 1), mended if rematched.mended else 0)
+        )
+    return found
+
+
+def _mismatch_rate(judged: Judgement, faults: Faults, caption_id: np.ndarray) -> dict[str, Any]:
+    """The judge's; where captions moved and were not given back, at least the share of these pairs."""
+    rate: dict[str, Any] = judged.mismatch_rate
+    if rate["estimate"] is None or faults.repaired:
+        return rate
+    is_judged = ~np.isnan(judged.clean_probability)
+    least = float(faults.strays(caption_id)[is_judged].mean()) * (1 - faults.doubt)
+    return rate | {name: max(rate[name], least) for name in ("estimate", "low", "high") if rate[name] is not None}
+
+
+def _given_back(rematched: Rematches) -> list[str]:
+    """What the numbers are of, once captions were given back."""
+    if not rematched.mended:
+        return []
+    return [
+        f"{rematched.mended:,} captions that had moved were given back before anything was learned: the mismatch rate "
+        "and the retrieval are of the pairs as they are now."
+    ]
+
+
+def _of_judge(judged: Judgement, faults: Faults) -> list[str]:
+    """The judge's notes, unless captions that moved are why nothing could be judged."""
+    if judged.unjudged is None or faults.repaired or faults.moved.mean() < 0.5:
+        return judged.notes
+    return [
+        "Nothing was judged, because most captions are with other images: give them back with `pairclean rematch RUN "
+        "--repair`, which then judges all pairs."
+    ]
 
 
 def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
@@ -88,13 +144,13 @@ def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
     ]
 
 
-def _calibration_check(judged: Judgement, rematched: Rematches) -> dict[str, Any] | None:
+def _calibration_check(judged: Judgement, rematched: Rematches, faults: Faults) -> dict[str, Any] | None:
     if judged.rate is None:
         return None
     clean = np.asarray(judged.clean_probability)
     found = check_calibration(clean, np.asarray(judged.decoy_clean_probability), judged.rate.estimate)
     if found is not None:
-        found["overturned"] = int((rematched.clean_probability < clean).sum())
+        found["overturned"] = int(((rematched.clean_probability < clean) & ~faults.moved).sum())
     return found
 
 

@@ -74,10 +74,12 @@ def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
     for stage, names in {"clean": of_clean, **STAGES}.items():
         offered = set(re.findall(r"--[a-z-]+", invoke(stage, "--help", columns=200).stdout))
         expected = {"--" + name.replace("_", "-") for name in names} | {"--json", "--quiet"}
+        if stage == "rematch":  # which repeats the earlier stage with it
+            expected |= {"--repair", "--no-repair"}
         if stage not in ("judge", "export", "report"):  # which use no device
             expected.add("--device")
-        others = {"--help", "--workers", "--strict", "--config", "--dry-run", "--no-use-labels"}
-        assert offered - others == expected, stage
+        offered -= {"--no-" + name.replace("_", "-") for name in names if OPTIONS[name].type is bool}
+        assert offered - {"--help", "--workers", "--strict", "--config", "--dry-run"} == expected, stage
 
 
 def test_choices_and_defaults_are_those_of_the_configuration() -> None:
@@ -183,6 +185,8 @@ def test_stages_one_by_one_are_clean(finished: Path, shards: Path, tmp_path: Pat
         assert (run / "verdicts" / name).read_bytes() == (finished / "verdicts" / name).read_bytes()
     changed = invoke("rematch", run, "--flag-below", 0.9, columns=300)
     assert changed.stdout == f"rematch is done, and after it export, report: {run}\n"
+    repaired = invoke("rematch", run, "--repair", columns=300)
+    assert repaired.stdout == f"align is done, and after it judge, rematch, export, report: {run}\n"
     assert json.loads((run / "report.json").read_text())["flag_below"] == 0.9
 
 

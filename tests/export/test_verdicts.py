@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pairclean.export import Findings, verdict_table
-from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA
+from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, ReasonCode
+from pairclean.rematch.rematches import NO_PARTNER, UNSURE
 
 
 def pair_table(reasons: list[str | None]) -> pa.Table:
@@ -34,9 +36,11 @@ def test_the_five_verdicts() -> None:
         partner_id=objects(None, "p2", None, None, None),
         partner_caption=objects(None, "y", None, None, None),
         rematch_probability=np.array([NAN, 0.75, NAN, NAN, NAN], np.float32),
-        why_not=objects(*["none fits"] * 5),
+        why_not=objects(*[NO_PARTNER] * 5),
         noise_kind=objects("partial", "complete", None, "complete", "complete"),
+        fault=objects(None, "captions moved", None, None, None),
         unjudged=objects(*["too few"] * 5),
+        unjudged_code=ReasonCode.TOO_FEW_PAIRS,
         flag_below=0.5,
     )
     table = verdict_table(pairs, found)
@@ -50,11 +54,49 @@ def test_the_five_verdicts() -> None:
     assert table["rematch_pair_id"].to_pylist() == [None, "p2", None, None, None]
     assert table["rematch_caption"].to_pylist() == [None, "y", None, None, None]
     assert table["rematch_probability"].to_pylist() == [None, 0.75, None, None, None]
-    assert table["reason"].to_pylist() == [None, None, "none fits", "bad", "too few"]
-    assert table["noise_kind"].to_pylist() == [None, "complete", None, None, None]
+    assert table["reason"].to_pylist() == [None, "captions moved", NO_PARTNER, "bad", "too few"]
+    codes = [None, "shifted", "no_partner", "unreadable_image", "too_few_pairs"]
+    assert table["reason_code"].to_pylist() == codes
+    assert table["noise_kind"].to_pylist() == [None] * 5
 
 
 def test_a_shard_without_pairs() -> None:
     none, floats = objects(), np.zeros(0, np.float32)
-    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, 0.5)
+    code = ReasonCode.ENCODER_CANNOT_TELL
+    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, none, code, 0.5)
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()
+
+
+def test_reason_codes_say_what_is_wrong_with_a_pair() -> None:
+    """A repeated caption or picture wins over a rematch, and a systematic fault over all else."""
+    kinds = ["generic", "generic", "placeholder", "partial", "partial", "complete", "within_kind", None]
+    rematched = np.array([False, True, False, False, True, True, False, False])
+    table = pair_table([None] * 8)
+    found = Findings(
+        clean_probability=np.array([0.1] * 7 + [NAN]),
+        similarity=np.full(8, NAN, np.float32),
+        aligned_similarity=np.full(8, NAN, np.float32),
+        partner_id=np.where(rematched, "p0", None),
+        partner_caption=np.where(rematched, "y", None),
+        rematch_probability=np.full(8, 0.9, np.float32),
+        why_not=objects(*[UNSURE] * 8),
+        noise_kind=objects(*kinds),
+        fault=objects(*[None] * 7, "captions moved"),
+        unjudged=objects(*["the encoder cannot tell"] * 8),
+        unjudged_code=ReasonCode.ENCODER_CANNOT_TELL,
+        flag_below=0.5,
+    )
+    verdicts = verdict_table(table, found)
+    assert verdicts["reason_code"].to_pylist() == [
+        "generic_caption",
+        "generic_caption",
+        "placeholder_image",
+        "partly_wrong",
+        "belongs_elsewhere",
+        "belongs_elsewhere",
+        "not_sure_enough",
+        "shifted",
+    ]
+    assert verdicts["reason"].to_pylist()[-1] == "captions moved"
+    found = replace(found, fault=objects(*[None] * 8))
+    assert verdict_table(table, found)["reason_code"].to_pylist()[-1] == "encoder_cannot_tell"

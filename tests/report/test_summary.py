@@ -19,7 +19,13 @@ def verdict_table(*records: dict[str, Any]) -> pa.Table:
 
 
 CLEAN = {"verdict": "clean", "is_noisy": False, "clean_probability": 0.96}
-NOISY = {"verdict": "noisy", "is_noisy": True, "clean_probability": 0.01, "reason": "no candidate"}
+NOISY = {
+    "verdict": "noisy",
+    "is_noisy": True,
+    "clean_probability": 0.01,
+    "reason": "no candidate",
+    "reason_code": "no_partner",
+}
 REMATCHED = {"verdict": "rematched", "is_noisy": True, "clean_probability": 0.26, "rematch_probability": 0.75}
 
 
@@ -43,6 +49,7 @@ def test_counts_over_several_tables() -> None:
     assert report["unreadable_reasons"] == {"truncated": 1}
     assert report["noisy_reasons"] == {"no candidate": 1}
     assert report["unjudged_reasons"] == {"too few pairs": 1}
+    assert report["reason_codes"] == {"no_partner": 1}
 
 
 def test_expected_precision_is_the_mean_probability_where_the_run_names_none() -> None:

@@ -16,6 +16,7 @@ import pytest
 from pairclean_cli.main import app
 from typer.testing import CliRunner, Result
 
+from pairclean.judge import Faults
 from pairclean.pairs import UserError
 from pairclean.review.audit import audit, uneven_columns
 from pairclean.run import Run
@@ -177,8 +178,9 @@ def test_rates_rest_on_what_was_judged_not_on_what_rematching_made_of_it(run: Ru
 def test_the_calibration_is_checked_as_it_was_judged(run: Run) -> None:
     judged, rematched = open_judgement(run), open_rematches(run)
     clean = judged.clean_probability
+    none = Faults([], np.arange(len(clean)), np.full(len(clean), np.nan), repaired=False)
     overturned = replace(rematched, clean_probability=np.where(np.arange(len(clean)) < 7, 0.02, clean))
-    found = _calibration_check(judged, overturned)
+    found = _calibration_check(judged, overturned, none)
     assert found is not None
     assert found["overturned"] == 7
     assert (found["pairs"][0], found["pairs"][9]) == (101, 102)

@@ -90,6 +90,25 @@ def test_a_rematched_pair_says_what_it_got(run: Run) -> None:
     assert "\x1b" not in shown
 
 
+def test_a_pair_of_a_systematic_fault_says_so(run: Run) -> None:
+    moved = {"reason_code": "shifted", "reason": "captions moved 1 row down (offset +1)"}
+    rewrite(run, "00000", 1, **moved)
+    because = "It is flagged because captions moved 1 row down (offset +1)"
+    assert story(run, "000000001").why == f"{because}, and it got no other caption."
+    rewrite(
+        run,
+        "00000",
+        1,
+        verdict="rematched",
+        rematch_pair_id="000010002",
+        rematch_probability=0.953,
+        similarity=0.5,
+        **moved,
+    )
+    assert story(run, "000000001").why == f"{because}; the caption of 000010002 fits it with a probability of 95.3%."
+    assert "similarity of the new pair" in invoke(run.path, "000000001").stdout
+
+
 def test_an_unknown_id_names_those_like_it(run: Run) -> None:
     with pytest.raises(
         UserError, match=r"has no pair '00000000x'; similar ids are 00000000\d, 00000000\d, 00000000\d$"
