@@ -166,7 +166,7 @@ def preview(
 
     Raises UserError as `clean` would for the source, the device, the options and the run directory.
     """
-    from .embed import resolve_devices
+    from .embed import check_readable, resolve_devices
     from .export import check_layout
     from .sources import has_vectors, open_source
     from .sources.base import file_size
@@ -175,6 +175,8 @@ def preview(
     Run.create(run, source, config)
     opened = open_source(source, config.columns, strict=execution.strict)
     check_layout(opened, config.to)
+    if not (execution.force or has_vectors(opened)):
+        check_readable(opened)
     bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)
     rows_of_source = sum(shard.rows for shard in opened.shards)
     shards = limited(opened.shards, config.limit)

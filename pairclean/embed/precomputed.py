@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..pairs import PAIR_SCHEMA, Row, Shard, caption_id, content_id
 from ..sources.base import CorruptFile, Vectors, VectorSource
-from .embed import PAUSE, _claim_any, _ignore, _why_not
+from .embed import PAUSE, _claim_any, _ignore, why_no_caption
 from .store import part_is_done, write_part
 
 
@@ -59,7 +59,7 @@ def keep_shard(source: VectorSource, shard: Shard, root: Path, fingerprint: str)
         try:
             for chunk in source.embedded(shard):
                 part = slice(row, row + len(chunk.rows))
-                reasons = [found.reason or _why_not(found.captions[0]) for found in chunk.rows]
+                reasons = [found.reason or why_no_caption(found.captions[0]) for found in chunk.rows]
                 readable = np.array([reason is None for reason in reasons], bool)[:, None]
                 image[part], text[part] = (_unit(vectors, readable) for vectors in (chunk.image, chunk.text))
                 tables.append(_pairs(shard, chunk, reasons))

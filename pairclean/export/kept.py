@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from ..files import written_whole
 from ..pairs import Shard, UserError, Verdict
+from ..sources.encoding import decode
+from ..sources.roles import is_one_of
 
 #: The columns that are added to cleaned data, one value a pair, and their types.
 ADDED = pa.schema(
@@ -86,7 +88,16 @@ def captions_now(kept: pa.Table, originals: pa.Array) -> pa.Array:
     new = column(kept, "caption")
     if new.null_count == len(new):
         return originals
+    if is_one_of(originals.type, "binary", "large_binary"):
+        return pc.if_else(pc.is_valid(new), new.cast(originals.type), originals)
     return pc.if_else(pc.is_valid(new), new, originals.cast(pa.string())).cast(originals.type)
+
+
+def _as_text(captions: pa.Array) -> pa.Array:
+    """Captions as text, also where they are stored as bytes."""
+    if not is_one_of(captions.type, "binary", "large_binary"):
+        return captions.cast(pa.string())
+    return pa.array([None if data is None else decode(data, "cp1252") for data in captions.to_pylist()], pa.string())
 
 
 def added(kept: pa.Table, originals: pa.Array) -> dict[str, pa.Array]:
@@ -95,7 +106,7 @@ def added(kept: pa.Table, originals: pa.Array) -> dict[str, pa.Array]:
     if _ORIGINAL in found:
         new = pc.is_valid(column(kept, "caption"))
         if pc.any(new).as_py():
-            found[_ORIGINAL] = pc.if_else(new, originals.cast(pa.string()), pa.scalar(None, pa.string()))
+            found[_ORIGINAL] = pc.if_else(new, _as_text(originals), pa.scalar(None, pa.string()))
     return found
 
 

@@ -117,6 +117,9 @@ class TablesOfTars:
         table = texts.table()
         place = len(table.schema) - (len(ADDED) if adds(kept) else 0)
         image = pa.field(self.source.roles.image or "jpg", pa.binary())
+        if image.name in table.column_names:  # the sidecar holds the images too: those of the tar were judged
+            place = table.schema.get_field_index(image.name)
+            table = table.drop_columns([image.name])
         write_tables(
             out / self.files(shard)[0],
             self._tables(shard, texts, table, place, image),

@@ -17,21 +17,9 @@ import pyarrow as pa
 
 from ..pairs import Shard
 from ..sources import Source
+from ..sources.values import MAGIC
 from .kept import added_fields, changed, whole
 
-#: How files of these encodings begin, and what they are called; (offset, bytes).
-_MAGIC = (
-    (0, b"\xff\xd8\xff", "jpg"),
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
-    (8, b"WEBP", "webp"),
-    (0, b"GIF8", "gif"),
-    (0, b"BM", "bmp"),
-    (0, b"II*\x00", "tif"),
-    (0, b"MM\x00*", "tif"),
-    (4, b"ftypavif", "avif"),
-    (4, b"ftypheic", "heic"),
-    (0, b"\x00\x00\x00\x0cjP  ", "jp2"),
-)
 _KEY_LENGTH = 200  # what file systems take, with an extension to come
 
 
@@ -114,7 +102,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def extension(image: bytes) -> str:
     """What a picture's file is called after its first bytes; `img` where they tell nothing."""
-    return next((name for start, magic, name in _MAGIC if image.startswith(magic, start)), "img")
+    return next((name for start, magic, name in MAGIC if image.startswith(magic, start)), "img")
 
 
 def as_json(content: Any) -> bytes:

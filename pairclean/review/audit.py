@@ -17,6 +17,7 @@ from ..pairs import Shard, UserError, Verdict
 from ..run import Run
 from ..run.common import embedded_source, load_array
 from ..sources import Source
+from ..sources.roles import same
 from ..sources.tables import texts
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: 
 def _candidates(source: Source, most_values: int) -> list[str]:
     roles = {source.roles.image, source.roles.caption, source.roles.id}
     candidates = [SHARD] if len(source.shards) > 1 else []
-    if URL in source.columns and DOMAIN not in source.columns:
+    if same(source.columns, URL) and DOMAIN not in source.columns:
         candidates.append(DOMAIN)
     for name in source.columns:
         if name in roles or name in candidates:
@@ -166,9 +167,10 @@ def _values(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np.n
     from ..metrics.group_rates import domain_of
 
     derived = column == DOMAIN and DOMAIN not in source.columns
-    if derived and URL not in source.columns:
+    url = same(source.columns, URL)
+    if derived and url is None:
         raise UserError(f"{source.path} has no column 'domain', and no 'url' to take it from")
-    batches = list(source.batches(shard, [URL if derived else column]))
+    batches = list(source.batches(shard, [url if derived and url else column]))
     chunks = [batch.column(0) for batch in batches]
     if not chunks:
         return np.empty(0, object)

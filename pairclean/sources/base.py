@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
@@ -49,8 +49,8 @@ IMAGES = frozenset(
 TEXTS = frozenset(["txt", "caption", "json"])
 #: What files of shards are usually called. Where a folder has such, its other files are not looked into.
 SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PATTERN = re.compile(r"[*?[]")
+#: An address, also behind other protocols of fsspec (`simplecache::s3://...`).
+_REMOTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://[^:]*)?::)*[A-Za-z][A-Za-z0-9+.-]*://")
 #: What changes when a remote file does, under the names that the file systems have for it.
 _STAMPS = (
     "etag",
@@ -133,6 +133,10 @@ class Source(Protocol):
         Null where a row is lost. Raises UserError where there is no such column.
         """
         raise UserError(f"{self.path} has no column {columns[0]!r}")
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        """About so many rows with their images, from all over the shard where that is cheap."""
+        return islice(self.rows(shard), count)
 
     def image(self, shard: Shard, row: int) -> bytes:
         """One row's encoded image. Raises UserError where there is none."""
@@ -263,14 +267,6 @@ def exists(path: str) -> bool:
         with _reaching(path):
             return bool(system.exists(inside))
     return os.path.exists(path)
-
-
-def matching(path: str) -> list[str]:
-    """The files that a path means whose last part is a pattern (`DIR/*.tar`); none where it is not one."""
-    name = path.rpartition("/")[2]
-    if not _PATTERN.search(name) or not is_folder(parent(path)):
-        return []
-    return [file for file in listing(parent(path))[0] if fnmatch.fnmatchcase(file.rpartition("/")[2], name)]
 
 
 def open_file(path: str) -> pa.NativeFile:
@@ -405,9 +401,9 @@ class Faults:
         raise UserError(f"none of the files of {path} can be read; {file.rpartition('/')[2]} {what}")
 
 
-def counted_as(count: int, what: str) -> str:
+def counted_as(count: int, one: str, many: str | None = None) -> str:
     """ "1 file", "2 files"."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def counted(path: str, what: str = "count") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -171,6 +172,9 @@ class EmbeddedSource:
             yield lost_columns(self.shards, columns, shard.rows)
         else:
             yield from columns_of(shard.path, columns, shard.rows)
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        return islice(self.rows(shard), count)
 
     def image(self, shard: Shard, row: int) -> bytes:
         raise UserError(f"{self.path} has vectors of images, not the images")

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..pairs import PYTHON, Columns, UserError
-from .base import SUFFIXES, Source, absolute, beside, exists, head, is_folder, listing, matching, parent, stem
+from .base import SUFFIXES, Source, absolute, beside, counted_as, exists, head, is_folder, listing, parent, stem
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
-from .parquet import open_parquet_source
+from .embedded import EmbeddedSource
+from .parquet import ParquetSource, open_parquet_source
+from .patterns import is_pattern, matching, parts
 from .tar import BLOCK, is_tar
-from .webdataset import open_webdataset_source
+from .webdataset import WebdatasetSource, open_webdataset_source
 
+#: What lies beside shards and is about them.
+_COMPANION = re.compile(
+    r"(?i:readme|license|licence|notice|citation).*|_SUCCESS|_metadata|_common_metadata|.*_stats\.json"
+    r"|dataset_infos?\.json|dataset_dict\.json|state\.json|.*\.truth\.parquet|.*\.py"
+)
+#: How many sub-folders are looked into for shards that are not read.
+_FOLDERS_LOOKED_INTO = 20
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
@@ -25,9 +35,10 @@ def open_source(
 ) -> Source:
     """Open a folder of shards, or one shard, and find out which layout it has and which column plays which part.
 
-    path: a folder, read by its own files only and not by its sub-folders, in order of name; one file; a pattern in the
-    last part of the path (`DIR/*.tar`); a folder of clip-retrieval's; or a run directory, whose `embeddings/` is then
-    read. Remote addresses (`s3://...`) go through fsspec.
+    path: a folder, read by its own files only and not by its sub-folders, in order of name; one file; a pattern
+    (`DIR/*.tar`, `DIR/{00000..00123}.tar`, `lang=*/*.parquet`); several of these joined with `::`; a folder of
+    clip-retrieval's; or a run directory, whose `embeddings/` is then read. Remote addresses (`s3://...`) go through
+    fsspec.
     columns: the roles, where they should not be detected.
     strict: whether a broken file raises UserError; otherwise it is noted in `broken`, and the rest is read.
 
@@ -36,7 +47,7 @@ def open_source(
     """
     if str(path).startswith(PYTHON):
         raise UserError(f"the source is a Python object ({path}), which is not here: give it to pairclean.clean again")
-    where = absolute(path)
+    where = "::".join(absolute(part) for part in parts(str(path)))
     about_images = {"image_column": columns.image, "image_root": columns.image_root}
     folder = _clip_retrieval_folder(where)
     if folder is not None:
@@ -45,6 +56,19 @@ def open_source(
         return open_clip_retrieval_source(folder, columns, strict=strict)
     files = _files(where)
     kinds = {file: _kind(file) for file in files}
+    source = _opened(where, files, kinds, columns, strict)
+    beside_shards = {file for name in files for file in (beside(name, ".parquet"), beside(name, ".npz"))}
+    names = _left_out(where, {*files, *beside_shards})
+    if names:
+        told = f"{counted_as(len(names), 'file or folder', 'files or folders')} in it not read, such as {names[0]!r}"
+        source.notes[where] = "; ".join(filter(None, [source.notes.get(where), told]))
+    return source
+
+
+def _opened(
+    where: str, files: Sequence[str], kinds: dict[str, str], columns: Columns, strict: bool
+) -> ParquetSource | WebdatasetSource | EmbeddedSource:
+    about_images = {"image_column": columns.image, "image_root": columns.image_root}
     tables = [file for file in files if kinds[file] == "parquet"]
     tars = [file for file in files if kinds[file] == "tar"]
     arrays = _beside(tables, ".npz", "npz", kinds)
@@ -95,15 +119,50 @@ def _clip_retrieval_folder(where: str) -> str | None:
 
 def _files(where: str) -> list[str]:
     """The files that are meant: what looks like a shard by its name, or else everything."""
+    joined = parts(where)
+    if len(joined) > 1:
+        return list(dict.fromkeys(file for part in joined for file in _files(part)))
     if not is_folder(where):
-        files = [where] if exists(where) else matching(where)
+        files = [where] if exists(where) else matching(where) if is_pattern(where) else []
         if not files:
-            raise UserError(f"{where} does not exist: name a folder of shards, or one file")
+            raise UserError(f"{where} does not exist: name a folder of shards, one file, or a pattern in quotes")
         return files
     files, folders = listing(where)
     if not files and not folders:
         raise UserError(f"{where} is empty: name a folder with shards")
-    return [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES] or files
+    _check_no_table_format(where, files, folders)
+    return [file for file in files if _is_shard(file)] or files
+
+
+def _is_shard(file: str) -> bool:
+    """Whether a file is called like a shard."""
+    return os.path.splitext(file)[1].lower() in SUFFIXES
+
+
+def _check_no_table_format(where: str, files: Sequence[str], folders: Sequence[str]) -> None:
+    """Of a table with a log, only some of the files are live: to read all of them would be wrong."""
+    names = {os.path.basename(folder.rstrip("/")) for folder in folders}
+    hidden = exists(f"{where.rstrip('/')}/.hoodie")
+    kind = "Delta Lake" if "_delta_log" in names else "Hudi" if hidden else "Lance" if "_versions" in names else None
+    if kind is None and {"metadata", "data"} <= names and not files:
+        inside = listing(f"{where.rstrip('/')}/metadata")[0]
+        kind = "Iceberg" if any(file.endswith(".metadata.json") for file in inside) else None
+    if kind is not None:
+        raise UserError(
+            f"{where} is a {kind} table, whose live files are listed in its log: write the rows that you mean as plain "
+            "Parquet, and name that"
+        )
+
+
+def _left_out(where: str, used: Iterable[str]) -> list[str]:
+    """The names of files of a folder that are not read, but for those that go with shards; and folders with shards."""
+    if len(parts(where)) > 1 or not is_folder(where):
+        return []
+    files, folders = listing(where)
+    used = set(used)
+    names = [os.path.basename(file) for file in files if file not in used]
+    inside = [folder for folder in folders[:_FOLDERS_LOOKED_INTO] if any(map(_is_shard, listing(folder)[0]))]
+    return [name for name in names if not _COMPANION.fullmatch(name)] + [f"{os.path.basename(f)}/" for f in inside]
 
 
 def _kind(file: str) -> str:
@@ -158,9 +217,20 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
             "the Parquet file of the same name"
         )
     if is_folder(where):
-        return (
-            f"{where} has no .parquet files or tars of its own (sub-folders are not searched): name the folder that has"
-        )
+        return f"{where} has no shards of its own (.parquet, .tar): {_where_instead(where)}"
     if head(files[0], 8).startswith(_PACKED):
         return f"{files[0]} is compressed: unpack it first (a tar of pictures gets no smaller by compression)"
     return f"{files[0]} cannot be read as Parquet or tar, by what is in it: name a shard, or a folder of shards"
+
+
+def _where_instead(where: str) -> str:
+    """Which folders or files to name where a folder has no shards of its own."""
+    here = where.rstrip("/")
+    names = [os.path.basename(folder.rstrip("/")) for folder in listing(where)[1]]
+    inside = [name for name in names[:_FOLDERS_LOOKED_INTO] if any(map(_is_shard, listing(f"{here}/{name}")[0]))]
+    if not inside:
+        return "name the folder that has, as sub-folders are not searched"
+    if len(inside) == 1:
+        return f"name {here}/{inside[0]}, as sub-folders are not searched"
+    key = inside[0].partition("=")[0] if all("=" in name for name in inside) else ""
+    return f"name one of its sub-folders, or all with a pattern in quotes, '{here}/{key + '=' if key else ''}*/*'"

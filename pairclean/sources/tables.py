@@ -104,19 +104,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
-def column_types(schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType]:
+def column_types(schemas: Mapping[str, pa.Schema], *, everything: bool = False) -> dict[str, pa.DataType]:
     """The type of each of the first file's columns; where that is null (nothing but nulls), another file's.
 
-    schemas: by path.  A list of nothing but nulls counts as nothing but nulls.
+    schemas: by path.  everything: also the columns that the first file does not have, after its own.
+    A list of nothing but nulls counts as nothing but nulls.
     """
     types: dict[str, pa.DataType] = {}
     for file, schema in schemas.items():
         twice = {name for name in schema.names if schema.names.count(name) > 1}
         if twice:
             raise UserError(f"{file} has more than one column called {min(twice)!r}: rename one of them")
-    for field in next(iter(schemas.values())):
-        there = [schema.field(field.name).type for schema in schemas.values() if field.name in schema.names]
-        types[field.name] = min(there, key=_nullness)
+    names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
+    for name in names if everything else next(iter(schemas.values())).names:
+        there = [schema.field(name).type for schema in schemas.values() if name in schema.names]
+        types[name] = min(there, key=_nullness)
     return types
 
 
@@ -136,10 +138,18 @@ def texts(column: pa.Array) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
+        values = raw_texts(column)
+        return [[_decode(text) for text in found] if isinstance(found, list) else _decode(found) for found in values]
+
+
+def raw_texts(column: pa.Array) -> list[Any]:
+    """The same with bytes, all of them, where some are not UTF-8: what they are is decided from several together."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
         if is_list(column.type):
-            values = column.cast(pa.large_list(pa.large_string())).cast(pa.large_list(pa.large_binary())).to_pylist()
-            return [None if found is None else [_decode(text) for text in found] for found in values]
-        return [_decode(text) for text in column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()]
+            return column.cast(pa.large_list(pa.large_string())).cast(pa.large_list(pa.large_binary())).to_pylist()
+        return column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
 
 
 def _decode(text: bytes | None) -> str | None:

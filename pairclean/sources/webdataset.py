@@ -236,6 +236,16 @@ class WebdatasetSource:
             while found := [self._labels(file, entry.place, columns) for entry in islice(entries, TEXT_BATCH)]:
                 yield pa.RecordBatch.from_arrays([_array([f.get(n) for f in found]) for n in columns], list(columns))
 
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        reader = _Reader(self, shard.path, True)
+        step = max(1, shard.rows // count)
+        try:
+            for row, entry in enumerate(islice(self._entries(shard), shard.rows)):
+                if row % step == 0 and entry.place is not None:
+                    yield replace(reader.row(entry.place, entry.caption), row=row)
+        finally:
+            reader.close()
+
     def image(self, shard: Shard, row: int) -> bytes:
         entry = next(islice(self._entries(shard), row, None), None) if 0 <= row < shard.rows else None
         if entry is None:
@@ -323,6 +333,9 @@ class WebdatasetSource:
                 return tuple(found) or (None,), None
         elif value is None or isinstance(value, str):
             return (value,), None
+        if isinstance(value, bytes):
+            text = decode(value, self.encoding)
+            return (text,), None if text is not None else UNKNOWN
         if value is _UNDECIDED:
             return (None,), UNKNOWN
         return (None,), f"its caption is {type(value).__name__}, not text"
