@@ -131,6 +131,7 @@ def clean(
     device: o.Device = None,
     workers: o.Workers = None,
     strict: o.Strict = None,
+    force: o.Force = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -177,6 +178,7 @@ def embed(
     device: o.Device = None,
     workers: o.Workers = None,
     strict: o.Strict = None,
+    force: o.Force = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -260,6 +262,7 @@ def apply(
     device: o.Device = None,
     workers: o.Workers = None,
     strict: o.Strict = None,
+    force: o.Force = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:

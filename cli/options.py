@@ -101,6 +101,7 @@ To = Annotated[Layout | None, _option("to", panel=_JUDGE)]
 
 Device = Annotated[str | None, _option("device", panel=_HOW, metavar="DEVICE")]
 Workers = Annotated[int | None, _option("workers", panel=_HOW, metavar="N")]
+Force = Annotated[bool | None, typer.Option("--force", help=HELP["force"], show_default=False, rich_help_panel=_HOW)]
 Strict = Annotated[bool | None, typer.Option("--strict", help=HELP["strict"], show_default=False, rich_help_panel=_HOW)]
 Recipe = Annotated[
     Path | None,

@@ -52,11 +52,12 @@ HELP: dict[str, str] = {
     "to": "Layout of the cleaned data; that of the source unless given.",
     "device": "auto, cpu, cuda, cuda:1, cuda:all or mps.",
     "workers": "Threads that decode pictures; as many as there are cores unless given.",
+    "force": "Embed also where a sample of the rows cannot be read.",
     "strict": "Stop at a file that cannot be read, instead of reporting it and going on.",
 }
 
 #: How a run is executed: nothing here changes its results, so that it is no part of a run's configuration.
-EXECUTION = ("device", "workers", "strict")
+EXECUTION = ("device", "workers", "strict", "force")
 
 
 def flag(option: str) -> str:
