@@ -56,7 +56,7 @@ def report(run: Run, execution: Execution) -> None:
         "mismatch_rate": judged.get("mismatch_rate", nothing),
         "rematch": {k: rematched[k] for k in ("emitted", "expected_precision", "calibrated_on", "orphans")},
         "retrieval": judged["retrieval"],
-        "notes": [*judged["notes"], *_half_right(run)],
+        "notes": [*judged["notes"], *_half_right(run), *(f"{k} {v}" for k, v in run.manifest.get("notes", {}).items())],
         "score_histogram": judged.get("score_histogram"),
         "calibration_check": _calibration_check(run, judged),
         "rematch_curve": _rematch_curve(run, rematched["emitted"]),
