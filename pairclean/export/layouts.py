@@ -17,7 +17,7 @@ from ..sources.webdataset import WebdatasetSource
 from .kept import Writer
 from .parquet import Tables
 from .rows import TablesOfRows
-from .samples import TablesOfTars, Tars
+from .samples import Folders, TablesOfTars, Tars
 from .tar import Samples
 from .uids import Uids, as_uids
 from .vectors import ClipRetrieval, DataComp, Donors, RunVectors
@@ -73,7 +73,7 @@ def open_writer(
     elif to == "webdataset" and not isinstance(source, WebdatasetSource):
         yield Samples(source)
     elif to != "parquet" and isinstance(source, WebdatasetSource):
-        yield Tars(source)
+        yield Folders(source) if source.layout == "files" and to == "source" else Tars(source)
     elif to == "source" and isinstance(source, EmbeddedSource):
         layout = DataComp if source.layout == "datacomp" else ClipRetrieval
         with Donors.gathered(home, source, offsets, donors) as gathered:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..pairs import Shard
+from ..pairs import Shard, UserError
 from ..sources import Source
 from ..sources.values import MAGIC
 from .kept import added_fields, changed, whole
@@ -93,8 +95,26 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member without owner and time, so that the same members make the same bytes."""
+@contextmanager
+def opened_folder(path: Path) -> Iterator[Path]:
+    """A folder that is there with all of its files when the block ends well, in the place of what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def add(tar: tarfile.TarFile | Path, name: str, data: bytes) -> None:
+    """A member without owner and time, so that the same members make the same bytes; or a file of a folder."""
+    if isinstance(tar, Path):
+        (tar / name).write_bytes(data)
+        return
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -46,11 +46,11 @@ class Audit:
         assert self.groups is not None
         columns = {}
         for name, values in self.groups.items():
-            if name in self.types:
+            if str(name) in self.types:
                 found = [None if value is None or value != value else value for value in values]
-                columns[name] = _column(found, self.types[str(name)])
+                columns[str(name)] = _column(found, self.types[str(name)])
             else:
-                columns[name] = pa.Array.from_pandas(values)
+                columns[str(name)] = pa.Array.from_pandas(values)
         return pa.table(columns)
 
     def to_json(self) -> dict[str, Any]:

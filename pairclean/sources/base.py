@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,7 +51,7 @@ IMAGES = frozenset(
 #: Endings of files that hold a caption beside a picture.
 TEXTS = frozenset(["txt", "caption", "json"])
 #: What files of shards are usually called. Where a folder has such, its other files are not looked into.
-SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
+SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy", ".arrow": "arrow"}
 #: An address, also behind other protocols of fsspec (`simplecache::s3://...`).
 _REMOTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://[^:]*)?::)*[A-Za-z][A-Za-z0-9+.-]*://")
 #: What changes when a remote file does, under the names that the file systems have for it.
@@ -64,6 +67,14 @@ _STAMPS = (
     "oid",
     "blob_id",
 )
+#: How compressed files begin.
+_COMPRESSIONS = (
+    (re.compile(rb"\x1f\x8b"), "gzip"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "bz2"),
+)
+#: Formats that are never packed as a whole: where only the end of a file is needed, its beginning is not read.
+_NEVER_PACKED = (".parquet", ".npy", ".npz")
 _TAIL = 1 << 16
 _FOOTER = 64 << 20
 
@@ -208,12 +219,23 @@ def parent(path: str) -> str:
 
 
 def stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    return os.path.splitext(os.path.basename(_unpacked_name(path)))[0]
+
+
+def ending(path: str) -> str:
+    """What a file is called behind the last dot, in lower case; `tar` also of `a.tar.gz`."""
+    return os.path.splitext(_unpacked_name(path))[1][1:].lower()
 
 
 def beside(path: str, suffix: str) -> str:
     """The path of the file of the same stem and another suffix."""
-    return os.path.splitext(path)[0] + suffix
+    return os.path.splitext(_unpacked_name(path))[0] + suffix
+
+
+def _unpacked_name(path: str) -> str:
+    """The name without the ending of a compression."""
+    start, last = os.path.splitext(path)
+    return start if last.lower() in (".gz", ".zst", ".bz2") else path
 
 
 def listing(folder: str) -> tuple[list[str], list[str]]:
@@ -270,7 +292,47 @@ def exists(path: str) -> bool:
 
 
 def open_file(path: str) -> pa.NativeFile:
-    """The only place where a file of the source is opened: for reading, anywhere in it."""
+    """A file of the source, for reading anywhere in it.
+
+    What is compressed (gzip, zstd, bzip2), whatever it is called, is unpacked to a temporary file first.
+    """
+    file = open_packed(path)
+    compression = _compression(path, file)
+    if compression is None:
+        return file
+    file.close()
+    return pa.OSFile(_unpacked(path, compression, stamp(path)).name)
+
+
+def _compression(path: str, file: pa.NativeFile) -> str | None:
+    """What a file is compressed with; then it is at its beginning again."""
+    if path.lower().endswith(_NEVER_PACKED):
+        return None
+    start = bytes(file.read(10))
+    file.seek(0)
+    return next((name for magic, name in _COMPRESSIONS if magic.match(start)), None)
+
+
+@functools.lru_cache(maxsize=4)
+def _unpacked(path: str, compression: str, _: str) -> Any:
+    """A temporary file with the content; it is removed when it is no longer remembered."""
+    unpacked = tempfile.NamedTemporaryFile(prefix="pairclean-")  # noqa: SIM115 (outlives this call)
+    try:
+        with open_packed(path) as file, pa.CompressedInputStream(file, compression) as stream:
+            while chunk := stream.read(1 << 20):
+                unpacked.write(chunk)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{path} cannot be unpacked: {tempfile.gettempdir()} is full (TMPDIR names another)"
+            ) from None
+        raise CorruptFile(path, f"cannot be unpacked ({' '.join(str(error).split())[:100]})") from error
+    unpacked.flush()
+    return unpacked
+
+
+def open_packed(path: str) -> pa.NativeFile:
+    """A file as it is, also where that is compressed."""
     if not is_remote(path):
         return pa.OSFile(path)
     system, inside = _file_system(path)
@@ -290,9 +352,15 @@ def file_size(path: str) -> int:
 
 
 def head(path: str, count: int) -> bytes:
-    """The first bytes of a file."""
-    with open_file(path) as file:
-        return bytes(file.read(count))
+    """The first bytes of a file, unpacked where it is compressed."""
+    with open_packed(path) as file:
+        compression = _compression(path, file)
+        if compression is None:
+            return bytes(file.read(count))
+        try:
+            return bytes(pa.CompressedInputStream(file, compression).read(count))
+        except (OSError, pa.ArrowException):  # broken: the reader says so
+            return b""
 
 
 def read_small(path: str, limit: int = 1 << 20) -> bytes | None:
@@ -304,11 +372,17 @@ def read_small(path: str, limit: int = 1 << 20) -> bytes | None:
 
 
 def file_fingerprint(*paths: str) -> str:
-    """A hash of size, time of modification and end (a Parquet's footer): cheap, and different when the files are."""
+    """A hash of size, time of modification and end (a Parquet's footer): cheap, and different when the files are.
+
+    Of a folder: of the names, sizes and times of its files.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
-        digest.update(_stamp(path).encode())
-        with open_file(path) as file:
+        if is_folder(path):
+            digest.update("".join(f"{file}:{stamp(file)}" for file in listing(path)[0]).encode())
+            continue
+        digest.update(stamp(path).encode())
+        with open_packed(path) as file:
             size = file.size()
             file.seek(max(0, size - 8))
             last = file.read(8)
@@ -319,7 +393,7 @@ def file_fingerprint(*paths: str) -> str:
     return digest.hexdigest()
 
 
-def _stamp(path: str) -> str:
+def stamp(path: str) -> str:
     """What a file system says about a file that changes when the file does."""
     if not is_remote(path):
         status = os.stat(path)

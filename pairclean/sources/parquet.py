@@ -26,6 +26,7 @@ from .base import (
     shard_names,
     stem,
 )
+from .documents import Document
 from .encoding import UNKNOWN, decode, guess, needs_guess
 from .roles import ENCODINGS, caption_kind, detect_roles, id_kind, image_kind, marked_images, only_urls
 from .tables import (
@@ -101,6 +102,7 @@ def open_parquet_source(
         many=caption_kind(types[roles.caption]) == "list",
         strict=strict,
         broken=faults.found,
+        notes=faults.notes,
     )
     if kind == "path":
         _check_paths(source)
@@ -113,6 +115,8 @@ def _shard(name: str, path: str, faults: Faults) -> Shard:
     try:
         with opened(path) as parquet:
             rows = parquet.metadata.num_rows
+            if isinstance(parquet, Document) and parquet.note:
+                faults.note(path, parquet.note)
         broken = None
     except CorruptFile as error:
         faults.add(error)

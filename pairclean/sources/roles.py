@@ -19,7 +19,7 @@ LEAST = 0.05
 ENCODINGS = ("jpg", "png", "webp")
 IMAGE_NAMES = {*ENCODINGS, "jpeg", "image", "img"}
 PATH_NAMES = {
-    *("image", "image_path", "image_file", "image_name", "img", "img_path", "path"),
+    *("image", "images", "image_paths", "image_path", "image_file", "image_name", "img", "img_path", "path"),
     *("file", "file_name", "file_path", "filename", "filepath"),
 }
 CAPTION_NAMES = {"caption", "captions", "text", "texts", "txt", "alt_text", "alttext", "sentences"}
@@ -189,7 +189,7 @@ class _Detection:
         ]
         if image_root is not None:
             rules.insert(1, paths)
-        texts = [name for name, kind in kinds.items() if kind == "path"]
+        texts = [name for name, kind in inner.items() if kind == "path"]
         shares = {name: self.holds_image(name) for name in dict.fromkeys([*chain(*rules), *texts])}
         good = {name for name, share in shares.items() if share is not None and share >= LEAST}
         known = [[name for name in names if name in good] for names in [*rules, texts]]

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ..pairs import PYTHON, Columns, UserError
-from .base import SUFFIXES, Source, absolute, beside, counted_as, exists, head, is_folder, listing, parent, stem
+from .base import (
+    IMAGES,
+    SUFFIXES,
+    TEXTS,
+    Source,
+    absolute,
+    beside,
+    counted_as,
+    ending,
+    exists,
+    head,
+    is_folder,
+    listing,
+    parent,
+    stem,
+)
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
+from .documents import ENDINGS
 from .embedded import EmbeddedSource
 from .parquet import ParquetSource, open_parquet_source
 from .patterns import is_pattern, matching, parts
 from .tar import BLOCK, is_tar
 from .webdataset import WebdatasetSource, open_webdataset_source
 
+#: The kinds of files that are read as tables.
+_TABLES = ("parquet", "arrow", "table")
 #: What lies beside shards and is about them.
 _COMPANION = re.compile(
     r"(?i:readme|license|licence|notice|citation).*|_SUCCESS|_metadata|_common_metadata|.*_stats\.json"
@@ -24,7 +42,6 @@ _COMPANION = re.compile(
 )
 #: How many sub-folders are looked into for shards that are not read.
 _FOLDERS_LOOKED_INTO = 20
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 def open_source(
@@ -57,8 +74,11 @@ def open_source(
     files = _files(where)
     kinds = {file: _kind(file) for file in files}
     source = _opened(where, files, kinds, columns, strict)
+    used = {shard.path for shard in source.shards}
     beside_shards = {file for name in files for file in (beside(name, ".parquet"), beside(name, ".npz"))}
-    names = _left_out(where, {*files, *beside_shards})
+    names = _left_out(where, {*files, *used, *beside_shards})
+    if source.layout == "folder":  # the pictures that the paths lead to
+        names = [name for name in names if ending(name) not in IMAGES]
     if names:
         told = f"{counted_as(len(names), 'file or folder', 'files or folders')} in it not read, such as {names[0]!r}"
         source.notes[where] = "; ".join(filter(None, [source.notes.get(where), told]))
@@ -69,7 +89,7 @@ def _opened(
     where: str, files: Sequence[str], kinds: dict[str, str], columns: Columns, strict: bool
 ) -> ParquetSource | WebdatasetSource | EmbeddedSource:
     about_images = {"image_column": columns.image, "image_root": columns.image_root}
-    tables = [file for file in files if kinds[file] == "parquet"]
+    tables = [file for file in files if kinds[file] in _TABLES]
     tars = [file for file in files if kinds[file] == "tar"]
     arrays = _beside(tables, ".npz", "npz", kinds)
     if tables and not tars and (arrays or any(kinds[file] == "npz" for file in files)):
@@ -77,6 +97,13 @@ def _opened(
         _no_options(where, "vectors, not images", **about_images)
         return open_datacomp_source(where, tables, arrays, columns, strict=strict)
     _no_options(where, "no vectors beside the metadata", embeddings=columns.embeddings)
+    folders = {file: "" for file in files if kinds[file] == "folder"} or _folders_of_tables(tables)
+    if folders:
+        if tars or (tables and not any(folders.values())):
+            other = (tars or tables)[0]
+            raise UserError(f"{where} means folders of pictures and {other}, which are read differently: name one kind")
+        sidecars = {folder: table for folder, table in folders.items() if table}
+        return open_webdataset_source(where, list(folders), sidecars, columns, strict=strict)
     if tars:
         sidecars = _beside(tars, ".parquet", "parquet", kinds)
         alone = [table for table in tables if table not in sidecars.values()]
@@ -131,12 +158,32 @@ def _files(where: str) -> list[str]:
     if not files and not folders:
         raise UserError(f"{where} is empty: name a folder with shards")
     _check_no_table_format(where, files, folders)
-    return [file for file in files if _is_shard(file)] or files
+    shards = [file for file in files if _is_shard(file)]
+    if shards:
+        return shards
+    documents = [file for file in files if ending(file) in ENDINGS and not _COMPANION.fullmatch(os.path.basename(file))]
+    metadata = [file for file in documents if stem(file) == "metadata"]  # what `datasets` calls it
+    if metadata:
+        return metadata
+    # Beside pictures, JSON is about one of them each.
+    return [where] if _has_pairs(where) else documents or list(filter(_has_pairs, folders)) or files
+
+
+def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
+    """The folders of pictures called like tables beside them (img2dataset's `files`), if every table has one."""
+    folders = {os.path.splitext(table)[0]: table for table in tables}
+    return folders if all(is_folder(folder) and _has_pairs(folder) for folder in folders) else {}
+
+
+def _has_pairs(folder: str) -> bool:
+    """Whether a folder has pictures, and texts besides."""
+    endings = {os.path.splitext(file)[1][1:].lower() for file in listing(folder)[0]}
+    return bool(endings & IMAGES and endings & TEXTS)
 
 
 def _is_shard(file: str) -> bool:
     """Whether a file is called like a shard."""
-    return os.path.splitext(file)[1].lower() in SUFFIXES
+    return f".{ending(file)}" in SUFFIXES
 
 
 def _check_no_table_format(where: str, files: Sequence[str], folders: Sequence[str]) -> None:
@@ -154,19 +201,26 @@ def _check_no_table_format(where: str, files: Sequence[str], folders: Sequence[s
         )
 
 
-def _left_out(where: str, used: Iterable[str]) -> list[str]:
-    """The names of files of a folder that are not read, but for those that go with shards; and folders with shards."""
+def _left_out(where: str, used: Container[str]) -> list[str]:
+    """The names of files of a folder that are not read, but for those that go with shards; and folders with pairs."""
     if len(parts(where)) > 1 or not is_folder(where):
         return []
     files, folders = listing(where)
-    used = set(used)
+    if where in used:  # a folder of pictures, whose reader says which of its files are left out
+        files = []
     names = [os.path.basename(file) for file in files if file not in used]
-    inside = [folder for folder in folders[:_FOLDERS_LOOKED_INTO] if any(map(_is_shard, listing(folder)[0]))]
+    inside = [
+        folder
+        for folder in folders[:_FOLDERS_LOOKED_INTO]
+        if folder not in used and (_has_pairs(folder) or any(map(_is_shard, listing(folder)[0])))
+    ]
     return [name for name in names if not _COMPANION.fullmatch(name)] + [f"{os.path.basename(f)}/" for f in inside]
 
 
 def _kind(file: str) -> str:
     """What a file is by its first bytes; a broken one is what it is called. "" for everything else."""
+    if is_folder(file):
+        return "folder"
     try:
         first = head(file, BLOCK)
     except OSError as error:
@@ -177,9 +231,9 @@ def _kind(file: str) -> str:
         return "npy"
     if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "npz"
-    if is_tar(first) and (any(first) or file.endswith(".tar")):
+    if is_tar(first) and (any(first) or ending(file) == "tar"):
         return "tar"
-    return SUFFIXES.get(os.path.splitext(file)[1].lower(), "")
+    return SUFFIXES.get(f".{ending(file)}", "table" if ending(file) in ENDINGS else "")
 
 
 def _beside(files: Sequence[str], suffix: str, kind: str, kinds: dict[str, str]) -> dict[str, str]:
@@ -218,9 +272,7 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
         )
     if is_folder(where):
         return f"{where} has no shards of its own (.parquet, .tar): {_where_instead(where)}"
-    if head(files[0], 8).startswith(_PACKED):
-        return f"{files[0]} is compressed: unpack it first (a tar of pictures gets no smaller by compression)"
-    return f"{files[0]} cannot be read as Parquet or tar, by what is in it: name a shard, or a folder of shards"
+    return f"{files[0]} cannot be read as Parquet, tar or a table of text: name a shard, or a folder of shards"
 
 
 def _where_instead(where: str) -> str:

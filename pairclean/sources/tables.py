@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..pairs import Shard, UserError
-from .base import CorruptFile, open_file
+from .base import CorruptFile, ending, head, open_file
+from .documents import ENDINGS, Document, open_document
 from .roles import is_list
 
 #: Rows that are in memory at once: with images, and without.
@@ -77,8 +78,12 @@ def readable_batches(
 
 
 @contextmanager
-def opened(path: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file. Raises CorruptFile where it is broken, also inside the block."""
+def opened(path: str) -> Iterator[pq.ParquetFile | Document]:
+    """A Parquet file, or another table. Raises CorruptFile where it is broken, also inside the block."""
+    kind = ENDINGS.get(ending(path))
+    if kind is not None and head(path, 4) != b"PAR1":
+        yield open_document(path, kind)
+        return
     with _reading(path), open_file(path) as file:
         # Buffered, a column chunk is read page by page; otherwise the whole of it would be in memory.
         yield pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)

@@ -1,8 +1,9 @@
-"""Tars of webdataset and img2dataset, alone or with a Parquet sidecar that also has the rows that failed."""
+"""Tars of webdataset and img2dataset, or folders of such files, alone or with a Parquet sidecar of all rows."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +23,13 @@ from .base import (
     counted,
     counted_as,
     file_fingerprint,
+    is_folder,
     is_remote,
     lost_row,
-    open_file,
     shard_names,
     stem,
 )
+from .documents import as_unicode, column_of
 from .encoding import UNKNOWN, decode, guess, needs_guess
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
@@ -44,7 +46,7 @@ from .tables import (
     schema_of,
     texts,
 )
-from .tar import Index, Sample, SampleIndex, index, read, samples_at
+from .tar import Folder, Index, Sample, SampleIndex, index, open_archive, read, samples_at
 
 #: What a sidecar calls the samples' keys.
 KEYS = ("key", "__key__")
@@ -85,11 +87,15 @@ def open_webdataset_source(
     *,
     strict: bool = False,
 ) -> WebdatasetSource:
-    """Open tars as one source; see `pairclean.sources.open_source`.  sidecars: the Parquet file of a tar, by tar."""
+    """Open tars, or folders of files that are named like their members, as one source; see `open_source`.
+
+    sidecars: the Parquet file of a tar, by tar.
+    """
     if columns.image_root is not None:
         raise UserError(f"{path} holds the images themselves, not paths: leave --image-root out")
     faults = Faults(strict)
-    names = shard_names(map(stem, tars))
+    folders = is_folder(tars[0])
+    names = shard_names(map(os.path.basename if folders else stem, tars))
     schemas = _sidecar_schemas([sidecars[tar] for tar in tars if tar in sidecars], faults)
     key = _key_column(schemas, columns.id)
     source = WebdatasetSource(
@@ -105,6 +111,7 @@ def open_webdataset_source(
         strict=strict,
         broken=faults.found,
         notes=faults.notes,
+        layout="files" if folders else "webdataset",
     )
     source.shards = [source._open(name, tar, sidecars.get(tar), faults) for name, tar in zip(names, tars, strict=True)]
     faults.check(path, source.shards)
@@ -231,10 +238,10 @@ class WebdatasetSource:
         missing = sorted(set(columns) - set(self.columns))
         if missing:
             raise UserError(f"{shard.path} has no column {missing[0]!r}; there are {', '.join(self.columns)}")
-        with open_file(shard.path) as file:
+        with open_archive(shard.path) as file:
             entries = islice(self._entries(shard), shard.rows)
             while found := [self._labels(file, entry.place, columns) for entry in islice(entries, TEXT_BATCH)]:
-                yield pa.RecordBatch.from_arrays([_array([f.get(n) for f in found]) for n in columns], list(columns))
+                yield pa.RecordBatch.from_arrays([column_of([f.get(n) for f in found]) for n in columns], list(columns))
 
     def sample(self, shard: Shard, count: int) -> Iterator[Row]:
         reader = _Reader(self, shard.path, True)
@@ -280,7 +287,8 @@ class WebdatasetSource:
         unclaimed = dict.fromkeys(range(len(places)))
         if shard.name in self.sidecars:
             of_key = {places[i].key: i for i in reversed(range(len(places)))}
-            missing = f"not in the tar ({broken})" if broken else "not in the tar"
+            where = "tar" if self.layout == "webdataset" else "folder"
+            missing = f"not in the {where} ({broken})" if broken else f"not in the {where}"
             for key, caption, status, error in self._sidecar_rows(self.sidecars[shard.name]):
                 place = of_key.get(key)
                 if place is None:
@@ -340,18 +348,20 @@ class WebdatasetSource:
             return (None,), UNKNOWN
         return (None,), f"its caption is {type(value).__name__}, not text"
 
-    def fields(self, file: pa.NativeFile, place: SampleIndex | None) -> dict[str, Any]:
+    def fields(self, file: pa.NativeFile | Folder, place: SampleIndex | None) -> dict[str, Any]:
         """KEY.json, where it is there and an object."""
         member = None if place is None else place.members.get("json")
         if member is None or member.problem or member.size > _MAX_TEXT:
             return {}
         try:
-            found = _unicode(json.loads(decode(read(file, member), self.encoding) or ""))
+            found = as_unicode(json.loads(decode(read(file, member), self.encoding) or ""))
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _labels(self, file: pa.NativeFile, place: SampleIndex | None, columns: Sequence[str]) -> dict[str, Any]:
+    def _labels(
+        self, file: pa.NativeFile | Folder, place: SampleIndex | None, columns: Sequence[str]
+    ) -> dict[str, Any]:
         """The fields of KEY.json and, for columns that are none of them, what KEY.<column> says."""
         found = self.fields(file, place)
         for name in columns:
@@ -420,7 +430,7 @@ class WebdatasetSource:
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
         )
-        with open_file(shard.path) as file:
+        with open_archive(shard.path) as file:
             for place in places[:_LOOKED_AT]:
                 fields = {**self.fields(file, place), **fields}
         self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
@@ -437,7 +447,7 @@ class WebdatasetSource:
         each = (_TEXTS_REMOTE if is_remote(self.path) else _TEXTS_HERE) // len(self.shards) + 1
         for shard in self.shards:
             places = self._index(shard)[0]
-            with open_file(shard.path) as file:
+            with open_archive(shard.path) as file:
                 for place in places[:: max(1, len(places) // each)]:
                     member = place.members.get(extension)
                     if member is not None and member.problem is None and member.size <= _MAX_TEXT:
@@ -564,7 +574,7 @@ class _Reader:
 
     def __init__(self, source: WebdatasetSource, path: str, images: bool) -> None:
         self._source, self._images = source, images
-        self._file = open_file(path)
+        self._file = open_archive(path)
 
     def close(self) -> None:
         self._file.close()
@@ -579,7 +589,7 @@ class _Reader:
         if self._images:
             member = next((place.members[kind] for kind in self._source.images if kind in place.members), None)
             if member is None:
-                reason = "no image in the tar"
+                reason = "no image in the tar" if self._source.layout == "webdataset" else "no image beside it"
             elif not reason:
                 image = read(self._file, member) or None
                 reason = None if image else "the image is empty"
@@ -596,20 +606,3 @@ class _Reader:
         if where.place == "sidecar" and of_sidecar is not None:
             return of_sidecar
         return self._source.fields(self._file, place).get(where.name)
-
-
-def _unicode(value: Any) -> Any:
-    """The same JSON, with U+FFFD for halves of surrogate pairs, which JSON can hold but UTF-8 cannot."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    if isinstance(value, list):
-        return [_unicode(one) for one in value]
-    return {_unicode(name): _unicode(one) for name, one in value.items()} if isinstance(value, dict) else value
-
-
-def _array(values: list[Any]) -> pa.Array:
-    """JSON values as a column; where they are of several types, each as JSON."""
-    try:
-        return pa.array(values)
-    except pa.ArrowException:
-        return pa.array([None if value is None else json.dumps(value) for value in values])

@@ -296,3 +296,26 @@ def test_captions_stored_as_bytes_stay_bytes(tmp_path: Path, export) -> None:
     assert written.schema.field("caption").type == pa.binary()
     assert written["caption"].to_pylist() == ["zwö".encode(), b"three", b"three"]
     assert written["pairclean_original_caption"].to_pylist() == ["one", "zwö", None]
+
+
+def test_a_cleaned_folder_is_a_folder(tmp_path: Path, export) -> None:
+    """Also where a former export has left one of that name."""
+    folder = tmp_path / "in" / "00000"
+    folder.mkdir(parents=True)
+    members = {f"{key}.jpg": picture(key) for key in KEYS} | {f"{key}.txt": f"caption {key}".encode() for key in KEYS}
+    for name, data in members.items():
+        (folder / name).write_bytes(data)
+    (tmp_path / "out" / "00000").mkdir(parents=True)
+    (tmp_path / "out" / "00000" / "old.jpg").write_bytes(b"old")
+    files = export(open_source(folder), WORDS, tmp_path / "out")
+    assert files == ["00000.parquet", *(f"00000/{key}.{kind}" for key in "adef" for kind in ("jpg", "txt"))]
+    again = open_source(tmp_path / "out")
+    assert again.layout == "files"
+    found = {row.id: (row.image, row.captions[0]) for row in again.rows(again.shards[0])}
+    assert found == {
+        key: (picture(key), f"caption {now}") for key, now in {"a": "a", "d": "e", "e": "e", "f": "a"}.items()
+    }
+    assert export(open_source(folder), WORDS, tmp_path / "tables", "parquet") == ["00000.parquet"]
+    assert pq.read_table(tmp_path / "tables" / "00000.parquet").column("caption").to_pylist() == [
+        f"caption {now}" for now in "aeea"
+    ]

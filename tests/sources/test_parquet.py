@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -365,7 +366,10 @@ def test_paths_that_hold_nothing(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     assert "no shards of its own" in refusal(tmp_path)
     assert "Parquet" in refusal(tmp_path / "x.txt")
-    assert "package" in refusal("gs://bucket/shards")
+    fsspec.register_implementation(
+        "uninstalled", "no_such_package.FileSystem", errtxt="it needs a package", clobber=True
+    )
+    assert "need another package" in refusal("uninstalled://bucket/shards")
     write(tmp_path / "a.parquet", {"jpg": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
     assert "holds no rows" in refusal(tmp_path)
 
