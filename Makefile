@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install demo test test-all lint wheel clean
+.PHONY: help install demo test test-all lint docs wheel clean
 
 help:
 	@echo "make install   .venv with pairclean and everything to run, test and lint it"
@@ -13,12 +13,13 @@ help:
 	@echo "make test      the tests, without the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff and mypy"
+	@echo "make docs      the documentation site, in site/"
 	@echo "make wheel     dist/*.whl and dist/*.tar.gz"
-	@echo "make clean     remove what these made, but for .venv"
+	@echo "make clean     remove everything that these made, except .venv"
 
 install: $(STAMP)
 
-# Written last: an installation that was interrupted is done again.
+# Written last, so that an interrupted installation is repeated.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 		echo "pairclean needs Python 3.10 or newer, and '$(PYTHON)' is" \
@@ -28,13 +29,13 @@ $(STAMP): pyproject.toml
 			"(Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -e '.[test,lint]'
+	$(BIN)/python -m pip install -e '.[test,lint,docs]'
 	@touch $@
 
 demo: install
 	$(BIN)/pairclean demo demo
 
-# One process a core, each of one thread: threads of several processes that wait for each other stand in their own way.
+# One process per core with one thread each: more threads than cores slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: install
@@ -48,9 +49,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Strict: a broken link, a missing page or a name that does not exist fails the build.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 wheel: install
 	$(BIN)/python -m build
 
 clean:
-	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find pairclean cli tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.common import Data, detection, load, moved, planted_run
 from pairclean.align import L2RM, Alignment, Canonical, ZeroShot
-from pairclean.judge import FOLDS, assign_folds, cross_scores, fold_of, judge_scores
+from pairclean.execution import Execution, side_by_side
+from pairclean.judge import FOLDS, CrossFit, assign_folds, fold_of, judge_scores
 from pairclean.metrics.retrieval import retrieval
 from pairclean.pipeline import advance
-from pairclean.run import Execution
-from pairclean.run.execution import side_by_side
+from pairclean.run.results import open_rematches
 
 #: rows to learn from, of data, with clean probabilities -> a model
 Fit = Callable[[Data, np.ndarray, np.ndarray], Alignment]
@@ -31,13 +31,9 @@ Fit = Callable[[Data, np.ndarray, np.ndarray], Alignment]
 def l2rm(cost: str = "learned") -> Fit:
     def fit(data: Data, rows: np.ndarray, clean: np.ndarray) -> Alignment:
         model = L2RM(comparable=data.comparable, cost=cost)
-        return model.fit(*arrays(data), rows=rows, clean_probability=clean)
+        return model.fit(data.pairs, rows, clean)
 
     return fit
-
-
-def arrays(data: Data) -> tuple[np.ndarray, ...]:
-    return data.image, data.text, data.image_id, data.caption_id
 
 
 class Arm:
@@ -54,7 +50,7 @@ class Arm:
 
     def measure(self, models: list[Alignment]) -> dict[str, float]:
         rows = np.arange(len(self.data.image))
-        scores = cross_scores(models[:-1] or models, *arrays(self.data), rows, self.fold)
+        scores = CrossFit(models[:-1] or models, rows, self.fold).scores(self.data.pairs)
         found = detection(scores.rank() + 1e-6 * (scores.score / np.abs(scores.score).max()), self.noisy)
         x, y = models[-1].embed_image(self.test.image), models[-1].embed_text(self.test.text)
         recalls = retrieval(x, y, image_id=self.test.image_id, caption_id=self.test.caption_id)
@@ -83,10 +79,10 @@ def arms(data: Data, rate: float, seed: int) -> dict[str, dict[str, float]]:
     else:
 
         def canonical(data: Data, rows: np.ndarray, clean: np.ndarray) -> Alignment:
-            return Canonical().fit(*arrays(data), rows=rows, clean_probability=clean)
+            return Canonical().fit(data.pairs, rows, clean)
 
         first = run("canonical correlation on everything", lambda: arm.models(canonical, every, ones))[:-1]
-    scores = cross_scores(first, *arrays(now), np.arange(n), fold)
+    scores = CrossFit(first, np.arange(n), fold).scores(now.pairs)
     clean = judge_scores(scores, scores).clean_probability(scores.score)
     learned, fixed = l2rm(), l2rm("fixed")
     run("plain contrast on everything", lambda: arm.models(learned, every, ones))
@@ -115,8 +111,8 @@ def rematched(data: Data, clean: np.ndarray) -> tuple[Data, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         run = planted_run(Path(folder) / "run", data, min_precision=0.5)
         advance(run, ("align", "judge", "rematch"), Execution())
-        partner = np.load(run.path / "rematch" / "partner.npy")
-        probability = np.load(run.path / "rematch" / "probability.npy")
+        found = open_rematches(run)
+        partner, probability = np.array(found.partner), np.array(found.probability)
     has = partner >= 0
     return data.carrying(np.where(has, partner, np.arange(len(partner)))), np.where(has, probability, clean)
 

@@ -8,7 +8,6 @@ type, with the caption of any pair of the data (uneven).  Counted are groups of 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pairclean.metrics.group_rates import SMALL, audit, tally
+from pairclean.run.results import open_judgement
 
 from .common import Data, judged, load, moved, planted_run
 
@@ -43,21 +43,23 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as home:
             run = planted_run(Path(home) / "run", data.carrying(carried))
             probability = judged(run)
-            found = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+            found = open_judgement(run)
+            assert found.rate is not None
+            assert found.calibration is not None
         for column in COLUMNS:
             group = pd.DataFrame({column: data.table[column].to_pylist()})
             table = audit(
                 [tally(group, probability, np.zeros(len(group), bool))],
                 [column],
-                prior=found["calibration"]["prior"],
-                whole=found["mismatch_rate"],
+                prior=found.calibration.prior,
+                whole=found.mismatch_rate,
             )
             truth = group.assign(truth=noisy).groupby(column)["truth"].mean().reset_index()
             table = table[table["judged"] >= SMALL].merge(truth, on=column)
             inside = (table["low"] <= table["truth"]) & (table["truth"] <= table["high"])
             error = (table["rate"] - table["truth"]).abs().mean()
             print(
-                f"| {name} | {seed} | {noisy.mean():.3f} | {found['mismatch_rate']['estimate']:.3f} | {column} | "
+                f"| {name} | {seed} | {noisy.mean():.3f} | {found.rate.estimate:.3f} | {column} | "
                 f"{len(table)} | {inside.mean():.0%} | {error:.3f} |",
                 flush=True,
             )

@@ -8,16 +8,16 @@ printed as they come, and at the end how often the interval held the truth.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from pairclean.execution import Execution
 from pairclean.metrics.detection import expected_calibration_error
 from pairclean.pipeline import redo
-from pairclean.run import Execution
+from pairclean.run.results import open_judgement
 
 from .common import Data, judged, load, moved, planted_run
 from .scores import flickr8k_test
@@ -33,9 +33,9 @@ def calibrations(data: Data, noisy: np.ndarray) -> Iterator[tuple[str, dict[str,
         judged(run)
         for kind in CALIBRATIONS:
             redo(run, "judge", Execution(), calibration=kind)
-            p = np.nan_to_num(np.load(run.path / "judge" / "clean_probability.npy"), nan=0.5)
-            rate = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["mismatch_rate"]
-            found = {k: rate[k] for k in ("estimate", "low", "high")}
+            found_here = open_judgement(run)
+            p = np.nan_to_num(found_here.clean_probability, nan=0.5)
+            found = {k: found_here.mismatch_rate[k] or 0.0 for k in ("estimate", "low", "high")}
             yield kind, found | {"ece": expected_calibration_error(p, ~noisy), "flagged": float((p < 0.5).mean())}
 
 

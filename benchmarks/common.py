@@ -14,13 +14,16 @@ import pyarrow.parquet as pq
 
 import pairclean
 from pairclean import pipeline
+from pairclean.arrays import Pairs
 from pairclean.config import Config
 from pairclean.embed import Embeddings
-from pairclean.embed.store import write_part
+from pairclean.execution import Execution
 from pairclean.metrics.detection import auroc, average_precision, expected_calibration_error
 from pairclean.pairs import PAIR_SCHEMA, caption_id, content_id
 from pairclean.pipeline import advance
-from pairclean.run import Execution, Run
+from pairclean.run import Run
+from pairclean.run.embedded import embedded_run
+from pairclean.run.results import open_judgement
 from pairclean.synthetic.mismatches import plant
 
 SHARED = Path(os.environ.get("PAIRCLEAN_TEST_DATA", "../shared")).resolve()
@@ -50,6 +53,10 @@ class Data:
     @property
     def comparable(self) -> bool:
         return bool(self.encoder["comparable"])
+
+    @property
+    def pairs(self) -> Pairs:
+        return Pairs(self.image, self.text, self.image_id, self.caption_id)
 
     def take(self, rows: np.ndarray) -> Data:
         arrays = (self.image, self.text, self.image_id, self.caption_id, self.caption)
@@ -103,10 +110,8 @@ def moved(data: Data, rate: float, seed: int, *, within: str | None = None) -> n
     return plant(groups, rate, np.random.default_rng(seed))
 
 
-def planted_run(home: Path, data: Data, **options: Any) -> Run:
-    """A run directory over pairs as `data` has them, embedded already, to go on with from `align`."""
-    run = Run.create(home, SHARED / "data" / data.name, Config.make(model=MODELS[data.name], **options))
-    home.mkdir(parents=True)
+def planted_run(home: Path, data: Data, source: Path | None = None, **options: Any) -> Run:
+    """A run directory over these pairs that is done up to `embed`.  source: where they are, for stages that read it."""
     n = len(data.image)
     columns = {
         "pair_id": data.table["key"].combine_chunks().cast(pa.string()),
@@ -118,17 +123,15 @@ def planted_run(home: Path, data: Data, **options: Any) -> Run:
         "caption_id": pa.array(data.caption_id),
         "reason": pa.nulls(n, pa.string()),
     }
-    write_part(run.embeddings, "all", "planted", pa.table(columns, schema=PAIR_SCHEMA), data.image, data.text)
-    run.manifest |= {"encoder": data.encoder, "shards": ["all"], "parts": {"all": "planted"}}
-    run.manifest["stages"]["embed"] = {"fingerprint": run._due("embed"), "seconds": 0.0}
-    run.save()
-    return run
+    parts = [("all", pa.table(columns, schema=PAIR_SCHEMA), data.image, data.text)]
+    config = Config.make(model=MODELS[data.name], **options)
+    return embedded_run(home, config, parts, encoder=data.encoder, source=source)
 
 
 def judged(run: Run, stages: tuple[str, ...] = ("align", "judge")) -> np.ndarray:
     """Do these stages; (N,) clean probability of each pair, 0.5 where nothing was judged."""
     advance(run, stages, Execution())
-    return np.nan_to_num(np.load(run.path / "judge" / "clean_probability.npy"), nan=0.5)
+    return np.nan_to_num(open_judgement(run).clean_probability, nan=0.5)
 
 
 def detection(clean_probability: np.ndarray, noisy: np.ndarray) -> dict[str, float]:

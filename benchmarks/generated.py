@@ -17,6 +17,7 @@ scene for 72% (`python -m benchmarks.generated` prints both).
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from numpy.lib.format import open_memmap
 
 from pairclean.arrays import chunks, unit
 from pairclean.config import Config
-from pairclean.embed.store import write_part
 from pairclean.metrics.detection import auroc
 from pairclean.pairs import PAIR_SCHEMA
 from pairclean.run import Run
+from pairclean.run.embedded import Part, embedded_run
 from pairclean.synthetic.mismatches import plant
 
 DIM, CHUNK, TOPICS = 512, 65_536, 2000
@@ -106,7 +107,6 @@ def generated_run(home: Path, n: int, rate: float = 0.4, seed: int = 0, **option
     memory is one chunk and the numbers of each pair; captions on their way lie in a file.
     """
     home.mkdir(parents=True)
-    run = Run.create(home / "run", home, Config.make(model="ViT-B-32", seed=seed, **options))
     carried = plant(np.zeros(n, np.int8), rate, np.random.default_rng(seed))
     scene, caption_id = np.empty((2, n), np.int64)
     with tempfile.TemporaryDirectory(dir=home) as folder:
@@ -114,16 +114,15 @@ def generated_run(home: Path, n: int, rate: float = 0.4, seed: int = 0, **option
         for part in chunks(n, CHUNK):
             drawn = draw(part.start, part.stop, seed)
             texts[part], caption_id[part], scene[part] = drawn.text, drawn.caption_id, drawn.scene
-        for part in chunks(n, CHUNK):
-            drawn = draw(part.start, part.stop, seed)
-            pairs = _table(part, drawn.image_id, caption_id[carried[part]])
-            write_part(run.embeddings, _shard(part), "generated", pairs, drawn.image, texts[carried[part]])
-        del texts
-    shards = [_shard(part) for part in chunks(n, CHUNK)]
-    encoder = {"model": "generated", "comparable": True}
-    run.manifest |= {"encoder": encoder, "shards": shards, "parts": dict.fromkeys(shards, "generated")}
-    run.manifest["stages"]["embed"] = {"fingerprint": run._due("embed"), "seconds": 0.0}
-    run.save()
+
+        def parts() -> Iterator[Part]:
+            for part in chunks(n, CHUNK):
+                drawn = draw(part.start, part.stop, seed)
+                pairs = _table(part, drawn.image_id, caption_id[carried[part]])
+                yield _shard(part), pairs, drawn.image, texts[carried[part]]
+
+        config = Config.make(model="ViT-B-32", seed=seed, **options)
+        run = embedded_run(home / "run", config, parts(), encoder={"model": "generated", "comparable": True})
     return run, np.stack([scene, scene[carried]], axis=1)
 
 

@@ -43,7 +43,8 @@ def make(folder: Path, shards: int) -> None:
 def measure(stage: str, shards: Path, run: Path) -> None:
     """Does one stage, in this process; prints MiB before it and at the highest."""
     from pairclean import pipeline, stages
-    from pairclean.run import Execution, Run
+    from pairclean.execution import Execution
+    from pairclean.run import Run
 
     assert callable(stages.align)  # imported by now: what that takes is not the data's
 

@@ -26,14 +26,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import MODELS, Data, detection, judged, load, moved, planted_run
-from pairclean.align import Alignment, ZeroShot
+from pairclean.align import ZeroShot
 from pairclean.embed import load_encoder
+from pairclean.execution import Execution
 from pairclean.judge import FOLDS, assign_folds
 from pairclean.metrics.retrieval import average_precisions, retrieval
 from pairclean.pairs import caption_id
 from pairclean.pipeline import advance, redo
-from pairclean.run import Execution, Run
-from pairclean.run.common import part_fingerprints
+from pairclean.run import Run
+from pairclean.run.results import open_judgement, open_learned
 from pairclean.synthetic.mismatches import mix
 
 KEPT = Path(__file__).parents[1] / "pairclean" / "align" / "measured.json"
@@ -86,12 +87,7 @@ def labelled_run(home: Path, data: Data, caption_types: list[str], **options: An
         "caption_type": pa.array(caption_types, pa.string()),
     }
     pq.write_table(pa.table(columns), source / "all.parquet")
-    run = planted_run(home / "run", data, **options)
-    run.manifest["source"] = str(source)
-    run.manifest["parts"] = part_fingerprints(run.open_source(), data.encoder)
-    run.manifest["stages"]["embed"]["fingerprint"] = run._due("embed")
-    run.save()
-    return run
+    return planted_run(home / "run", data, source, **options)
 
 
 def measure(data: Data, method: str, noise: str, seed: int) -> dict[str, float]:
@@ -107,10 +103,9 @@ def measure(data: Data, method: str, noise: str, seed: int) -> dict[str, float]:
         if method != "zero-shot":
             redo(run, "judge", Execution(), score="aligned")
         found = detection(judged(run, ("judge",)), noisy)
-        about = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-        rate = about["mismatch_rate"]["estimate"] if about["unjudged"] is None else float("nan")
-        learned = run.path / "model" / "aligned_0.safetensors"
-        model = Alignment.load(learned) if learned.exists() else ZeroShot()
+        found_rate, learned = open_judgement(run).rate, open_learned(run)
+        rate = float("nan") if found_rate is None else found_rate.estimate
+        model = learned.aligned[0] if learned.aligned else ZeroShot()
     x, y = model.embed_image(test.image), model.embed_text(test.text)
     recalls = retrieval(x, y, image_id=test.image_id, caption_id=test.caption_id)
     precisions = average_precisions(x, y, test.table["article_type"].to_pylist(), image_id=test.image_id)

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.common import Data, load, moved
 from benchmarks.methods import half_foreign
 from pairclean.align import Alignment, Canonical, ZeroShot
-from pairclean.judge import FOLDS, assign_folds, cross_scores, judge_scores, kind_cut, mixed_scores
+from pairclean.judge import FOLDS, CrossFit, assign_folds, judge_scores, kind_cut, mixed_scores
 
 SEED = 0
 MIXTURES = ((0.4, 0.0), (0.2, 0.2), (0.1, 0.3), (0.0, 0.4))
@@ -54,15 +54,16 @@ def main(sets: list[str]) -> None:
         whole = load(name)
         for rates in MIXTURES:
             data, complete, partial = planted(whole, *rates)
-            rows, pairs = np.arange(len(complete)), (data.image, data.text, data.image_id, data.caption_id)
+            rows, pairs = np.arange(len(complete)), data.pairs
             fold = assign_folds(data.image_id, data.caption_id, FOLDS)
             models: list[Alignment] = [ZeroShot()]
             if not data.comparable:
-                models = [Canonical().fit(*pairs, rows=rows[fold != k]) for k in range(FOLDS)]
-            scores = cross_scores(models, *pairs, rows, fold)
+                models = [Canonical().fit(pairs, rows[fold != k]) for k in range(FOLDS)]
+            cross_fit = CrossFit(models, rows, fold)
+            scores = cross_fit.scores(pairs)
             calibration = judge_scores(scores, scores)
             clean = calibration.clean_probability(scores.score)
-            mixed = mixed_scores(models, scores, *pairs, rows, fold, clean)
+            mixed = mixed_scores(cross_fit, pairs, scores, clean)
             cut = kind_cut(mixed, scores.decoys)
             looks_partial = np.zeros(len(rows), bool) if cut is None else scores.score >= cut
             for below in THRESHOLDS:

@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
 from pairclean.arrays import unit
+from pairclean.run.results import open_rematches
 
 from .common import Data, judged, load, moved, planted_run
 
@@ -86,8 +87,7 @@ def ours(data: Data, carried: np.ndarray, precision: float) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         run = planted_run(Path(folder) / "run", data.carrying(carried), min_precision=precision)
         judged(run, ("align", "judge", "rematch"))
-        partner: np.ndarray = np.load(run.path / "rematch" / "partner.npy")
-    return partner
+        return np.array(open_rematches(run).partner)
 
 
 def score(data: Data, carried: np.ndarray, partner: np.ndarray) -> tuple[float, float]:

@@ -33,14 +33,15 @@ from unittest import mock
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pairclean.arrays import chunks, unit
+from pairclean.arrays import Pairs, chunks, unit
+from pairclean.execution import Execution
 from pairclean.judge import REFERENCE, Reference, Scorer, reference_rows
 from pairclean.metrics.detection import auroc
 from pairclean.pipeline import advance
-from pairclean.rematch import Pool, Terms, candidates, fit_temperature, propose
-from pairclean.rematch.rematch import FEWEST_ORPHANS
-from pairclean.run import Execution
-from pairclean.stages.rematch import MOST, SHARE
+from pairclean.rematch import Pool, RematchOptions, candidates, fit_temperature, propose
+from pairclean.rematch.calibration import FEWEST_ORPHANS
+from pairclean.rematch.rematches import MOST, SHARE
+from pairclean.run.results import open_judgement, open_rematches
 from pairclean.synthetic.mismatches import plant
 
 from .generated import CHUNK, draw, generated_run
@@ -58,9 +59,9 @@ def measure(home: Path, n: int, method: str, device: str, seed: int = 0) -> dict
     advance(run, STAGES, execution)
     cpu = time.process_time() - begun
     seconds = {stage: run.manifest["stages"][stage]["seconds"] for stage in STAGES}
-    clean = np.nan_to_num(np.load(run.path / "judge" / "clean_probability.npy"), nan=0.5)
-    partner = np.load(run.path / "rematch" / "partner.npy")
-    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
+    judged, partner = open_judgement(run), np.array(open_rematches(run).partner)
+    clean = np.nan_to_num(judged.clean_probability, nan=0.5)
+    assert judged.rate is not None
     noisy, given = scene[:, 0] != scene[:, 1], partner >= 0
     right = given & (scene[partner, 1] == scene[:, 0])
     return {
@@ -68,7 +69,7 @@ def measure(home: Path, n: int, method: str, device: str, seed: int = 0) -> dict
         "sum": sum(seconds.values()),
         "CPU": cpu,
         "GiB": peak.stop(),
-        "rate error": abs(judged["mismatch_rate"]["estimate"] - float(noisy.mean())),
+        "rate error": abs(judged.rate.estimate - float(noisy.mean())),
         "AUROC": auroc(-clean, noisy),
         "found": float(right[noisy].mean()),
         "emitted": int(given.sum()),
@@ -91,21 +92,22 @@ def against_scipy(suspects: int, seed: int = 0) -> None:
         np.concatenate([getattr(d, name) for d in drawn]) for name in ("scene", "image_id", "caption_id")
     )
     carried = plant(np.zeros(n), 1.0, np.random.default_rng(seed))
-    pool = Pool(image, text[carried], image_id, caption_id[carried], np.full(n, 0.01))
+    pairs = Pairs(image, text[carried], image_id, caption_id[carried])
+    pool = Pool(pairs, np.full(n, 0.01))
     fitted = fit_temperature(image[:4000], text[:4000])
     size = int(np.clip(n / RATE * SHARE, REFERENCE, MOST))  # as in a run of which these are the suspects
     rows = reference_rows(np.arange(n), np.random.default_rng(seed), size)
     reference = Reference(image[rows], text[rows], image_id[rows], caption_id[rows])
 
     def ours() -> np.ndarray:
-        return propose(pool, Scorer(reference, fitted), Terms(orphans=FEWEST_ORPHANS)).partner
+        return propose(pool, Scorer(reference, fitted), RematchOptions(orphans=FEWEST_ORPHANS)).partner
 
     def inverted() -> np.ndarray:
         with mock.patch.object(candidates, "EXACT", 0):
             return ours()
 
     def exact() -> np.ndarray:
-        cost = pool.image @ pool.text.T
+        cost = pairs.image[:] @ pairs.text[:].T
         np.negative(cost, out=cost)
         np.fill_diagonal(cost, 1.0)  # what it has
         return np.asarray(linear_sum_assignment(cost)[1])

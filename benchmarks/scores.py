@@ -7,7 +7,6 @@ kind at the published one and at CLIP's 0.07. Rows are printed as they come.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,10 +18,11 @@ import pyarrow.parquet as pq
 from pairclean import pipeline
 from pairclean.align import ZeroShot
 from pairclean.embed import Embeddings
-from pairclean.judge import cosine_scores, cross_scores, lemon_scores
+from pairclean.judge import CrossFit, cosine_scores, lemon_scores
 from pairclean.judge.scores import TEMPERATURES
 from pairclean.metrics.detection import auroc
 from pairclean.run import Run
+from pairclean.run.results import open_judgement
 
 from .common import CACHE, MODELS, SHARED, Data, judged, load, moved, planted_run
 
@@ -50,18 +50,17 @@ def flickr8k_test() -> Data:
 
 def scores(data: Data) -> dict[str, np.ndarray]:
     """(n,) by name: what needs no learning."""
-    rows = np.arange(len(data.image))
-    pairs = (data.image, data.text, data.image_id, data.caption_id)
+    rows, pairs = np.arange(len(data.image)), data.pairs
 
     def negclip(*temperatures: float) -> np.ndarray:
-        return cross_scores([ZeroShot()], *pairs, rows, np.zeros_like(rows), temperatures=temperatures).score
+        return CrossFit.single(ZeroShot(), rows).scores(pairs, temperatures=temperatures).score
 
     return {
-        "clip": cosine_scores(*pairs, rows).score,
+        "clip": cosine_scores(pairs, rows).score,
         "negclip t=.01": negclip(0.01),
         "negclip t=.07": negclip(0.07),
         "negclip": negclip(*TEMPERATURES),
-        "lemon": lemon_scores(*pairs, rows).score,
+        "lemon": lemon_scores(pairs, rows).score,
     }
 
 
@@ -77,7 +76,7 @@ def main(names: list[str]) -> None:
                 with tempfile.TemporaryDirectory() as home:
                     run = planted_run(Path(home) / "run", planted)
                     found["auto"] = judged(run)
-                    chosen = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
+                    chosen = open_judgement(run).score
                 cells = " | ".join(f"{k} {auroc(-s, noisy):.4f}" for k, s in found.items())
                 print(f"{name} {within or 'random'} {rate} seed {seed} | {cells} ({chosen})", flush=True)
 

@@ -8,7 +8,6 @@ and `less error` by how much 1 - AUROC is smaller than its.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from benchmarks.common import Data, detection, judged, load, moved, planted_run
 from pairclean.arrays import unit
 from pairclean.metrics.detection import auroc
+from pairclean.run.results import open_judgement
 
 NOISES = ((0.2, None), (0.4, None), (0.6, None), (0.8, None), (0.4, "article_type"))
 
@@ -28,10 +28,11 @@ def one(data: Data, rate: float, within: str | None, seed: int, score: str) -> d
     with tempfile.TemporaryDirectory() as home:
         run = planted_run(Path(home) / "run", now, seed=seed, score=score)
         found = detection(judged(run), noisy)
-        about = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["mismatch_rate"]
+        rate = open_judgement(run).rate
+    assert rate is not None
     found |= {
-        "error": abs(about["estimate"] - float(noisy.mean())),
-        "held": about["low"] <= noisy.mean() <= about["high"],
+        "error": abs(rate.estimate - float(noisy.mean())),
+        "held": rate.low <= noisy.mean() <= rate.high,
     }
     if data.comparable:
         cosine = (unit(now.image.astype(np.float32)) * unit(now.text.astype(np.float32))).sum(1)

@@ -16,6 +16,7 @@ from benchmarks.timing import in_turn
 from pairclean.align import L2RM
 from pairclean.align.l2rm import EPOCHS
 from pairclean.align.training import BATCH
+from pairclean.arrays import Pairs
 
 PAIRS, DIM, RATE = 6_000, 512, 0.4
 
@@ -36,7 +37,7 @@ def main() -> None:
 
     def fit(cost: Literal["learned", "none"]) -> None:
         model = L2RM(comparable=True, cost=cost, device=device)
-        model.fit(image, text, ids, ids, rows=rows, clean_probability=clean)
+        model.fit(Pairs(image, text, ids, ids), rows, clean)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 

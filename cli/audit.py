@@ -1,4 +1,4 @@
-"""`pairclean audit`: mismatch rates in a terminal, in a file, and as an exit status."""
+"""`pairclean audit`: mismatch rates of a run and of its groups."""
 
 from __future__ import annotations
 
@@ -8,76 +8,74 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as o
+from .console import Console, complain
+from .options import PRINTING, RunPath, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from pairclean.review.audit import Audit
 
-TOO_MANY = 3  # exit status
-_SHOWN = 30
+TOO_MANY = 3  # exit status of --fail-above
+_SHOWN = 30  # groups
 _FORMATS = (".csv", ".parquet", ".json")
 
 By = Annotated[
     list[str] | None,
     typer.Option(
         "--by",
-        help="Column of the source, 'shard', or 'domain' (taken from a column 'url'). Given twice: the two crossed.",
+        help="Group by a column of the source, by 'shard', or by 'domain' (of the column 'url'). Given twice, by each "
+        "combination of the two.",
         metavar="COLUMN",
-        show_default=False,
     ),
 ]
-Against = Annotated[
-    Path | None, typer.Option("--against", help="Another run, to compare with.", metavar="RUN2", show_default=False)
-]
+Against = Annotated[Path | None, typer.Option("--against", help="Compare with another run.", metavar="RUN2")]
 FailAbove = Annotated[
     float | None,
     typer.Option(
         "--fail-above",
-        help="Exit with status 3 if the estimated mismatch rate of the whole is above this, or there is no estimate.",
+        help="Exit with status 3 if the estimated mismatch rate of all pairs is above P or cannot be estimated.",
         metavar="P",
         min=0.0,
         max=1.0,
-        show_default=False,
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--output", "-o", help="File for all groups: .csv, .parquet or .json.", metavar="FILE", show_default=False
-    ),
+    typer.Option("--output", "-o", help="Write all groups to a .csv, .parquet or .json file.", metavar="FILE"),
 ]
 
 
+@takes(*PRINTING)
 def audit(
-    run: o.RunPath,
+    run: RunPath,
+    console: Console,
     by: By = None,
     against: Against = None,
     fail_above: FailAbove = None,
     output: Output = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
-    """Show how many pairs of RUN are mismatched, in all and by any column of the source."""
+    """Show how many pairs of RUN are mismatched, overall and by any column of the source."""
     from pairclean.pairs import UserError
     from pairclean.review.audit import audit as audit_run
     from pairclean.run import Run
 
-    from .main import _complain, _print
-
     if output is not None and output.suffix.lower() not in _FORMATS:
-        raise UserError(f"{output} has no known ending: end it in .csv, .parquet or .json")
+        raise UserError(f"{output} has no known format: end its name in .csv, .parquet or .json")
     if output is not None and not by:
-        raise UserError("--output writes groups: name a column to group by with --by")
+        raise UserError("--output writes groups, and there are none: name a column to group by with --by")
     found = audit_run(Run.open(run), by or (), against=None if against is None else Run.open(against))
     if output is not None:
         _write(found, output)
-    _print(found.to_json(), lambda: _summary(found, output), json, quiet)
+    console.print(found.to_json(), lambda: _summary(found, output))
     rate = found.whole["estimate"]
     if fail_above is not None and (rate is None or rate > fail_above):
-        what = "no mismatch rate could be estimated" if rate is None else f"the estimated mismatch rate is {rate:.4g}"
-        _complain("too many mismatches" if rate is not None else "no rate", f"{what}; at most {fail_above:g} was asked")
+        if rate is None:
+            complain("no rate", "the mismatch rate could not be estimated, so that --fail-above cannot be checked")
+        else:
+            complain(
+                "too many mismatches", f"the estimated mismatch rate is {rate:.4g}, and --fail-above is {fail_above:g}"
+            )
         raise typer.Exit(TOO_MANY)
 
 
@@ -99,7 +97,7 @@ def _write(found: Audit, path: Path) -> None:
 
                 pq.write_table(found.to_table(), file)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path} ({error.strerror}): name another file") from None
 
 
 def _summary(found: Audit, output: Path | None) -> RenderableType:
@@ -114,10 +112,10 @@ def _summary(found: Audit, output: Path | None) -> RenderableType:
         parts += ["", _table(found)]
         more = len(found.groups) - _SHOWN
         if more > 0:
-            where = f": all are in {safe(output)}" if output else "; --output FILE writes all"
+            where = f": all are in {safe(output)}" if output else "; --output FILE writes all of them"
             parts.append(Text(f"and {more:,} more{where}", style="dim"))
         if found.groups["small"].any():
-            parts.append(Text("* fewer than 50 judged pairs: drawn toward the rate of the whole", style="dim"))
+            parts.append(Text("* fewer than 50 judged pairs: the rate is shrunk toward the overall rate", style="dim"))
     if output and found.groups is not None and len(found.groups) <= _SHOWN:
         parts.append(Text(f"written to {safe(output)}", style="dim"))
     return Padding(Group(*parts), (1, 0, 0, 0))
@@ -138,7 +136,7 @@ def _headline(whole: dict[str, Any]) -> Any:
         text.append(f"; {whole['unreadable']:,} could not be read", style="dim")
     if "against" in whole and whole["against"]["estimate"] is not None:
         there = whole["against"]
-        text.append(f"\nagainst {counted(there['pairs'], 'pair')} with {percent(there['estimate'])}")
+        text.append(f"\ncompared with {counted(there['pairs'], 'pair')} at {percent(there['estimate'])}")
         text.append(_interval(there["low"], there["high"]), style="dim")
         if whole["difference"]["estimate"] is not None:
             text.append(f": {_points(whole['difference']['estimate'])} points")

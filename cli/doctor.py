@@ -1,21 +1,29 @@
-"""What this machine has for pairclean to work with."""
+"""`pairclean doctor`: what this machine offers to pairclean."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .console import Console
+from .options import takes
 from .text import size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "pyarrow", "pandas", "numpy", "scikit-learn", "pillow", "rich")
 
 
-def examine() -> dict[str, dict[str, Any]]:
-    """Everything that `doctor` shows, as JSON; what is missing is said, never raised."""
-    return {"versions": _versions(), "devices": _devices(), "machine": _machine(), "default model": _default_model()}
+@takes("json")
+def doctor(console: Console) -> None:
+    """Show versions, devices, and what else this machine offers."""
+    found = {"versions": _versions(), "devices": _devices(), "machine": _machine(), "default model": _default_model()}
+    console.print(found, lambda: _summary(found))
 
 
 def _versions() -> dict[str, str]:
@@ -38,7 +46,7 @@ def _devices() -> dict[str, str]:
 
     try:
         import torch
-    except Exception as error:  # a broken driver or wheel is what this command is there to show
+    except Exception as error:  # this command is there to show a broken driver or wheel
         return {"torch": f"cannot be imported: {error}"}
     devices = {}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -50,7 +58,7 @@ def _devices() -> dict[str, str]:
     devices["mps"] = "yes" if torch.backends.mps.is_available() else "no"
     chosen = resolve_devices("auto")[0]
     precision = str(resolve_dtype("auto", chosen)).removeprefix("torch.")
-    return {**devices, "faiss GPUs": _faiss_gpus(), "auto takes": f"{chosen} in {precision}"}
+    return {**devices, "faiss GPUs": _faiss_gpus(), "auto chooses": f"{chosen} in {precision}"}
 
 
 def _faiss_gpus() -> str:
@@ -64,7 +72,7 @@ def _faiss_gpus() -> str:
 
 def _machine() -> dict[str, str]:
     from pairclean.embed.device import cpu_flags
-    from pairclean.embed.embed import available_cores
+    from pairclean.execution import available_cores
 
     fast = sorted(flag for flag in cpu_flags() if flag.startswith("amx") or flag in ("avx2", "avx512f", "avx512_bf16"))
     return {
@@ -87,5 +95,18 @@ def _default_model() -> dict[str, str]:
         files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
         here = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
     except Exception as error:  # as above
-        return {name: f"cannot be looked for: {error}"}
-    return {name: "in the local cache" if here else "not in the local cache: it is downloaded when first used"}
+        return {name: f"cannot be looked up: {error}"}
+    return {name: "in the local cache" if here else "not in the local cache; it is downloaded when first used"}
+
+
+def _summary(found: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from .summary import facts_table
+
+    groups: list[RenderableType] = []
+    for group, rows in found.items():
+        groups += [Text(group, style="bold"), Padding(facts_table(*rows.items()), (0, 0, 1, 2))]
+    return Group(*groups)

@@ -1,4 +1,4 @@
-"""`pairclean evaluate` and `pairclean selfcheck`: how good the vectors, the verdicts and the flags are."""
+"""`pairclean evaluate` and `pairclean selfcheck`: how good the embeddings, the verdicts and the flags are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pairclean.options import HELP
+from pairclean.options import COLUMNS, ENCODER, STAGES
 
-from . import options as o
+from .console import Console
+from .options import PRINTING, Rate, Shards, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,104 +24,81 @@ Measured = Annotated[
 ]
 Source = Annotated[
     str | None,
-    typer.Option("--source", help="Test shards to measure retrieval on.", metavar="SHARDS", show_default=False),
+    typer.Option("--source", help="Measure retrieval on these test shards instead.", metavar="SHARDS"),
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
         "--label-column",
-        help="Column with the class of a pair, or a list of classes; adds MAP.",
+        help="Column with the class labels of each pair; adds the mean average precision (MAP).",
         metavar="NAME",
-        show_default=False,
     ),
 ]
 Truth = Annotated[
     Path | None,
     typer.Option(
         "--truth",
-        help="The truth file of `pairclean plant`: compares the verdicts with it instead.",
+        help="Compare the verdicts with this truth file of `pairclean plant`, instead of measuring retrieval.",
         metavar="FILE",
-        show_default=False,
     ),
 ]
-Rate = Annotated[float, typer.Option("--rate", help="Share of the captions to move.", metavar="P")]
-Pairs = Annotated[int, typer.Option("--pairs", help="Size of the sample.", metavar="N")]
-Seed = Annotated[int, typer.Option("--seed", help=HELP["seed"], metavar="N")]
+Pairs = Annotated[int, typer.Option("--pairs", help="Size of the random sample.", metavar="N")]
 Keep = Annotated[
     Path | None,
-    typer.Option(
-        "--keep", help="New directory for the sample's run, verdicts and truth.", metavar="DIR", show_default=False
-    ),
+    typer.Option("--keep", help="Keep the run, verdicts and truth of the sample in a new directory.", metavar="DIR"),
 ]
 
 
+@takes(*COLUMNS, "device", "workers", *PRINTING)
 def evaluate(
     run: Measured,
+    options: dict[str, Any],
+    console: Console,
     source: Source = None,
     label_column: Labels = None,
     truth: Truth = None,
-    image_column: o.ImageColumn = None,
-    caption_column: o.CaptionColumn = None,
-    id_column: o.IdColumn = None,
-    image_root: o.ImageRoot = None,
-    device: o.Device = None,
-    workers: o.Workers = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
-    """Measure retrieval before and after learning, or compare the verdicts with planted mismatches.
+    """Measure retrieval before and after the alignment was learned, or compare the verdicts with planted mismatches.
 
-    Retrieval is measured on pairs that RUN judged clean, by models that never saw them; or on a test source.
+    Retrieval is measured on pairs that RUN judged clean, by models that were not trained on them; or on a test source.
     """
-    asked, how = o.split(o.given({k: v for k, v in locals().items() if k in o.HELP}))
+    import pairclean
 
-    from .main import _execution, _print
-
-    with _execution(how, quiet) as execution:
-        import pairclean
-
-        found = pairclean.evaluate(run, source=source, truth=truth, execution=execution, **asked)
-    _print(found, lambda: _retrieval(found) if "on" in found else _detection(found), json, quiet)
+    with console.execution() as execution:
+        found = pairclean.evaluate(
+            run, source=source, label_column=label_column, truth=truth, execution=execution, **options
+        )
+    console.print(found, lambda: _retrieval(found) if "on" in found else _detection(found))
 
 
+@takes(
+    *COLUMNS,
+    "embeddings",
+    *ENCODER,
+    *STAGES["align"],
+    *STAGES["judge"],
+    *STAGES["rematch"],
+    "device",
+    "workers",
+    *PRINTING,
+)
 def selfcheck(
-    shards: o.Shards,
+    shards: Shards,
+    options: dict[str, Any],
+    console: Console,
     rate: Rate = 0.3,
     pairs: Pairs = 5000,
-    seed: Seed = 0,
     keep: Keep = None,
-    image_column: o.ImageColumn = None,
-    caption_column: o.CaptionColumn = None,
-    id_column: o.IdColumn = None,
-    image_root: o.ImageRoot = None,
-    embeddings: o.EmbeddingsOption = None,
-    model: o.Model = None,
-    pretrained: o.Pretrained = None,
-    dtype: o.DtypeOption = None,
-    method: o.MethodOption = None,
-    score: o.ScoreOption = None,
-    calibration: o.CalibrationOption = None,
-    flag_below: o.FlagBelow = None,
-    min_precision: o.MinPrecision = None,
-    device: o.Device = None,
-    workers: o.Workers = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
-    """Say how far the flags can be trusted on SHARDS: mismatches are planted in a sample of it, and looked for.
+    """Say how far the flags can be trusted on SHARDS, by planting mismatches in a random sample and looking for them.
 
-    Give the options that `clean` is to be given. SHARDS stays as it is.
+    Give the options that you would give to `clean`. SHARDS are not changed.
     """
-    given = o.given({k: v for k, v in locals().items() if k in o.HELP and k != "seed"})
-    asked, how = o.split(given)
+    import pairclean
 
-    from .main import _execution, _print
-
-    with _execution(how, quiet) as execution:
-        import pairclean
-
-        found = pairclean.selfcheck(shards, rate=rate, pairs=pairs, seed=seed, keep=keep, execution=execution, **asked)
-    _print(found, lambda: _selfcheck(found), json, quiet)
+    with console.execution() as execution:
+        found = pairclean.selfcheck(shards, rate=rate, pairs=pairs, keep=keep, execution=execution, **options)
+    console.print(found, lambda: _selfcheck(found))
 
 
 # --- what a terminal shows ------------------------------------------------------------------------------------------
@@ -147,15 +125,18 @@ def _retrieval(found: Mapping[str, Any]) -> RenderableType:
     if "coco_1k" in found:
         parts += ["", _title("Mean of five folds of 1,000 images"), _figures(found["coco_1k"])]
     if found["on"] != "embeddings" and not found["aligned"]:
-        parts += ["", Text("note: Learning was left out: the run uses the encoder alone.", style="dim")]
+        parts += [
+            "",
+            Text("note: the run judges by the encoder alone, so no learned alignment is measured", style="dim"),
+        ]
     if found.get("seen_images"):
-        seen = f"note: {found['seen_images']:,} of the {found['images']:,} images are in the run's own data too."
+        seen = f"note: {found['seen_images']:,} of the {found['images']:,} images are also in the data of the run"
         parts += ["", Text(seen, style="dim")]
     return Padding(Group(*parts), (1, 0, 0, 0))
 
 
 def _figures(found: Mapping[str, Any]) -> Table:
-    """A column a space; intervals where there are any."""
+    """One column per space, with confidence intervals where there are any."""
     spaces = [name for name in _SPACES if found.get(name)]
     table = _table(*(_SPACES[name] for name in spaces))
 
@@ -222,7 +203,7 @@ def _detection(found: Mapping[str, Any]) -> RenderableType:
         ("could be rematched", f"{found['partners_on_offer']:,}", f"{found['rematch_emitted']:,} rematched"),
         ("rematch precision", "", percent(found["rematch_precision"] if found["rematch_emitted"] else None)),
         ("rematch recall", "", percent(found["rematch_recall"])),
-        ("right captions", percent(found["correct_before"]), percent(found["correct_after"]) + " of what is kept"),
+        ("right captions", percent(found["correct_before"]), percent(found["correct_after"]) + " of the pairs kept"),
     ]
     for row in rows:
         table.add_row(*row)
@@ -230,11 +211,11 @@ def _detection(found: Mapping[str, Any]) -> RenderableType:
     if found["reliability"]:
         parts += [
             "",
-            _title("Clean probability, and how often the caption was right"),
+            _title("Clean probability, and how many captions were right"),
             _reliability(found["reliability"]),
         ]
     if found["rematch_emitted"]:
-        parts += ["", _title("Rematches at or above a probability"), _risk_coverage(found["risk_coverage"])]
+        parts += ["", _title("Rematches with at least this probability"), _risk_coverage(found["risk_coverage"])]
     return Padding(Group(*parts), (1, 0, 0, 0))
 
 
@@ -248,7 +229,7 @@ def _interval(rate: Mapping[str, float | None]) -> str:
 def _reliability(bins: list[Mapping[str, float]]) -> Table:
     from .text import percent
 
-    table = _table("pairs", "said", "right")
+    table = _table("pairs", "predicted", "right")
     for one in bins:
         name = f"{one['low']:.1f} to {one['high']:.1f}"
         table.add_row(name, f"{one['pairs']:,}", percent(one["predicted"]), percent(one["observed"]))
@@ -258,7 +239,7 @@ def _reliability(bins: list[Mapping[str, float]]) -> Table:
 def _risk_coverage(steps: list[Mapping[str, float]]) -> Table:
     from .text import percent
 
-    table = _table("rematched", "right", "of those that could be")
+    table = _table("rematched", "precision", "recall")
     for one in steps:
         count = f"{one['rematched']:,}"
         table.add_row(f"{one['threshold']:.2f}", count, percent(one["precision"]), percent(one["recall"]))
@@ -270,7 +251,7 @@ def _selfcheck(found: Mapping[str, Any]) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    from .summary import _pairs_of
+    from .summary import facts_table
     from .text import percent, safe
 
     scores, own, precision = found["scores"], found["own_rate"], found["flag_precision"]
@@ -280,8 +261,8 @@ def _selfcheck(found: Mapping[str, Any]) -> RenderableType:
     rows: list[tuple[str, object]] = [
         ("mismatch rate, planted", percent(found["rate"])),
         ("mismatch rate, found", _interval(scores["mismatch_rate"])),
-        ("the data's own, by that", _interval(own)),
-        ("flag recall", percent(scores["flag_recall"]) + " of the planted ones"),
+        ("mismatch rate before planting", _interval(own)),
+        ("flag recall", percent(scores["flag_recall"]) + " of the planted mismatches"),
         ("flag precision", f"at least {percent(precision['at_least'])}, about {percent(precision['about'])}"),
         ("AUROC", f"at least {scores['auroc']:.4f}"),
         ("rematched", f"{scores['rematch_emitted']:,} of {scores['partners_on_offer']:,} that could be"),
@@ -289,7 +270,7 @@ def _selfcheck(found: Mapping[str, Any]) -> RenderableType:
     if scores["rematch_emitted"]:
         rows.append(("rematch precision", f"at least {percent(scores['rematch_precision'])}"))
     note = (
-        "note: What was mismatched before is counted as matched, so that precisions are lower bounds. The planted "
-        "mismatches are random; those that resemble matches are harder to find."
+        "note: pairs that were mismatched before planting count as matched, so that the precisions are lower bounds; "
+        "the planted mismatches are random, and mismatches that resemble matches are harder to find"
     )
-    return Padding(Group(*parts, "", _pairs_of(*rows), "", Text(note, style="dim")), (1, 0, 0, 0))
+    return Padding(Group(*parts, "", facts_table(*rows), "", Text(note, style="dim")), (1, 0, 0, 0))

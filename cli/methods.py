@@ -1,31 +1,31 @@
-"""`pairclean methods`: the ways to learn, and what was measured of them."""
+"""`pairclean methods`: the methods of learning an alignment, and how well each did."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import options as o
+from .console import Console
+from .options import takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DATA = (
-    "fashion: 4,800 product photos with hog-tfidf; fashion_unseen: 1,900 others with a small CLIP. 'drcl' saw the "
-    "product types of the pictures, 'drcl, both' those of the captions too."
+    "fashion: 4,800 product photos with hog-tfidf; fashion_unseen: 1,900 others with a small CLIP. 'drcl' learned from "
+    "the product types of the images, 'drcl, both' from those of the captions too."
 )
 
 
-def methods(json: o.Json = False) -> None:
-    """List the methods: what each needs, what it costs, when to take it, and how well it did."""
+@takes("json")
+def methods(console: Console) -> None:
+    """List the methods: what each learns, needs and costs, when to use it, and how well it did."""
     from dataclasses import asdict
 
     from pairclean.methods import AUTO, METHODS, measured
 
-    from .main import _print
-
-    found = {"methods": [asdict(about) for about in METHODS], "auto": AUTO, "measured": measured()}
-    _print(found, lambda: _summary(found), json, quiet=False)
+    found = {"methods": [asdict(method) for method in METHODS.values()], "auto": AUTO, "measured": measured()}
+    console.print(found, lambda: _summary(found))
 
 
 def _summary(found: dict[str, Any]) -> RenderableType:
@@ -35,10 +35,11 @@ def _summary(found: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     methods = Table(box=None, padding=(0, 2, 1, 0))
-    for title in ("method", "learns", "needs", "cost", "take it for"):
-        methods.add_column(title, header_style="bold", style="cyan" if title == "method" else "")
-    for about in found["methods"]:
-        methods.add_row(*about.values())
+    columns = {"name": "method", "learns": "learns", "needs": "needs", "cost": "cost", "use_for": "use it for"}
+    for key, title in columns.items():
+        methods.add_column(title, header_style="bold", style="cyan" if key == "name" else "")
+    for method in found["methods"]:
+        methods.add_row(*(method[key] for key in columns))
     parts: list[RenderableType] = [methods, Text(found["auto"])]
     if found["measured"]:
         parts += ["", _measured(found["measured"])]
@@ -46,15 +47,15 @@ def _summary(found: dict[str, Any]) -> RenderableType:
 
 
 def _measured(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """AUROC of telling planted mismatches by the method's own scores: a row a data set and method, a column a noise."""
+    """AUROC of the method's own scores: one row per data set and method, one column per kind of planted noise."""
     from rich.table import Table
 
     noises = list(dict.fromkeys(row["noise"] for row in rows))
-    title = "How well planted mismatches are told (AUROC, 1 is perfect); kind and share of what was planted"
+    title = "How well planted mismatches are recognised (AUROC, 1 is perfect), by their kind and rate"
     seeds = max(row["seeds"] for row in rows)
     table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
     table.caption, table.caption_justify = (
-        f"{DATA} Medians of {seeds} seeds; s: seconds of learning, on one core.",
+        f"{DATA} Medians of {seeds} seeds; s: seconds of learning on one core.",
         "left",
     )
     for name in ("data", "method"):

@@ -1,136 +1,102 @@
-"""The options of the commands, each defined once."""
+"""Command-line options: built from the table in `pairclean.options`, and those of the command line alone."""
 
 from __future__ import annotations
 
-from enum import Enum
+import functools
+from collections.abc import Callable, Iterator
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pairclean.options import EXECUTION, HELP, flag
+from pairclean.options import EXECUTING, EXECUTION, OPTIONS, Option, current_names, flag
 
+from .console import Console
 
-class Dtype(str, Enum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Method(str, Enum):
-    auto = "auto"
-    l2rm = "l2rm"
-    rcar = "rcar"
-    drcl = "drcl"
-    canonical = "canonical"
-    zero_shot = "zero-shot"
-
-
-class Score(str, Enum):
-    auto = "auto"
-    aligned = "aligned"
-    clip = "clip"
-    negclip = "negclip"
-    lemon = "lemon"
-
-
-class Calibration(str, Enum):
-    decoy = "decoy"
-    beta = "beta"
-    gauss = "gauss"
-
-
-class Pool(str, Enum):
-    noisy = "noisy"
-    all = "all"
-
-
-class Vectors(str, Enum):
-    b32 = "b32"
-    l14 = "l14"
-
-
-class Layout(str, Enum):
-    source = "source"
-    parquet = "parquet"
-    webdataset = "webdataset"
-    uids = "uids"
-    embeddings = "embeddings"
-
-
-def _option(option: str, *, panel: str, **more: Any) -> Any:
-    return typer.Option(flag(option), help=HELP[option], rich_help_panel=panel, show_default=False, **more)
-
-
-_SOURCE, _LEARN, _JUDGE, _HOW = "What is read", "How it is learned", "What comes out", "How it is run"
+# --- arguments and options that several commands declare themselves ---------------------------------------------------
 
 Shards = Annotated[
     str, typer.Argument(metavar="SHARDS", help="Folder of shards, one file, or a remote address.", show_default=False)
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the demonstration.", show_default=False)]
+Rate = Annotated[float, typer.Option("--rate", help="Fraction of the captions to move to other images.", metavar="P")]
 
-ImageColumn = Annotated[str | None, _option("image_column", panel=_SOURCE, metavar="NAME")]
-CaptionColumn = Annotated[str | None, _option("caption_column", panel=_SOURCE, metavar="NAME")]
-IdColumn = Annotated[str | None, _option("id_column", panel=_SOURCE, metavar="NAME")]
-ImageRoot = Annotated[str | None, _option("image_root", panel=_SOURCE, metavar="FOLDER")]
-Limit = Annotated[int | None, _option("limit", panel=_SOURCE, metavar="N")]
-EmbeddingsOption = Annotated[Vectors | None, _option("embeddings", panel=_SOURCE)]
-Model = Annotated[str | None, _option("model", panel=_LEARN, metavar="MODEL")]
-Pretrained = Annotated[str | None, _option("pretrained", panel=_LEARN, metavar="TAG")]
-DtypeOption = Annotated[Dtype | None, _option("dtype", panel=_LEARN)]
-ExactPreprocessing = Annotated[
-    bool | None,
-    typer.Option("--exact-preprocessing", help=HELP["exact_preprocessing"], show_default=False, rich_help_panel=_LEARN),
-]
-MethodOption = Annotated[Method | None, _option("method", panel=_LEARN)]
-LabelColumn = Annotated[str | None, _option("label_column", panel=_LEARN, metavar="NAME")]
-ImageLabelColumn = Annotated[str | None, _option("image_label_column", panel=_LEARN, metavar="NAME")]
-CaptionLabelColumn = Annotated[str | None, _option("caption_label_column", panel=_LEARN, metavar="NAME")]
-Seed = Annotated[int | None, _option("seed", panel=_LEARN, metavar="N")]
-ScoreOption = Annotated[Score | None, _option("score", panel=_JUDGE)]
-CalibrationOption = Annotated[Calibration | None, _option("calibration", panel=_JUDGE)]
-FlagBelow = Annotated[float | None, _option("flag_below", panel=_JUDGE, metavar="P")]
-KeepFraction = Annotated[float | None, _option("keep_fraction", panel=_JUDGE, metavar="P")]
-MinPrecision = Annotated[float | None, _option("min_precision", panel=_JUDGE, metavar="P")]
-Capacity = Annotated[int | None, _option("capacity", panel=_JUDGE, metavar="K")]
-PoolOption = Annotated[Pool | None, _option("pool", panel=_JUDGE)]
-To = Annotated[Layout | None, _option("to", panel=_JUDGE)]
+# --- options that a command takes by name -----------------------------------------------------------------------------
 
-Device = Annotated[str | None, _option("device", panel=_HOW, metavar="DEVICE")]
-Workers = Annotated[int | None, _option("workers", panel=_HOW, metavar="N")]
-Force = Annotated[bool | None, typer.Option("--force", help=HELP["force"], show_default=False, rich_help_panel=_HOW)]
-Strict = Annotated[bool | None, typer.Option("--strict", help=HELP["strict"], show_default=False, rich_help_panel=_HOW)]
-Recipe = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        help="TOML file of options, or the manifest.json of a run; what is given here goes before it.",
-        metavar="FILE",
-        show_default=False,
-        rich_help_panel=_HOW,
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be read and made; write nothing.", rich_help_panel=_HOW)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_HOW)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_HOW)]
+#: How the result is printed.
+PRINTING = ("json", "quiet")
 
-Pairs = Annotated[int, typer.Option("--pairs", help="Pairs to draw.", metavar="N")]
-Rate = Annotated[float, typer.Option("--rate", help="Share of the captions to move.", metavar="P")]
-DemoSeed = Annotated[int, typer.Option("--seed", help=HELP["seed"], metavar="N")]
+_PRINTING = {
+    "json": typer.Option("--json", help="Print the result as JSON.", rich_help_panel=EXECUTING),
+    "quiet": typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=EXECUTING),
+}
+
+Command = Callable[..., None]
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as plain values."""
-    plain = {name: value.value if isinstance(value, Enum) else value for name, value in options.items()}
-    return {name: value for name, value in plain.items() if value is not None}
+def takes(*names: str, as_before: bool = False) -> Callable[[Command], Command]:
+    """Add options to a command, by their names in `pairclean.options.OPTIONS` or PRINTING.
+
+    as_before: an option that is not given stays as it was in the run, so that the table's default does not apply.
+
+    The command itself is called with `console`, which holds the options of execution and printing, and with `options`,
+    a dict of the others that the user gave, unless none are named.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = [p for p in signature(command, eval_str=True).parameters.values() if p.name not in ("options", "console")]
+        execution = [p for name in names if name in EXECUTION for p in _parameters(OPTIONS[name])]
+        others = [
+            p for name in names if name not in (*EXECUTION, *PRINTING) for p in _parameters(OPTIONS[name], as_before)
+        ]
+        printing = [_parameter(name, bool, False, _PRINTING[name]) for name in names if name in PRINTING]
+        from_table = [p.name for p in (*others, *execution)]
+
+        @functools.wraps(command)
+        def call(ctx: typer.Context, **values: Any) -> None:
+            chosen = {name: values.pop(name) for name in from_table}
+            given = current_names({name: value for name, value in chosen.items() if _is_given(ctx, name)})
+            console = Console(
+                **{p.name: values.pop(p.name) for p in printing},
+                execution_options={name: given.pop(name) for name in EXECUTION if name in given},
+            )
+            command(**values, **({"options": given} if others else {}), console=console)
+
+        parameters = [
+            Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *(p for p in own if p.default is p.empty),
+            *others,
+            *(p for p in own if p.default is not p.empty),
+            *execution,
+            *printing,
+        ]
+        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters]
+        call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
+
+    return decorate
 
 
-def split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those that change the result, and those that say how it is run."""
-    run = {name: value for name, value in options.items() if name in EXECUTION}
-    return {name: value for name, value in options.items() if name not in EXECUTION}, run
+def _parameters(option: Option, as_before: bool = False) -> Iterator[Parameter]:
+    """The parameter of an option, and a hidden one for each of its former names."""
+    default = None if as_before else option.default
+    for name in (option.name, *option.formerly):
+        declared = typer.Option(
+            flag(name),
+            help=option.help,
+            metavar=option.metavar,
+            rich_help_panel=option.panel,
+            hidden=name != option.name,
+        )
+        yield _parameter(name, option.type | None, default, declared)
+
+
+def _parameter(name: str, type: Any, default: Any, declared: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type, declared])
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

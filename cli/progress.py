@@ -1,7 +1,4 @@
-"""What a run tells while it works: bars in a terminal, plain sentences elsewhere, nothing when it should be quiet.
-
-All of it goes to stderr; stdout is for results.
-"""
+"""The progress of a run on stderr: bars in a terminal, plain sentences elsewhere, nothing when it should be quiet."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from pairclean.run import Progress
+from pairclean.execution import Progress
 
 from .text import duration, safe
 
 
 @contextmanager
 def shown_progress(*, quiet: bool) -> Iterator[Progress]:
-    """The progress that suits where stderr goes."""
+    """The kind of progress that suits what stderr is connected to."""
     console = Console(stderr=True, highlight=False)
     if quiet:
         yield Progress()
@@ -39,7 +36,7 @@ def shown_progress(*, quiet: bool) -> Iterator[Progress]:
 
 
 class Sentences(Progress):
-    """For a log: what is worth keeping of it."""
+    """For a log: only the sentences."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -49,7 +46,7 @@ class Sentences(Progress):
 
 
 class InTerminal(Progress):
-    """A bar a stage; a stage that is over leaves one line."""
+    """One bar per stage; a finished stage leaves one line."""
 
     def __init__(self, bars: Bars):
         self._bars = bars
@@ -77,14 +74,14 @@ class InTerminal(Progress):
 
 
 class _Count(ProgressColumn):
-    """How much of how much, where that is known."""
+    """Steps done and in total, if the total is known."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.total is None else f"{int(task.completed):,}/{int(task.total):,}", style="cyan")
 
 
 class _Remaining(TimeRemainingColumn):
-    """How long it will take, where that is known."""
+    """Time left, if it can be estimated."""
 
     def render(self, task: Task) -> Text:
         if task.total is None or task.time_remaining is None:

@@ -1,15 +1,15 @@
-"""Text for a terminal: what comes from data or paths cannot steer it."""
+"""Text for a terminal. Control characters in data or paths are escaped, so that they cannot steer it."""
 
 from __future__ import annotations
 
 
 def safe(text: object) -> str:
-    """`text` on one line, with everything that a terminal would obey instead of showing spelled out."""
+    """`text` on one line, with every character that is not printable escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def size(number: float | None) -> str:
-    """Bytes, as people say them."""
+    """A number of bytes with a suitable unit."""
     if number is None:
         return "unknown"
     for unit in ("B", "kB", "MB", "GB"):
@@ -17,6 +17,13 @@ def size(number: float | None) -> str:
             return f"{number:.0f} {unit}" if number >= 10 or unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:,.1f} TB"
+
+
+def shortened(caption: str | None, length: int) -> str:
+    """A caption with at most `length` characters."""
+    if caption is None:
+        return "none"
+    return caption if len(caption) <= length else caption[: length - 1] + "…"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""Clean a data set from Python and look at what was found. Run the cells one by one, or the file as a script."""
+"""Clean a data set from Python and look at the findings. Run the cells one by one, or the file as a script."""
 
-# %% A small data set to try it on: drawn scenes, 30% of their captions moved. With data of your own, name its folder.
+# %% A small data set to try it on: drawn scenes, 30% of whose captions are moved. Name your own folder instead.
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ if not shards.exists():
     write_shards(draw_scenes(2000, seed=0), home / "drawn")
     pairclean.plant(home / "drawn", shards, rate=0.3)
 
-# %% One call. Called again, it goes on with what is there.
+# %% One call. Called again, it resumes the run.
 
 run = pairclean.clean(shards, home / "run", model="hog-tfidf")
 rate = run.report["mismatch_rate"]
@@ -29,7 +29,7 @@ frame = run.verdicts().to_pandas()
 print(frame["verdict"].value_counts())
 print(frame.loc[frame["verdict"].isin(["noisy", "unreadable"])].groupby(["verdict", "reason"]).size())
 
-# %% The pairs that look worst, with their captions (`run.embeddings` has clip-retrieval's layout).
+# %% The pairs with the lowest clean probability, with their captions (`run.embeddings` has clip-retrieval's layout).
 
 captions = pd.read_parquet(run.embeddings / "metadata", columns=["pair_id", "caption"])
 worst = frame.nsmallest(10, "clean_probability").merge(captions, on="pair_id")
@@ -40,7 +40,7 @@ print(worst[["pair_id", "clean_probability", "caption"]].to_string(index=False))
 rematched = frame[frame["verdict"] == "rematched"].merge(captions, on="pair_id")
 print(rematched[["pair_id", "caption", "rematch_caption", "rematch_probability"]].head(10).to_string(index=False))
 
-# %% An audit by any column: how many of the pairs are expected to be mismatched, by the length of their captions.
+# %% The expected share of mismatched pairs by caption length. `pairclean.audit` does this for columns of the source.
 
 judged = frame.dropna(subset="clean_probability").merge(captions, on="pair_id")
 words = judged["caption"].str.split().str.len().clip(upper=12).rename("words")
@@ -51,7 +51,7 @@ print(judged.groupby(words)["clean_probability"].agg(pairs="size", mismatched=la
 for threshold in (0.1, 0.2, 0.5, 0.8):
     print(f"below {threshold}: {(judged['clean_probability'] < threshold).sum()} pairs")
 
-# %% What is left: the clean and the rematched pairs, in the layout that they came in.
+# %% The cleaned data: the clean and the rematched pairs, in the layout of the source.
 
 cleaned = pd.concat(pd.read_parquet(file) for file in sorted((run.path / "cleaned").glob("*.parquet")))
 print(cleaned[["key", "caption", "pairclean_verdict", "pairclean_clean_probability"]].head())

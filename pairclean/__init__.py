@@ -1,4 +1,4 @@
-"""Find the mismatched pairs in image-text data, and the caption that does belong to each picture.
+"""Find the mismatched pairs in image-text data, and the caption that belongs to each picture.
 
 From Python:
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "CleanedVectors",
     "Config",
     "Run",
     "UserError",
@@ -20,6 +21,7 @@ __all__ = [
     "apply",
     "audit",
     "clean",
+    "clean_vectors",
     "evaluate",
     "open_run",
     "plant",
@@ -38,17 +40,20 @@ if TYPE_CHECKING:
     from .review.audit import audit
     from .review.story import story
     from .run import Run
+    from .vectors import CleanedVectors, clean_vectors
 
 _HOME = {
     "apply": "pipeline",
     "audit": "review.audit",
     "clean": "pipeline",
+    "clean_vectors": "vectors",
     "evaluate": "assess.evaluate",
     "open_run": "pipeline",
     "plant": "assess.plant",
     "preview": "pipeline",
     "selfcheck": "assess.selfcheck",
     "story": "review.story",
+    "CleanedVectors": "vectors",
     "Config": "config",
     "UserError": "pairs",
     "Verdict": "pairs",
@@ -56,7 +61,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:  # importing pairclean loads nothing until something is used
+def __getattr__(name: str) -> Any:  # importing pairclean loads nothing until a name is used
     if name not in _HOME:
         raise AttributeError(f"module 'pairclean' has no attribute {name!r}")
     from importlib import import_module

@@ -1,8 +1,12 @@
-"""Arrays of pairs as the methods see them: rows gathered on demand, so that memory-mapped parts never load whole."""
+"""Pairs as arrays, the form in which the methods see them.
+
+Vectors are read by row, so that memory-mapped parts are never loaded whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +19,47 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __getitem__(self, index: Any, /) -> np.ndarray: ...
+
+
+class Space(Protocol):
+    """Maps the encoder's vectors of both sides to unit vectors of a common space."""
+
+    def embed_image(self, image: Rows, /) -> np.ndarray: ...
+
+    def embed_text(self, text: Rows, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs of an image and a caption.
+
+    image: (N, d), text: (N, e), any float.  image_id, caption_id: (N,) int64, equal for copies of one image (caption).
+    """
+
+    image: Rows
+    text: Rows
+    image_id: np.ndarray
+    caption_id: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    def take(self, rows: np.ndarray) -> Pairs:
+        """The pairs `rows` (n,) int64, with their vectors in memory."""
+        return Pairs(self.image[rows], self.text[rows], self.image_id[rows], self.caption_id[rows])
+
+    def through(self, space: Space) -> Pairs:
+        """The same pairs with (N, k) float32 unit vectors of `space`, in memory."""
+        return Pairs(space.embed_image(self.image), space.embed_text(self.text), self.image_id, self.caption_id)
+
+    def with_ids(self, image_id: np.ndarray, caption_id: np.ndarray) -> Pairs:
+        """The same vectors under other identities, (N,) int64 each."""
+        return Pairs(self.image, self.text, image_id, caption_id)
+
+    @staticmethod
+    def joined(*parts: Pairs) -> Pairs:
+        """The pairs of all parts in order; their vectors have to be NumPy arrays."""
+        return Pairs(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:

@@ -1,59 +1,60 @@
-"""Every option of a run, in one place: the command line, recipes and the manifest all speak this."""
+"""The configuration of a run: the options that change its result, validated."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
-from .options import EXECUTION, HELP, STAGES, flag
+from .methods import METHODS
+from .options import EXECUTION, OPTIONS, STAGES, Options, current_names, flag
 from .pairs import Columns, UserError
 
 __all__ = ["STAGES", "Config", "read_recipe"]
 
 _FOLDER = "local-dir:"
-#: Without a folder's name these still say that a checkpoint file is meant, not a tag.
+#: A name that ends in one of these is a checkpoint file, not a tag, even without a folder before it.
 _CHECKPOINTS = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz"}
 
+if TYPE_CHECKING:
 
-class Config(BaseModel):
-    """The options that change what comes out. How a run is executed (device, workers) is not among them."""
+    class _Fields(Options, BaseModel): ...
+
+else:
+    _Fields = create_model(
+        "_Fields",
+        **{
+            option.name: (
+                option.type,
+                Field(option.default, description=option.help, ge=option.ge, gt=option.gt, le=option.le),
+            )
+            for option in OPTIONS.values()
+            if option.name not in EXECUTION
+        },
+    )
+
+
+class Config(_Fields):
+    """The options that change the result of a run, as declared in `options`; how it is executed is not among them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    image_column: str | None = Field(None, description=HELP["image_column"])
-    caption_column: str | None = Field(None, description=HELP["caption_column"])
-    id_column: str | None = Field(None, description=HELP["id_column"])
-    image_root: str | None = Field(None, description=HELP["image_root"])
-    limit: int | None = Field(None, ge=1, description=HELP["limit"])
-    embeddings: Literal["b32", "l14"] | None = Field(None, description=HELP["embeddings"])
-    model: str = Field("ViT-B-32", description=HELP["model"])
-    pretrained: str | None = Field(None, description=HELP["pretrained"])
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description=HELP["dtype"])
-    exact_preprocessing: bool = Field(False, description=HELP["exact_preprocessing"])
-    method: Literal["auto", "l2rm", "rcar", "drcl", "canonical", "zero-shot"] = Field(
-        "l2rm", description=HELP["method"]
-    )
-    label_column: str | None = Field(None, description=HELP["label_column"])
-    image_label_column: str | None = Field(None, description=HELP["image_label_column"])
-    caption_label_column: str | None = Field(None, description=HELP["caption_label_column"])
-    seed: int = Field(0, ge=0, description=HELP["seed"])
-    score: Literal["auto", "aligned", "clip", "negclip", "lemon"] = Field("auto", description=HELP["score"])
-    calibration: Literal["decoy", "beta", "gauss"] = Field("decoy", description=HELP["calibration"])
-    flag_below: float = Field(0.5, ge=0, le=1, description=HELP["flag_below"])
-    keep_fraction: float | None = Field(None, gt=0, le=1, description=HELP["keep_fraction"])
-    min_precision: float = Field(0.9, ge=0, le=1, description=HELP["min_precision"])
-    capacity: int = Field(1, ge=1, description=HELP["capacity"])
-    pool: Literal["noisy", "all"] = Field("noisy", description=HELP["pool"])
-    to: Literal["source", "parquet", "webdataset", "uids", "embeddings"] = Field("source", description=HELP["to"])
 
     @field_validator("image_root", "model", "pretrained")
     @classmethod
     def _absolute_path(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """A run can be gone on with from another directory."""
+        """So that a run can be resumed from another directory."""
         if value is None or "://" in value:
             return value
         if info.field_name == "model":
@@ -65,33 +66,42 @@ class Config(BaseModel):
     @field_validator("label_column", "image_label_column", "caption_label_column")
     @classmethod
     def _or_none(cls, value: str | None) -> str | None:
-        """So that a run that had labels can be learned again without."""
+        """The word "none" removes the labels that a run had."""
         return None if value == "none" else value
 
     @model_validator(mode="after")
     def _goes_together(self) -> Config:
-        """What could never be judged is refused before anything is read."""
+        """Combinations that can never be judged are refused before anything is read."""
         if self.model == "hog-tfidf" and self.method == "zero-shot":
-            raise ValueError("hog-tfidf tells nothing without learning: choose --method l2rm or canonical")
+            raise ValueError("hog-tfidf cannot compare images with captions untrained: use --method l2rm or canonical")
         if self.model == "hog-tfidf" and self.score in ("clip", "negclip", "lemon"):
-            raise ValueError("hog-tfidf has no similarity of its own to judge by: choose --score auto or aligned")
+            raise ValueError("hog-tfidf has no similarity of its own to judge by: use --score auto or aligned")
         if self.method == "zero-shot" and self.score == "aligned":
-            raise ValueError("--method zero-shot learns nothing to judge by: choose --score auto or clip")
+            raise ValueError("--method zero-shot learns no alignment to judge by: use --score auto or clip")
         sides = [name for name in ("image_label_column", "caption_label_column") if getattr(self, name)]
         given = ["label_column"] * bool(self.label_column) + sides
-        if self.method == "drcl" and not given:
-            raise ValueError("--method drcl learns from class labels: name their column with --label-column")
-        if given and self.method != "drcl":
-            raise ValueError(f"--method {self.method} needs no labels: say {flag(given[0])} none, or choose drcl")
+        takes_labels = self.method in METHODS and METHODS[self.method].labels
+        if takes_labels and not given:
+            raise ValueError(f"--method {self.method} learns from class labels: name their column with --label-column")
+        if given and not takes_labels:
+            able = " or ".join(name for name, method in METHODS.items() if method.labels)
+            raise ValueError(
+                f"--method {self.method} does not use labels: set {flag(given[0])} to none, or use --method {able}"
+            )
         if self.label_column and sides:
-            raise ValueError(f"--label-column is of both sides: leave it out, or {flag(sides[0])}")
+            raise ValueError(
+                f"--label-column describes both images and captions: leave it out, or leave out {flag(sides[0])}"
+            )
         return self
 
     @classmethod
     def make(cls, **options: Any) -> Config:
-        """Options that are None are left at their defaults.  Raises UserError, naming the option."""
+        """A configuration from options; those that are None get their defaults.
+
+        Raises UserError that names the option if a value is not allowed or there is no such option.
+        """
         try:
-            return cls(**{k: v for k, v in options.items() if v is not None})
+            return cls(**current_names({name: value for name, value in options.items() if value is not None}))
         except ValidationError as error:
             first = error.errors()[0]
             message = first["msg"].removeprefix("Value error, ")
@@ -99,7 +109,7 @@ class Config(BaseModel):
                 raise UserError(message) from None
             name = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
-                raise UserError(f"there is no option {name}; there are {', '.join(cls.model_fields)}") from None
+                raise UserError(f"there is no option {name}: use one of {', '.join(cls.model_fields)}") from None
             raise UserError(f"{flag(name)} {first['input']}: {message[:1].lower()}{message[1:]}") from None
 
     @property
@@ -107,7 +117,7 @@ class Config(BaseModel):
         return Columns(self.image_column, self.caption_column, self.id_column, self.image_root, self.embeddings)
 
     def of(self, stage: str) -> dict[str, Any]:
-        """The options that change this stage's result."""
+        """The options that change the result of a stage."""
         return {name: getattr(self, name) for name in STAGES[stage]}
 
 
@@ -116,10 +126,11 @@ def _absolute(path: str) -> str:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Options from a TOML file, or from a run's manifest.json.
+    """Options from a TOML file, or from the manifest.json of a run.
 
-    They are those of `Config` and, in TOML, `device` and `workers`, spelled with underscores or hyphens.
-    Raises UserError if the file cannot be read or has other options.
+    The options are those of `Config` and of execution (`device`, `workers`, `strict`), spelled with underscores or
+    hyphens.
+    Raises UserError if the file cannot be read or holds an unknown option.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -130,15 +141,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the recipe {path} ({why}): name a TOML file of options") from None
     try:
         found = json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
         options = {str(name).replace("-", "_"): value for name, value in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split()) if isinstance(error, ValueError) else "it has no config"
-        raise UserError(f"{path} is no recipe ({why}): give a TOML file of options or a run's manifest.json") from None
-    known = [*Config.model_fields, *EXECUTION]
-    unknown = sorted(set(options) - set(known))
+        why = " ".join(str(error).split()) if isinstance(error, ValueError) else "it holds no config"
+        raise UserError(
+            f"{path} is not a recipe ({why}): name a TOML file of options or the manifest.json of a run"
+        ) from None
+    options = current_names(options)
+    unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
-        raise UserError(f"{path} has the unknown option {unknown[0]}; known are {', '.join(known)}")
+        raise UserError(f"{path} has an unknown option {unknown[0]}: use one of {', '.join(OPTIONS)}")
     return options

@@ -1,4 +1,4 @@
-"""The order of the stages, and a run from Python in one call: `clean`, `embed`, `apply`, `preview`."""
+"""The order of the stages, and the calls that run them from Python: `clean`, `embed`, `apply`, `preview`."""
 
 from __future__ import annotations
 
@@ -31,18 +31,23 @@ def clean(
     execution: Execution | None = None,
     **options: Any,
 ) -> Run:
-    """Embed, align, judge, rematch, export and report; or resume what is there.
+    """Embed, align, judge, rematch, export and report; an interrupted run is resumed.
 
-    source: a folder of shards, one file, a pattern in its last part (`DIR/*.tar`), a remote address, or an object of
-    your own that satisfies `sources.Source`.
-    run: the run directory.  options: those of `Config`.
+    source: a folder of shards, one file, a pattern in the last part of the path (`DIR/*.tar`), a remote address, or an
+    object of your own that satisfies `sources.Source`.
+    run: the run directory, new or of the same source and options.
     encoder: an `embed.Encoder` of your own, in place of the option `model`.
     writer: an `export.Writer` of your own, which writes `cleaned/` in place of the layout `to`.
+    execution: device, workers, progress; nothing in it changes the results.
+    options: those of `Config`.
+    Returns the finished run.
+    Raises UserError for everything that the caller can fix: an unreadable source, an option with a wrong value, a
+    directory that holds something else.
 
     Whoever resumes a run with such objects has to hand in the same ones: a run knows them by class and `path`, a source
     also by the fingerprints of its shards, an encoder by its `description`. Commands that read only the run directory
     work without them; those that read the source or embed (`export`, `audit --by`, `story`) need them.
-    Raises UserError for everything that the caller can mend.
+
     """
     objects = Objects(None if isinstance(source, str | Path) else source, encoder, writer)
     if encoder is not None:
@@ -54,9 +59,11 @@ def clean(
 
 
 def embed(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> list[str]:
-    """Only the first stage, or what is new of it; then what had been done after it.  options: those of that stage.
+    """Run the first stage, only for shards that are new or changed, then repeat the stages that had been done after it.
 
-    Returns the stages that were done.
+    source, run, execution: as for `clean`.  options: those of this stage.
+    Returns the names of the stages that were run.
+    Raises UserError as `clean` does.
     """
     made = Run.create(run, source, Config.make(**options), compare=("embed",))
     return redo(made, "embed", execution or Execution())
@@ -74,9 +81,13 @@ def apply(
     image_root: str | None = None,
     limit: int | None = None,
 ) -> Run:
-    """Judge other data with the saved model and calibration of the run `trained`; nothing is learned anew.
+    """Judge other data with the saved model and calibration of a run; nothing is learned.
 
-    The columns are called as in `trained`, unless they are named here.
+    trained: the directory of the run whose model judges.  source, run, execution: as for `clean`.
+    image_column, caption_column, id_column: columns of `source`, where their names differ from those in `trained`.
+    image_root, limit: as in `Config`.
+    Returns the finished run.
+    Raises UserError as `clean` does, and if `trained` has not judged anything.
     """
     origin = Run.open(trained)
     columns = {"image_column": image_column, "caption_column": caption_column, "id_column": id_column}
@@ -94,13 +105,14 @@ def apply(
 
 
 def open_run(path: str | Path) -> Run:
+    """Open an existing run directory.  Raises UserError if `path` is not one, or its manifest is damaged."""
     return Run.open(path)
 
 
 def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
-    """Do these stages in order, leaving out those that are done.  Returns the ones that were not.
+    """Run these stages in order, skipping those that are done.  Returns the names of the stages that were run.
 
-    Raises UserError if a stage before them is missing, or another process works on this run.
+    Raises UserError if an earlier stage is missing, or another process works on this run.
     """
     with run.locked(stages[0]):
         _check_before(run, stages[0])
@@ -108,10 +120,10 @@ def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
 
 
 def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str]:
-    """Do one stage with these options (None: as before) and bring up to date what had been done after it.
+    """Repeat one stage with these options (None: unchanged), then the stages that had been done after it.
 
-    Returns the stages that were done: none where nothing has changed.
-    Raises UserError, with everything left as it was, if an option is wrong or a stage before is missing.
+    Returns the names of the stages that were run: none if nothing has changed.
+    Raises UserError, and changes nothing, if an option is wrong or an earlier stage is missing.
     """
     given = {name: value for name, value in options.items() if value is not None}
     with run.locked(stage):
@@ -142,10 +154,10 @@ def _check_before(run: Run, stage: str) -> None:
 
 
 def _do(run: Run, stage: str, execution: Execution) -> bool:
-    """Do a stage if it is due.  Returns whether it was."""
+    """Run a stage if it is not up to date.  Returns whether it was run."""
     from . import stages as do
 
-    if stage != "embed":  # which looks at the source and the encoder first, and may find nothing to do
+    if stage != "embed":  # embed checks the source and the encoder first, and may find nothing to do
         run.have_alone(stage)
         if run.is_done(stage):
             return False
@@ -162,9 +174,20 @@ def _do(run: Run, stage: str, execution: Execution) -> bool:
 def preview(
     source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any
 ) -> dict[str, Any]:
-    """What `clean` would read and make, as JSON; nothing is written and no model is loaded.
+    """What `clean` would read and write, as plain values for JSON; nothing is written and no model is loaded.
 
+    source, run, execution, options: as for `clean`.
+    Returns source, layout, columns, roles, shards, rows, pairs, first_caption, model, pretrained, devices,
+    embedding_bytes (None where only loading the model would tell), cleaned_bytes_at_most and free_bytes.
     Raises UserError as `clean` would for the source, the device, the options and the run directory.
+
+    >>> import tempfile
+    >>> from pairclean.synthetic.scenes import draw_scenes, write_shards
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_shards(draw_scenes(30, seed=0), Path(folder, "shards"), shard_size=20)
+    ...     found = preview(Path(folder, "shards"), Path(folder, "run"), model="hog-tfidf")
+    >>> found["layout"], found["shards"], found["pairs"], found["columns"][:3]
+    ('img2dataset', 2, 30, ['caption', 'url', 'key'])
     """
     from .embed import check_readable, resolve_devices
     from .export import check_layout
@@ -210,13 +233,13 @@ def preview(
 
 
 def _nearest(path: Path) -> Path:
-    """The folder that is there already, on whose disk `path` will be."""
+    """The nearest parent folder that exists; `path` will be on its disk."""
     path = Path(os.path.abspath(path))
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def _dims(model: str) -> tuple[int, int] | None:
-    """Lengths of the vectors of image and text; None where only loading the model would tell."""
+    """Dimensions of the image and text vectors; None where only loading the model would tell."""
     import json
 
     if model == "hog-tfidf":

@@ -1,4 +1,4 @@
-"""What is said of the methods, and the rule of `auto`."""
+"""The registry of methods, and the rule of `auto`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pairclean.config import Config
 from pairclean.methods import AUTO, FEW, METHODS, choose, measured
 
 
-def test_every_method_is_told_of() -> None:
+def test_every_method_is_described_and_offered() -> None:
     choices = set(get_args(Config.model_fields["method"].annotation))
-    assert {about.name for about in METHODS} == choices - {"auto"}
+    assert set(METHODS) == choices - {"auto"}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,6 @@ def test_the_table_shows_medians_of_the_seeds(tmp_path: Path, monkeypatch: pytes
 
 def test_the_command_lists_them_and_says_the_rule() -> None:
     found = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
-    assert [about["name"] for about in found["methods"]] == [about.name for about in METHODS]
+    assert [method["name"] for method in found["methods"]] == list(METHODS)
     assert found["auto"] == AUTO
     assert found["measured"] == measured()

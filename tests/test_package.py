@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 import pairclean
 from pairclean.config import Config, read_recipe
@@ -32,13 +33,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pairclean"
 #: The rooms from the ground up: a file imports only from what stands to the left of its own room, and from its room.
 ROOMS = (
-    ("pairs", "files", "options", "arrays"),
-    ("config", "methods", "metrics", "synthetic"),
+    ("pairs", "files", "methods", "options", "arrays", "execution"),
+    ("config", "metrics", "synthetic"),
     ("sources", "embed", "align", "judge", "rematch", "export", "report"),
     ("run",),
     ("review",),
     ("stages",),
-    ("pipeline",),
+    ("pipeline", "vectors"),
     ("assess",),
     ("__init__",),
 )
@@ -144,6 +145,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "matplotlib",
         "sklearn",
         "datasets",
+        "pydantic",
     }
 
 
@@ -157,7 +159,26 @@ def test_every_public_name_can_be_had() -> None:
 def test_there_is_one_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert pairclean.__version__ == project["version"] == importlib.metadata.version("pairclean")
-    assert re.search(rf"^## \[{re.escape(pairclean.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_the_changelog_begins_with_what_is_unreleased_and_goes_back_from_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    first, *released = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)
+    assert first == "Unreleased"
+    versions = [Version(name) for name in released]
+    assert versions == sorted(set(versions), reverse=True)
+    assert all(version <= Version(pairclean.__version__) for version in versions)
+
+
+def test_every_test_that_the_guarantees_name_exists() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)?(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8"))
+    file, found = "", 0
+    for path, test in named:
+        file = path or file  # "`::test`" is in the file that was named last
+        assert (ROOT / file).exists(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+        found += bool(test)
+    assert found > 40
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------

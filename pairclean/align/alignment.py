@@ -1,4 +1,4 @@
-"""What every method leaves behind: a head a modality that maps its embeddings into the common space."""
+"""What every method returns: one head per modality, which maps its embeddings into the common space."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Rows, chunks, unit
+from ..arrays import Pairs, Rows, chunks, unit
 from .canonical import LinearMap
 
 HIDDEN = 256
 
 
 class Head(nn.Module):
-    """z = (x - mean) @ matrix, then unit(z * scale + residual(z)): a linear start and what is learned on top of it.
+    """z = (x - mean) @ matrix, then unit(z * scale + residual(z)): a linear map, and a network that corrects it.
 
-    The residual's last layer starts at zero, so that a fresh head is its start exactly; its first is drawn from `seed`
-    and not from torch's global state, so that folds can be fitted side by side. Without a matrix z is x times
-    the square root of its dimension: the encoder's own space.
+    The residual's last layer starts at zero, so that a new head equals its linear map. Its first layer is drawn from
+    `seed` and not from torch's global generator, so that folds can be fitted in parallel. Without a matrix, z is x
+    times the square root of its dimension: the encoder's own space.
     """
 
     mean: Tensor | None
@@ -31,7 +31,7 @@ class Head(nn.Module):
     def __init__(
         self, d: int, start: LinearMap | None = None, scale: np.ndarray | None = None, *, seed: int | None = None
     ):
-        """seed: of the residual; None makes a head without one."""
+        """seed: of the residual network; None makes a head without one."""
         super().__init__()
         self.register_buffer("mean", None if start is None else torch.tensor(start.mean))
         self.register_buffer("matrix", None if start is None else torch.tensor(start.matrix))
@@ -47,7 +47,7 @@ class Head(nn.Module):
             self.residual = nn.Sequential(first, nn.GELU(), last)
 
     def start(self, x: Tensor) -> Tensor:
-        """(n, d) -> (n, k) coordinates of about unit variance; constant while learning."""
+        """(n, d) -> (n, k) coordinates of about unit variance; they do not change during training."""
         if self.matrix is None or self.mean is None:
             return x * x.shape[1] ** 0.5
         return (x - self.mean) @ self.matrix
@@ -61,16 +61,17 @@ class Head(nn.Module):
 
 
 class Layers(nn.Module):
-    """z = (x - mean) @ matrix, then unit(W z + b, rectified, and so on to the last layer, which has no bias).
+    """z = (x - mean) @ matrix, then a multilayer perceptron with ReLU between its layers, scaled to unit length.
 
-    Drawn from `seed` alone, as PyTorch draws linear layers; without a matrix z is x.
+    The last layer has no bias. Weights are drawn from `seed` alone, by PyTorch's default for linear layers. Without a
+    matrix, z is x.
     """
 
     mean: Tensor | None
     matrix: Tensor | None
 
     def __init__(self, d: int, widths: Sequence[int], start: LinearMap | None = None, *, seed: int = 0):
-        """widths: outputs of each layer."""
+        """widths: the number of outputs of each layer."""
         super().__init__()
         self.register_buffer("mean", None if start is None else torch.tensor(start.mean))
         self.register_buffer("matrix", None if start is None else torch.tensor(start.matrix))
@@ -95,32 +96,28 @@ class Layers(nn.Module):
 
 
 class Method(Protocol):
-    """What the stage learns with: `fit`, and then it is an `Alignment`.
+    """A way to learn a common space.  `fit` returns an `Alignment`, which maps images and captions into that space.
 
-    image: (N, d), text: (N, e) arrays; image_id, caption_id: (N,) int64; rows: (n,) int64, the pairs to learn from;
-    clean_probability: (N,) in [0, 1], what a judge found before, or None.
+    pairs: N pairs.  rows: (n,) int64, the pairs to learn from; the others are not looked at.
+    clean_probability: (N,) in [0, 1], an earlier judgement of the pairs; None where there was none.
     """
 
-    def fit(
-        self,
-        image: Rows,
-        text: Rows,
-        image_id: np.ndarray,
-        caption_id: np.ndarray,
-        *,
-        rows: np.ndarray,
-        clean_probability: np.ndarray | None = None,
-    ) -> Alignment: ...
+    def fit(self, pairs: Pairs, rows: np.ndarray, clean_probability: np.ndarray | None = None) -> Alignment: ...
 
 
 class Alignment:
-    """A fitted method.  Subclasses add `fit`; any of them can be loaded as this class."""
+    """A fitted method.  Subclasses add `fit`; all of them are saved in one format and loaded as this class."""
 
     image: Head | Layers | None = None  # None: the encoder's own embeddings
     text: Head | Layers | None = None
 
     def __init__(self, *, device: str = "cpu"):
         self.device = device
+
+    @property
+    def learned(self) -> bool:
+        """Whether the space differs from the encoder's own."""
+        return self.image is not None
 
     def embed_image(self, image: Rows) -> np.ndarray:
         """(n, d) embeddings -> (n, k) float32 unit rows of the common space."""
@@ -141,7 +138,7 @@ class Alignment:
         return np.concatenate(parts) if parts else np.zeros((0, head.width), np.float32)
 
     def save(self, path: Path) -> None:
-        """Safetensors: the tensors of both heads, none for the encoder's own space."""
+        """Write the tensors of both heads as safetensors; the encoder's own space has none."""
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
-"""Regularised canonical correlation: the linear start from which alignments of two foreign spaces are learned.
+"""Regularised canonical correlation: the linear start for learning an alignment of two different spaces.
 
-Why it withstands noise: a random mismatch contributes nothing to the cross-covariance in expectation, so a mismatch
-rate r scales it by 1 - r and leaves its singular directions, and with them the alignment, in place.
+It is robust to noise: a random mismatch contributes nothing to the cross-covariance in expectation, so a mismatch rate
+r scales it by 1 - r and does not change its singular directions, or the alignment.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..arrays import Rows, chunks
 #: Ridge in units of the largest eigenvalue of each covariance.
 RIDGE = 1e-2
 DIMENSIONS = 128
-#: Least variance that counts; in less there is nothing but rounding (all pictures alike), of vectors of unit length.
+#: The least variance of unit vectors that counts; less is nothing but rounding (all images are alike).
 LEAST_VARIANCE = 1e-3
-#: More pairs than this do not sharpen a covariance of a few thousand dimensions; a sample of them is used.
+#: The most pairs that are used, by sampling: more do not improve a covariance of a few thousand dimensions.
 MAX_PAIRS = 200_000
 
 
@@ -82,7 +82,7 @@ def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> t
         xx += x.T @ x  # NumPy computes half of a matrix times its own transpose
         xy += x.T @ y
         yy += y.T @ y
-    mass = mass or 1.0  # no pairs: nothing varies
+    mass = mass or 1.0  # no pairs: no variance
     x_mean, y_mean = x_mean / mass, y_mean / mass
     xx, yy, xy = (
         s / mass - np.outer(a, b) for s, a, b in ((xx, x_mean, x_mean), (yy, y_mean, y_mean), (xy, x_mean, y_mean))
@@ -94,7 +94,7 @@ def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> t
 def _ridge_root(covariance: np.ndarray, ridge: float, rng: np.random.Generator) -> np.ndarray:
     """The Cholesky factor of covariance + ridge * (largest eigenvalue) * identity."""
     direction = rng.standard_normal(len(covariance)).astype(np.float32)
-    for _ in range(30):  # power iteration: two digits are plenty for a ridge
+    for _ in range(30):  # power iteration: two digits are enough for a ridge
         direction = covariance @ (direction / max(float(np.linalg.norm(direction)), 1e-30))
     largest = np.float32(max(float(np.linalg.norm(direction)), LEAST_VARIANCE))
     return np.linalg.cholesky(covariance + np.float32(ridge) * largest * np.eye(len(covariance), dtype=np.float32))

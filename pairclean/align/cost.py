@@ -1,8 +1,8 @@
 """The learned cost of moving an image to a caption: L2RM's steps 3 and 4, as published and as used here.
 
-`LinearCost` reproduces the publication.  It is tied to one batch size and to positions in the batch, hardly moves at
-the published learning rate, and its loss knows no negatives, so that its optimum is a cost of zero everywhere.
-`ContextCost` is what learning uses: the same self-supervision, for a cost without these faults.
+`LinearCost` reproduces the publication.  It is tied to one batch size and to positions in the batch, hardly changes at
+the published learning rate, and its loss has no negatives, so that a cost of zero everywhere is optimal.
+`ContextCost`, which `L2RM` uses, has the same self-supervision and none of these faults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LinearCost(nn.Module):
     """`relu(S Wᵀ + b)`, one linear layer along the caption axis; W = -I and b = 1 at the start, so the cost is 1 - s.
 
     batch_size: B, the number of captions, fixed.  The number of images is free.
-    Source: Han et al. 2024, section 3.3 and published code; `cost_init` of the reference vectors.
+    Source: Han et al. 2024, section 3.3, and its published code.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -39,8 +39,8 @@ class LinearCost(nn.Module):
 class ContextCost(nn.Module):
     """The negative log odds that a caption is an image's own rather than any, from their similarity and its context.
 
-    Of each entry of the logits A = S / temperature the network sees the entry itself, and how far it stands out in its
-    row and in its column, `A_ij - log mean_k exp A_ik` and `A_ij - log mean_k exp A_kj`.  All entries go through the
+    For each entry of the logits A = S / temperature the network sees the entry, and how far it stands out in its row
+    and in its column, `A_ij - log mean_k exp A_ik` and `A_ij - log mean_k exp A_kj`.  All entries go through the
     same small network, so that the cost is permutation-equivariant and free of the batch size (a DeepSets form: Zaheer
     et al. 2017; for matrices Hartford et al. 2018).  It starts at -A plus a constant, the cost 1 - s in the unit in
     which `reg` = 1 turns the plan's entries into probabilities.
@@ -68,10 +68,10 @@ class ContextCost(nn.Module):
         return -(seen(self.slope) + torch.tensordot(self.out, hidden, 1))
 
     def learn(self, logits: Tensor, target: Tensor) -> Tensor:
-        """One step of the self-supervision: tell the planted pairs from all other entries, by logistic loss.
+        """One step of the self-supervision: separate the planted pairs from all other entries, by logistic loss.
 
-        Both kinds weigh the same, so that the optimum is the log of their density ratio; a cost that is the same
-        everywhere, zero as well, is worse than any that tells them apart.
+        Both kinds have the same total weight, so that the optimum is the log of their density ratio. A cost that is the
+        same everywhere is worse than any that separates them.
 
         logits: (Q, B) float32 of the planted queue and the clean captions; gets no gradient.
         target: (Q, B) float32, Π* of `plant_matches`.  Returns the loss before the step, a detached scalar.
@@ -101,12 +101,12 @@ def supervision(slot: Tensor, caption: Tensor, *, rows: int, columns: int) -> Te
 
 
 def plant_matches(queue: Tensor, image: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Put the images of a few clean pairs into random places of a copy of the queue, for their captions to find.
+    """Put the images of a few clean pairs into random slots of a copy of the queue, for their captions to find.
 
     queue: (Q, d) float32, recent noisy images.  image: (B, d) float32, the images of the clean batch.
     generator: of the CPU; draws k in 1..max(1, B // 10) (at most Q), the pairs and the slots, without repetition.
     Returns the new queue (Q, d) and its supervision (Q, B) against the captions of the clean batch.
-    Source: METHODS, L2RM step 4.
+    Source: Han et al. 2024, and its published code.
     """
     rows, columns = len(queue), len(image)
     k = int(torch.randint(1, min(rows, max(1, columns // 10)) + 1, (), generator=generator))
@@ -124,7 +124,7 @@ def cost_step(cost: nn.Module, optimiser: torch.optim.Optimizer, similarity: Ten
     target: (Q, B) float32, Π*.
     optimiser: over the parameters of `cost`; published: Adam at `LEARNING_RATE`.
     Returns the loss before the step, a detached scalar.
-    Source: METHODS, L2RM step 4; `cost_losses_10_steps` and `cost_after_10_steps` of the reference vectors.
+    Source: Han et al. 2024, and its published code.
     """
     loss = (target * cost(similarity.detach())).sum()
     optimiser.zero_grad()

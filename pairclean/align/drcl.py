@@ -1,9 +1,8 @@
 """DRCL: dual reversible consistency learning from class labels (TMM 2025, arXiv 2501.05686), on embeddings.
 
-No pair is trusted, nor even looked at: each modality learns alone to come near the places that its classes have in a
-common space. The paper's steps can be read in `fit`: a selective prior, which finds those places; recasting, by which
-labels become features; feature augmentation and the reversible consistency loss. What differs from the publication is
-listed in docs/methods.md.
+No pair is used: each modality learns alone to map its items near the places of their classes in a common space. `fit`
+follows the paper's steps: a selective prior, which finds those places; recasting, by which labels become features;
+feature augmentation, and the reversible consistency loss. docs/methods.md lists what differs from the publication.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from ..arrays import Rows, chunks
+from ..arrays import Pairs, Rows, chunks
 from .alignment import Alignment, Layers
 from .principal import principal_map
 from .training import LARGEST_EPOCH
 
-#: Feature augmentation: of two mixed features, what stays of the first.
+#: Feature augmentation: the share of the first of two mixed features.
 MIXED = 0.9
-#: Of the consistency of relations, and of features with recast labels; classification counts one.
+#: Weights of the consistency of relations, and of features with recast labels; classification has weight one.
 ALPHA, BETA = 0.1, 0.1
 BETAS, CLIP = (0.5, 0.999), 2.0
 
 
 @dataclass(frozen=True)
 class Size:
-    """widths: of the layers; the last is the common space's, None the number of classes, though at least 64.
+    """widths: of the layers, the last of the common space; None is the number of classes, or 64 if that is more.
 
-    principal: how many principal coordinates the first layer sees; None gives it the vectors as they are.
-    ramp: the epochs over which the exponent q of the classification loss rises to 1.
+    principal: the number of principal coordinates that the first layer gets; None gives it the vectors themselves.
+    ramp: the number of epochs over which the exponent q of the classification loss rises to 1.
     """
 
     widths: tuple[int | None, ...]
@@ -45,14 +44,14 @@ class Size:
     ramp: int
 
 
-#: As published: about a second a step on two cores.
+#: As published: about a second per step on two cores.
 PUBLISHED = Size((4096, 4096, 2048), None, 1024, 5e-4, 100, 100, 100)
-#: For some thousands of pairs and more.
+#: For thousands of pairs and more.
 SMALL = Size((256, 256, None), 256, 512, 2e-3, 8, 20, 20)
 
 
 class DRCL(Alignment):
-    """A network a modality, and a place in their common space a class."""
+    """One network per modality, and one place in their common space per class."""
 
     image: Layers
     text: Layers
@@ -66,9 +65,9 @@ class DRCL(Alignment):
         device: str = "cpu",
         seed: int = 0,
     ):
-        """image_label, caption_label: (N, C), not zero where the image (caption) of a pair is of a class; a row
-        without a class teaches its modality nothing.  None, for one of them, takes the other's, which are wrong where a
-        pair is mismatched.
+        """image_label, caption_label: (N, C), non-zero where the image (caption) of a pair is of a class; a row
+        without a class is not learned from.  None, for one of them, takes the classes of the other, which are wrong for
+        mismatched pairs.
         """
         super().__init__(device=device)
         given = [label for label in (image_label, caption_label) if label is not None]
@@ -76,24 +75,15 @@ class DRCL(Alignment):
         self.own = image_label is not None, caption_label is not None
         self.size, self.seed = size, seed
 
-    def fit(
-        self,
-        image: Rows,
-        text: Rows,
-        image_id: np.ndarray,
-        caption_id: np.ndarray,
-        *,
-        rows: np.ndarray,
-        clean_probability: np.ndarray | None = None,
-    ) -> DRCL:
-        """image: (N, d), text: (N, e); image_id, caption_id: (N,), not used; rows: (n,) int64, what to learn from.
+    def fit(self, pairs: Pairs, rows: np.ndarray, clean_probability: np.ndarray | None = None) -> DRCL:
+        """Arguments as in `Method`; identities are not used.
 
-        clean_probability: (N,) in [0, 1], what a judge found before. It weighs the side that has its classes from the
-        other, and changes nothing where both have their own.
+        Clean probabilities weight the side that takes its classes from the other. They have no effect where both sides
+        have classes of their own.
         """
         sides = [
             Side(x, label, rows, None if own else clean_probability, self.size, self.device)
-            for x, label, own in zip((image, text), self.label, self.own, strict=True)
+            for x, label, own in zip((pairs.image, pairs.text), self.label, self.own, strict=True)
         ]
         priors = [self._prior(side, self.seed + k) for k, side in enumerate(sides)]
         prior = max(priors, key=lambda found: found[0])[1]
@@ -101,7 +91,7 @@ class DRCL(Alignment):
         return self
 
     def _prior(self, side: Side, seed: int) -> tuple[float, Tensor]:
-        """The places W (k, C) that one modality finds for the classes, and their quality: the best epoch's, copied."""
+        """The quality and the places W (k, C) of the classes that one modality finds, of its best epoch."""
         net = side.network(seed)
         prior = nn.Parameter(orthogonal(net.width, side.classes, seed).to(self.device))
         optimiser = torch.optim.Adam([*net.parameters(), prior], self.size.rate, betas=BETAS)
@@ -132,7 +122,7 @@ class DRCL(Alignment):
 
 
 class Side:
-    """One modality of the pairs to learn from that have a class in it."""
+    """One modality of the pairs to learn from, without those that have no class in it."""
 
     def __init__(
         self, x: Rows, label: csr_matrix, rows: np.ndarray, trusted: np.ndarray | None, size: Size, device: str
@@ -171,22 +161,22 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def orthogonal(width: int, classes: int, seed: int) -> Tensor:
-    """(width, classes) float32, cut from an orthogonal matrix: where classes are no more than width, columns of it."""
+    """(width, classes) float32, the upper left part of an orthogonal matrix."""
     square = torch.empty(max(width, classes), max(width, classes))
     nn.init.orthogonal_(square, generator=torch.Generator().manual_seed(seed))
     return square[:width, :classes].contiguous()
 
 
 def true_probability(logits: Tensor, label: Tensor) -> Tensor:
-    """(B,) what the softmax of the logits (B, C) gives to the classes of the label (B, C)."""
+    """(B,) the softmax probability, from logits (B, C), of the classes of the label (B, C)."""
     return (logits.softmax(1) * label).sum(1)
 
 
 def generalised_cross_entropy(logits: Tensor, label: Tensor, q: float, weight: Tensor | None = None) -> Tensor:
     """mean [(1 - p^q) / q], p the probability of the true classes: cross-entropy at q → 0, mean error at 1.
 
-    logits, label: (B, C) float32; q: in (0, 1]; weight: (B,) float32, non-negative, None counts all alike.
-    Returns a scalar.  Source: Zhang and Sabuncu 2018, as METHODS has it; `gce_q*` of the reference vectors.
+    logits, label: (B, C) float32; q: in (0, 1]; weight: (B,) float32, non-negative, None weights all equally.
+    Returns a scalar.  Source: Zhang and Sabuncu 2018.
     """
     p = true_probability(logits, label).clamp(min=1e-12)
     return _mean((1 - p**q) / q, weight)
@@ -198,8 +188,8 @@ def reversible_loss(
     """α [mean (c(R, R) - c(F, F))² + mean (c(R, F) - c(R, F)ᵀ)²] + β mse(R, F) + GCE_q(F W, Y), R = Y L, c = 2 cos.
 
     features: F (B, k), label: Y (B, C), both augmented; prior: W (k, C); places: L (C, k), its generalised inverse;
-    weight: (B,), of a sample and by product of two, None counts all alike.
-    Returns a scalar.  Source: METHODS, DRCL; `loss_epoch*` of the reference vectors.  The weights are ours.
+    weight: (B,), of a sample; of two samples it is their product; None weights all equally.
+    Returns a scalar.  Source: arXiv 2501.05686; the weights are ours.
     """
     recast = label @ places
     r, f = (nn.functional.normalize(v, dim=1) for v in (recast, features))

@@ -1,7 +1,7 @@
 """Losses over the similarities of a batch, in the log domain and differentiable.
 
 `similarity` is S throughout: (B, B) float32 cosines, row i an image, column j a caption, the observed pairs on the
-diagonal.  Without the options that are marked as ours, values and gradients are those of the code published with
+diagonal.  Without the options marked as ours, values and gradients are those of the code published with
 Han et al., "Learning to rematch mismatched pairs for robust cross-modal retrieval" (L2RM), CVPR 2024, arXiv 2403.05105.
 """
 
@@ -29,7 +29,7 @@ def warm_up_loss(
     similarity: (B, B) float32.  temperature: in units of the similarity.
     target: (B, B) bool or float in [0, 1], T: 1 where the caption belongs to the image, with some mass in every row and
     column; T̄ is T with rows (columns) normalised.  None: the diagonal, as published; another (for copies) is ours.
-    Returns a scalar.  Source: METHODS, L2RM step 1; `warmup_loss` of the reference vectors.
+    Returns a scalar.  Source: Han et al. 2024, and its published code.
     """
     if target is None:
         target = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
@@ -54,7 +54,7 @@ def triplet_loss(
     similarity: (B, B) float32.  margin: in units of the similarity.
     same: (B, B) bool, entries that are no negatives (copies, from `same_identity`; ours), the diagonal included.
     None: the diagonal only, as published.
-    Returns a scalar.  Source: METHODS, L2RM steps 2 and 6; `triplet_max_violation` and `triplet_warmup` of the vectors.
+    Returns a scalar.  Source: Han et al. 2024, and its published code.
     """
     if not hardest:
         return triplet_per_pair(similarity, margin, same=same).sum()
@@ -67,7 +67,8 @@ def triplet_per_pair(similarity: Tensor, margin: float = 0.2, *, same: Tensor | 
 
     `l_k = mean_j [margin + S_kj - S_kk]_+ + mean_i [margin + S_ik - S_kk]_+`, zero where j or i is k (or `same`).
 
-    similarity, same: as in `triplet_loss`.  Returns (B,) float32, non-negative.  Source: METHODS, L2RM step 2.
+    similarity, same: as in `triplet_loss`.  Returns (B,) float32, non-negative.
+    Source: Han et al. 2024, and its published code.
     """
     captions, images = _violations(similarity, margin, same)
     return captions.mean(1) + images.mean(0)
@@ -89,11 +90,11 @@ def targets_from_plan(
     """Soft labels from a transport plan: the plan floored, then its rows and its columns normalised.
 
     plan: (Q, B) float32, non-negative mass.
-    floor: mass that every entry gets at least; without it the reverse KL is infinite.
-    mass_threshold: the share of its capacity (1/Q a row, 1/B a column) that a row or column must exceed to count as
+    floor: the least mass of an entry; without it the reverse KL divergence is infinite.
+    mass_threshold: the share of its capacity (1/Q per row, 1/B per column) that a row or column must exceed to count as
     having mass.  None: all count, as published, and a row without mass is a uniform target (half of them at reg 0.01).
     Returns row_target (Q, B), column_target (Q, B), rows_with_mass (Q,) bool, columns_with_mass (B,) bool.
-    Source: METHODS, L2RM step 6.
+    Source: Han et al. 2024, and its published code.
     """
     threshold = -1.0 if mass_threshold is None else mass_threshold
     rows, columns = plan.shape
@@ -123,7 +124,7 @@ def symmetric_kl(
     similarity: (Q, B) float32.
     row_target, column_target: (Q, B) float32, positive, rows and columns summing to one (`targets_from_plan`).
     row_mask, column_mask: (Q,) and (B,) bool, False where a target is left out (ours).
-    Returns a scalar, 0 where nothing is left.  Source: METHODS, L2RM step 6; `symkl_reg*` of the vectors.
+    Returns a scalar, 0 where nothing is left.  Source: Han et al. 2024, and its published code.
     """
     rows = _jeffreys(torch.log_softmax(similarity / temperature, 1), row_target).sum(1)
     columns = _jeffreys(torch.log_softmax(similarity / temperature, 0), column_target).sum(0)

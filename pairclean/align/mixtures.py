@@ -1,8 +1,8 @@
-"""Two-component mixtures on the loss of each pair: which of them are noisy, without looking at a label.
+"""Two-component mixtures of the losses of pairs: which pairs are noisy, without labels.
 
-Both mixtures are fitted by the same EM on weighted means and variances; they differ in the density alone.  Their
-posterior is held monotone: it follows the density ratio where that rises with the loss, and stays level where it would
-turn around in a tail (a huge loss is never cleaner than a large one, a tiny one never noisier than a small one).
+Both mixtures are fitted by the same EM on weighted means and variances; only their densities differ.  Their posterior
+is made monotone: it follows the density ratio where that rises with the loss, and is constant where it would turn in a
+tail (a huge loss is never cleaner than a large one, a tiny one never noisier than a small one).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 LogDensity = Callable[[Floats, Floats, Floats], Floats]
 
-EDGE = 1e-4  # scaled losses keep this far from 0 and 1, where beta densities are 0 or infinite
+EDGE = 1e-4  # scaled losses are clipped this far from 0 and 1, where beta densities are 0 or infinite
 SPLIT_EDGE = 1e-3  # the same in L2RM's split
 LEAST_VARIANCE = 1e-6  # of a component on the unit scale; keeps a spike of equal losses from dividing by zero
 
@@ -27,7 +27,7 @@ class BetaMixture:
     """A mixture of two beta densities on a loss scaled to (0, 1).  Index 0 is the clean component, 1 the noisy one.
 
     alpha, beta, weight: (2,) float64.  low, high: the losses that are scaled to 0 and 1.
-    edge: how near to 0 and 1 a scaled loss may come; beyond it is held there.
+    edge: scaled losses are clipped this far from 0 and 1.
     """
 
     alpha: Floats
@@ -38,13 +38,13 @@ class BetaMixture:
     edge: float = EDGE
 
     def posterior(self, loss: Floats) -> Floats:
-        """The plain posterior of being noisy, as the density ratio has it.  loss: (n,) float.  Returns (n,) float64."""
+        """The plain posterior of being noisy, from the density ratio.  loss: (n,) float.  Returns (n,) float64."""
         return self._posterior(_unit(loss, self.low, self.high, self.edge))
 
     def posterior_noisy(self, loss: Floats) -> Floats:
         """The posterior of being noisy, never falling in the loss.  loss: (n,) float.  Returns (n,) float64.
 
-        Source: Arazo et al. 2019 hold it past its maximum; holding it below its minimum as well is ours.
+        Source: Arazo et al. 2019 for losses past its maximum; the same below its minimum is ours.
         """
         unit = _unit(loss, self.low, self.high, self.edge)
         # log(noisy / clean) = rise·log x + fall·log(1 - x) + constant: it turns once, if both have one sign
@@ -73,7 +73,7 @@ class GaussianMixture:
     high: float
 
     def posterior_noisy(self, loss: Floats) -> Floats:
-        """The posterior of being noisy, held monotone as in `BetaMixture`.  loss: (n,) float.  Returns (n,) float64."""
+        """The posterior of being noisy, made monotone as in `BetaMixture`.  loss: (n,) float.  Returns (n,) float64."""
         unit = _unit(loss, self.low, self.high, -np.inf)
         # log(noisy / clean) is a parabola
         precision = 1 / self.variance
@@ -89,13 +89,12 @@ def fit_beta_mixture(loss: Floats, *, steps: int = 10, trim: tuple[float, float]
     """Fit a two-component beta mixture to the losses of all pairs.
 
     loss: (n,) float, finite, n >= 1.
-    steps: of EM, from (alpha, beta) = (1, 2) and (2, 1) with equal weights.  The published 10 stop short of
-    convergence: of losses with two fifths noisy they made .47 noisy, and 100 steps .40.
-    trim: percentiles of the loss; what lies outside is left out of the fit, what lies inside is scaled to (0, 1).
-    Where these are one value (a hinge loss that is zero nearly everywhere) nothing is left out.
+    steps: of EM, from (alpha, beta) = (1, 2) and (2, 1) with equal weights.  The published 10 stop before convergence:
+    of losses with two fifths noisy they found .47 noisy, and 100 steps .40.
+    trim: percentiles of the loss; losses outside are left out of the fit, those inside are scaled to (0, 1).  If both
+    percentiles are one value (a hinge loss that is zero nearly everywhere), nothing is left out.
     Returns the mixture, on the scale of `loss`.  Losses that do not differ come out as clean.
-    Source: Arazo et al. 2019 (trimming, start, monotone posterior); `bmm*` of the reference vectors, whose posterior is
-    the plain one.
+    Source: Arazo et al. 2019 (trimming, start, monotone posterior).
     """
     loss = _finite(loss)
     low, high = (float(bound) for bound in np.percentile(loss, trim))
@@ -120,15 +119,15 @@ def fit_gaussian_mixture(loss: Floats, *, steps: int = 100) -> GaussianMixture:
 
 
 def split_clean(loss: Floats, *, monotone: bool = True) -> Floats:
-    """L2RM's split: the posterior of being clean, of which more than 0.5 means clean.
+    """L2RM's split: the posterior of being clean; above 0.5 a pair counts as clean.
 
-    The losses (`losses.triplet_per_pair`) are scaled to (0, 1) by their extremes with the ends held at 1e-3, and a beta
-    mixture is fitted by 10 steps of EM.
+    The losses (`losses.triplet_per_pair`) are scaled to (0, 1) by their extremes and clipped to 1e-3 from either end; a
+    beta mixture is fitted by 10 steps of EM.
 
     loss: (n,) float, finite, n >= 1.  Returns (n,) float64.
     monotone: clean is the component of the smaller mean, and the posterior never rises in the loss.  False: published,
     clean is the component likelier at the smallest loss, and pairs of huge loss can come out clean again.
-    Source: METHODS, L2RM step 2.
+    Source: Han et al. 2024, and its published code.
     """
     loss = _finite(loss)
     low, high = float(loss.min()), float(loss.max())

@@ -1,4 +1,4 @@
-"""Principal coordinates of one modality, for methods that learn each alone."""
+"""Principal coordinates of one modality, for methods that learn each modality alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .canonical import LEAST_VARIANCE, MAX_PAIRS, RIDGE, LinearMap
 def principal_map(x: Rows, rows: np.ndarray, dimensions: int, *, seed: int = 0) -> LinearMap:
     """The map to the leading principal coordinates, each scaled to a variance of about one.
 
-    x: (N, d); rows: (n,) int64, of which at most MAX_PAIRS are looked at.  Directions of little variance are scaled up
+    x: (N, d); rows: (n,) int64, of which at most MAX_PAIRS are used.  Directions of little variance are scaled up
     less, by a ridge of RIDGE of the largest variance.  Returns a map to min(dimensions, d) coordinates.
     """
     if len(rows) > MAX_PAIRS:

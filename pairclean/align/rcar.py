@@ -1,8 +1,8 @@
 """RCAR: robust cross-modal retrieval by alignment refurbishment (FITEE 24(10), 2023), on embeddings.
 
-The publication's steps can be read in `fit`: a multi-task warm-up that delays memorising, a beta mixture on the loss
-of each pair, labels refurbished by its posterior, and a matching loss with these soft labels. Its exact losses were not
-at hand: the second task (consistency within a modality) and the sharpened belief are ours; see docs/methods.md.
+`fit` follows the publication's steps: a multi-task warm-up that delays memorisation, a beta mixture on the loss of each
+pair, labels refurbished by its posterior, and a matching loss with these soft labels. The exact published losses were
+not available: the second task (consistency within a modality) and the sharpened belief are ours; see docs/methods.md.
 """
 
 from __future__ import annotations
@@ -11,75 +11,66 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import Rows
+from ..arrays import Pairs
 from .alignment import Head
 from .losses import info_nce, same_identity
 from .mixtures import fit_beta_mixture
-from .training import TEMPERATURE, Coordinates, Pairs, Trainer
+from .training import TEMPERATURE, Batches, Coordinates, Trainer
 
 WARM_UP_EPOCHS, EPOCHS = 5, 10
-#: Of the consistency task beside the matching task, and the share of coordinates that either of its views loses.
+#: Weight of the consistency task, and the share of coordinates that each of its two views drops.
 CONSISTENCY, DROPPED = 0.1, 0.3
 #: Exponent of the model's own belief; at 1 the refurbished part of a label would have no gradient.
 SHARPNESS = 2.0
 
 
 class RCAR(Trainer):
-    """Linear start, residual heads, and the publication's loop on top of it."""
+    """The publication's loop over a linear start with residual heads."""
 
-    def fit(
-        self,
-        image: Rows,
-        text: Rows,
-        image_id: np.ndarray,
-        caption_id: np.ndarray,
-        *,
-        rows: np.ndarray,
-        clean_probability: np.ndarray | None = None,
-    ) -> RCAR:
-        """image: (N, d), text: (N, e), image_id and caption_id: (N,) int64; rows: (n,) int64, the pairs to learn from.
+    def fit(self, pairs: Pairs, rows: np.ndarray, clean_probability: np.ndarray | None = None) -> RCAR:
+        """Arguments as in `Method`.
 
-        clean_probability: (N,) in [0, 1], what a judge found before; it then stands for the warm-up and the mixture,
-        which sees each pair's loss under a model that trained on it.
+        Given clean probabilities replace the warm-up and the beta mixture, which fits each pair's loss under a model
+        that has trained on that pair.
         """
         clean = None if clean_probability is None else clean_probability[rows]
         warm_up = WARM_UP_EPOCHS if clean is None else 0
         weight = np.ones(len(rows)) if clean is None else clean
-        pairs = self._begin(image, text, image_id, caption_id, rows, weight, warm_up + EPOCHS)
+        data = self._begin(pairs, rows, weight, warm_up + EPOCHS)
         self.image.train(), self.text.train()
         for epoch in range(warm_up):
-            for batch in pairs.batches(epoch):
-                matching = info_nce(self._logits(pairs.similarity(batch)), pairs.same(batch))
-                self._step(matching + CONSISTENCY * self._consistency(pairs, batch, epoch))
+            for batch in data.batches(epoch):
+                matching = info_nce(self._logits(data.similarity(batch)), data.same(batch))
+                self._step(matching + CONSISTENCY * self._consistency(data, batch, epoch))
         for epoch in range(warm_up, warm_up + EPOCHS):
-            noisy = self._noisy(pairs) if clean is None else torch.from_numpy(1 - clean)
+            noisy = self._noisy(data) if clean is None else torch.from_numpy(1 - clean)
             noisy = noisy.float().to(self.device)
-            for batch in pairs.batches(epoch):
-                logits = self._logits(pairs.similarity(batch))
-                self._step(refurbished_loss(logits, noisy[batch], pairs.same(batch)))
+            for batch in data.batches(epoch):
+                logits = self._logits(data.similarity(batch))
+                self._step(refurbished_loss(logits, noisy[batch], data.same(batch)))
         return self
 
-    def _noisy(self, pairs: Pairs) -> Tensor:
+    def _noisy(self, data: Batches) -> Tensor:
         """(n,) posterior of being noisy, from a beta mixture on the matching loss of each pair."""
-        loss = torch.zeros(len(pairs))
+        loss = torch.zeros(len(data))
         with torch.no_grad():
-            for batch in pairs.batches(0, most=len(pairs)):
-                loss[batch] = matching_loss(self._logits(pairs.similarity(batch)), pairs.same(batch)).cpu()
+            for batch in data.batches(0, most=len(data)):
+                loss[batch] = matching_loss(self._logits(data.similarity(batch)), data.same(batch)).cpu()
         return torch.from_numpy(fit_beta_mixture(loss.numpy(), steps=100).posterior_noisy(loss.numpy()))
 
-    def _consistency(self, pairs: Pairs, batch: Tensor, epoch: int) -> Tensor:
-        """The second task, in which no pair is trusted: two views of one vector, each without some of its coordinates,
-        find each other among those of the batch; the mean over both modalities.
+    def _consistency(self, data: Batches, batch: Tensor, epoch: int) -> Tensor:
+        """The second task, which trusts no pair: two views of one vector, each without some of its coordinates, have to
+        find each other within the batch. The mean over both modalities.
         """
-        generator = torch.Generator().manual_seed(int(batch[0]) + len(pairs) * (epoch + 1))
+        generator = torch.Generator().manual_seed(int(batch[0]) + len(data) * (epoch + 1))
 
         def views(head: Head, start: Coordinates, identity: Tensor) -> Tensor:
             z = start[batch]
             one, two = (head.finish(z * _kept(z, generator)) for _ in range(2))
             return info_nce(one @ two.T / TEMPERATURE, same_identity(identity, identity).to(self.device))
 
-        image = views(self.image, pairs.image, pairs.image_id[batch])
-        return (image + views(self.text, pairs.text, pairs.caption_id[batch])) / 2
+        image = views(self.image, data.image, data.image_id[batch])
+        return (image + views(self.text, data.text, data.caption_id[batch])) / 2
 
 
 def _kept(z: Tensor, generator: torch.Generator) -> Tensor:
@@ -97,7 +88,7 @@ def refurbished_loss(logits: Tensor, noisy: Tensor, same: Tensor) -> Tensor:
 
     logits: (B, B) float32, similarities over the temperature; noisy: (B,) w, the posterior of being noisy; same: (B, B)
     bool, copies, which are left out.  y is the pair itself; ŷ the model's own belief, its softmax raised to SHARPNESS
-    and scaled to sum to one, without gradient.  Returns a scalar.  Source: METHODS; the belief is ours.
+    and scaled to sum to one, without gradient.  Returns a scalar.  The belief is ours; see docs/methods.md.
     """
     logits = _without_copies(logits, same)
     loss = logits.new_zeros(())

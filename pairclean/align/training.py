@@ -1,4 +1,4 @@
-"""What methods that learn heads by batches share: the pairs, their coordinates, the steps of an optimiser."""
+"""What methods that learn heads by batches share: batches of pairs, their coordinates, optimiser steps."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Rows, chunks
+from ..arrays import Pairs, Rows, chunks
 from .alignment import Alignment, Head
 from .canonical import canonical_maps
 from .losses import same_identity
 
 BATCH = 1024
-#: Pairs in an epoch at the most, drawn anew for each: what bounds the cost of learning from millions of pairs.
+#: The most pairs in one epoch, drawn anew for each epoch: this bounds the cost of learning from millions of pairs.
 LARGEST_EPOCH = 2**17
-#: An encoder that is aligned already is only tuned: at the rate of a fresh start a few thousand pairs undo more than
-#: they teach, without any noise too.
+#: An encoder that is already aligned is only tuned. At the rate for a fresh start, a few thousand pairs make it worse,
+#: even without noise.
 LEARNING_RATE, TUNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 1e-4, 1e-2, 2.0
-#: Of the similarity, where learning starts.
+#: The initial temperature of the similarities.
 TEMPERATURE = 0.05
 
 
 class Trainer(Alignment):
-    """Linear start and residual heads; `_begin` makes them, and a method's `fit` learns them by `_step`s.
+    """Residual heads on a linear start.  `_begin` makes them, and a method's `fit` trains them by `_step`s.
 
-    comparable: whether the encoder's two spaces are one already; learning then starts at the identity."""
+    comparable: whether images and captions already share the encoder's space; training then starts at the identity.
+    """
 
     image: Head
     text: Head
@@ -33,19 +34,11 @@ class Trainer(Alignment):
         super().__init__(device=device)
         self.comparable, self.seed = comparable, seed
 
-    def _begin(
-        self,
-        image: Rows,
-        text: Rows,
-        image_id: np.ndarray,
-        caption_id: np.ndarray,
-        rows: np.ndarray,
-        weight: np.ndarray,
-        epochs: int,
-    ) -> Pairs:
-        """weight: (n,) of the rows in the linear start, zero for those that no step contrasts; epochs: over which the
-        learning rate rises and falls.
+    def _begin(self, pairs: Pairs, rows: np.ndarray, weight: np.ndarray, epochs: int) -> Batches:
+        """weight: (n,) of the rows in the linear start, zero for pairs that no step contrasts.  epochs: the length of
+        the learning rate's schedule.
         """
+        image, text = pairs.image, pairs.text
         if self.comparable:
             self.image = Head(image.shape[1], seed=self.seed)
             self.text = Head(text.shape[1], seed=self.seed + 1)
@@ -64,10 +57,10 @@ class Trainer(Alignment):
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, rate, total_steps=epochs * steps, pct_start=0.15
         )
-        return Pairs(image, text, image_id, caption_id, rows, self)
+        return Batches(pairs, rows, self)
 
     def _logits(self, similarity: Tensor) -> Tensor:
-        """Similarities divided by the temperature, which is learned too."""
+        """Similarities divided by the temperature, which is also learned."""
         return similarity * self.log_scale.exp().clamp(max=100)
 
     def _step(self, loss: Tensor) -> None:
@@ -79,25 +72,23 @@ class Trainer(Alignment):
 
 
 def _steps(pairs: int, most: int = LARGEST_EPOCH) -> int:
-    """An epoch's batches."""
+    """The number of batches in an epoch."""
     return max(1, round(min(pairs, most) / BATCH))
 
 
-class Pairs:
-    """The pairs to learn from, as batches; an index below is a position in `rows`."""
+class Batches:
+    """The pairs to learn from, in batches; an index below is a position in `rows`."""
 
-    def __init__(
-        self, image: Rows, text: Rows, image_id: np.ndarray, caption_id: np.ndarray, rows: np.ndarray, owner: Trainer
-    ):
+    def __init__(self, pairs: Pairs, rows: np.ndarray, owner: Trainer):
         self.rows, self.owner = rows, owner
-        self.image_id, self.caption_id = torch.from_numpy(image_id[rows]), torch.from_numpy(caption_id[rows])
-        self.image, self.text = Coordinates(owner.image, image, rows), Coordinates(owner.text, text, rows)
+        self.image_id, self.caption_id = (torch.from_numpy(ids[rows]) for ids in (pairs.image_id, pairs.caption_id))
+        self.image, self.text = Coordinates(owner.image, pairs.image, rows), Coordinates(owner.text, pairs.text, rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batches(self, epoch: int, among: Tensor | None = None, *, most: int = LARGEST_EPOCH) -> list[Tensor]:
-        """among: (m,) int64, the positions to draw from; None is all.  most: how many of them."""
+        """One epoch.  among: (m,) int64, the positions to draw from; None means all.  most: the most to draw."""
         chosen = torch.arange(len(self.rows)) if among is None else among
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(self.owner.seed + epoch))
         return list(chosen[order[:most]].tensor_split(_steps(len(chosen), most)))
@@ -111,8 +102,8 @@ class Pairs:
 
 
 class Coordinates:
-    """Where each pair starts in the common space, (n, k). It does not change while learning: a linear start, which is
-    small, is computed once and held; the encoder's own space is read from disk a batch at a time.
+    """Each pair's coordinates before its head's learned part, (n, k). They do not change during training: those of a
+    linear start are small, computed once and kept; those of the encoder's own space are read batch by batch.
     """
 
     def __init__(self, head: Head, x: Rows, rows: np.ndarray):

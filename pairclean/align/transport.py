@@ -8,20 +8,24 @@ import warnings
 import torch
 from torch import Tensor
 
-from pairclean.pairs import UserError
+from ..pairs import UserError
 
-CHECK_EVERY = 20  # iterations between looks at the error: each look makes an accelerator wait for the host
-#: Over-relaxation: how much of each step is taken, beyond 1. Converges from near any solution below 2 (Thibault et al.
-#: 2017, Lehmann et al. 2021); a third of the iterations where plain steps need many.
+CHECK_EVERY = 20  # iterations between checks of the error: each check makes the accelerator wait for the host
+#: Over-relaxation factor of each step. Below 2 it converges locally (Thibault et al. 2017, Lehmann et al. 2021), in a
+#: third of the iterations where plain steps need many.
 RELAXATION = 1.5
-LEAST = 1e-30  # mass by which is divided
+LEAST = 1e-30  # smallest mass to divide by
+
+
+class Infeasible(ValueError):
+    """The entries that are not forbidden cannot carry the mass."""
 
 
 def standardise(cost: Tensor, forbidden: Tensor | None = None) -> Tensor:
     """The cost in units of its own standard deviation, shifted so that the cheapest allowed entry costs 0.
 
-    Whether a `reg` blurs everything or nothing depends on the spread of the cost alone, so give it in this unit.
-    cost: (Q, B) float32.  forbidden: (Q, B) bool, entries that count neither for the deviation nor for the minimum.
+    Whether a `reg` blurs everything or nothing depends only on the spread of the cost, so give it in this unit.
+    cost: (Q, B) float32.  forbidden: (Q, B) bool, entries that are left out of the deviation and of the minimum.
     Returns (Q, B) float32, non-negative; all zero where the allowed entries do not differ.
     """
     allowed = torch.ones_like(cost, dtype=torch.bool) if forbidden is None else ~forbidden
@@ -29,7 +33,7 @@ def standardise(cost: Tensor, forbidden: Tensor | None = None) -> Tensor:
     mean = torch.where(allowed, cost, 0).sum() / count
     deviation = (torch.where(allowed, cost - mean, 0).square().sum() / count).sqrt()
     smallest = torch.where(allowed, cost, torch.inf).amin()
-    flat = deviation <= 1e-6 * torch.where(allowed, cost, 0).abs().amax()  # nothing but rounding
+    flat = deviation <= 1e-6 * torch.where(allowed, cost, 0).abs().amax()  # only rounding
     return torch.where(flat, 0, (cost - smallest).clamp(min=0) / deviation)
 
 
@@ -46,7 +50,7 @@ def partial_plan(
     """Entropic partial optimal transport: move `mass` of the total at least cost.
 
     `min_Π <C, Π> - reg·H(Π)` with `Π1 <= 1/Q`, `Πᵀ1 <= 1/B`, `1ᵀΠ1 = mass` and Π = 0 where forbidden.  One dummy row
-    and one dummy column of mass 1 - mass take up what stays; Sinkhorn iterations in the log domain, then the dummies
+    and one dummy column of mass 1 - mass take the rest; Sinkhorn iterations in the log domain, then the dummies
     are dropped.  What they receive is regularised too, so at reg > 0 this is near, not equal to, the minimiser.
 
     cost: (Q, B) float32, any unit; reg is in the same unit (see `standardise`).  mass: in (0, 1].
@@ -54,7 +58,7 @@ def partial_plan(
     tol: the total error of the marginals (in mass) at which to stop, or float32's rounding at this cost and reg where
     that is coarser.  Warns where max_iter leaves an error above mass / 1000: use a larger reg then.
     Returns (Q, B) float32, non-negative, summing to mass; rows <= 1/Q, columns <= 1/B (up to the error above).
-    Raises UserError if the unmasked entries cannot carry the mass.
+    Raises Infeasible if the unmasked entries cannot carry the mass, UserError if `mass` or `reg` is out of range.
     Source: Han et al. 2024, section 3.3; dummy points after Chapel et al. 2020.
 
     Against the published code: the corner where the dummies meet is forbidden (A = infinity), so the sum is `mass`;
@@ -75,9 +79,9 @@ def partial_plan(
     in_rows = cost.new_tensor([1 / rows] * rows + [1 - mass])
     in_columns = cost.new_tensor([1 / columns] * columns + [1 - mass])
 
-    # Potentials in the log domain; between two looks at the error their factors go on as plain products with a plan
-    # that has them absorbed, in which every row and column has an entry of moderate size: a matrix-vector product in
-    # place of a log-sum-exp. A factor that outgrows its range within one block is absorbed, and so mended, by the next.
+    # Potentials are in the log domain. Between two checks of the error, iterations scale a plan that has absorbed them,
+    # in which every row and column has an entry of moderate size: a matrix-vector product instead of a log-sum-exp. A
+    # factor that leaves its range within one block is absorbed, and so corrected, by the next block.
     u = -kernel.amax(1)
     v = -(kernel + u[:, None]).amax(0)
     error, relaxation = math.inf, RELAXATION
@@ -86,7 +90,7 @@ def partial_plan(
         plan.add_(v).exp_()
         a, b = torch.ones_like(u), torch.ones_like(v)
         for step in range(CHECK_EVERY):
-            # Plain at the start, where the factors are far off, and at the end, so that the rows are exact.
+            # Plain steps at the start, where factors are far off, and at the end, so that the rows are exact.
             beyond = relaxation - 1 if 0 < step < CHECK_EVERY - 1 else 0.0
             b = _scaled(b, in_columns / (plan.T @ a).clamp(min=LEAST), beyond)
             a = _scaled(a, in_rows / (plan @ b).clamp(min=LEAST), beyond)
@@ -109,7 +113,7 @@ def partial_plan(
 
 
 def _scaled(factor: Tensor, plain: Tensor, beyond: float) -> Tensor:
-    """A factor's next value: the plain one, and as far beyond it as `beyond` says, but never by orders of magnitude."""
+    """A factor's next value: the plain step, extrapolated by `beyond`, but never by orders of magnitude."""
     if not beyond:
         return plain
     return plain * (plain / factor.clamp(min=LEAST)).clamp(0.1, 10) ** beyond
@@ -122,25 +126,26 @@ def _check(rows: int, columns: int, mass: float, reg: float, forbidden: Tensor |
         raise UserError(f"The entropic regularisation is {reg:g}; choose one above 0.")
     if forbidden is None:
         return
-    enough = mass * (1 - 1e-4)  # far inside what `mass` is kept to, far outside rounding
+    enough = mass * (1 - 1e-4)  # well within the tolerance of `mass`, well above rounding
     if float((~forbidden).sum()) / (rows * columns) >= enough:  # every entry can carry 1 / (Q B)
         return
     allowed = ~forbidden
-    # Each allowed entry carrying the lesser of its row's and its column's even share is feasible, mostly enough.
+    # If each allowed entry carries the smaller of its row's and its column's even share, that is feasible, and mostly
+    # enough.
     by_row = 1 / (rows * allowed.sum(1, keepdim=True).clamp(min=1))
     by_column = 1 / (columns * allowed.sum(0, keepdim=True).clamp(min=1))
     if float((torch.minimum(by_row, by_column) * allowed).sum()) >= enough:
         return
     most = _largest_mass(allowed)
     if most < enough:
-        raise UserError(
+        raise Infeasible(
             f"The pairs that are not masked can carry at most {most:.4g} of the mass, not {mass:g}; "
             "lower the mass or mask fewer pairs."
         )
 
 
 def _largest_mass(allowed: Tensor) -> float:
-    """The most that the allowed (Q, B) entries carry with 1/Q a row and 1/B a column: a maximum flow, on the host."""
+    """The most that allowed (Q, B) entries carry with 1/Q per row and 1/B per column: a maximum flow, on the host."""
     import numpy as np
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_flow

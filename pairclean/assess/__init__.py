@@ -1,1 +1,1 @@
-"""How good a run is: plant mismatches, evaluate, selfcheck, demo."""
+"""Measure how good a run is: plant mismatches, evaluate, selfcheck, demo."""

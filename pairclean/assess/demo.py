@@ -1,4 +1,4 @@
-"""A demonstration on drawn scenes: mismatches are planted, found, and only then compared with what was planted."""
+"""A demonstration on drawn scenes: mismatches are planted, found, and only then compared with the truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SETTINGS = "demo.json"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The run over the noisy shards, and `evaluate.detection.score_run`'s comparison with what was planted."""
+    """The run over the noisy shards, and how `metrics.detection.score_run` compares it with what was planted."""
 
     run: Run
     scores: dict[str, float | int]
@@ -28,9 +28,10 @@ def demo(
 ) -> DemoResult:
     """Draw `pairs` pictures with captions, move the captions of a share `rate` of them, and clean the result.
 
-    folder: gets original/ and shards/ (before and after planting), shards.truth.parquet, and run/. Where an earlier
-    demo of the same settings was interrupted, this one goes on with it.
-    Raises UserError if the folder holds anything else, or the settings make no sense.
+    folder: receives original/ and shards/ (before and after planting), shards.truth.parquet, and run/. If an earlier
+    demo with the same settings was interrupted, it is resumed.
+    pairs: from 1.  rate: in [0, 1].  seed: from 0.
+    Raises UserError if the folder holds anything else, or a setting is out of range.
     """
     import pyarrow.parquet as pq
 
@@ -45,14 +46,14 @@ def demo(
     folder, execution = Path(folder), execution or Execution()
     truth = folder / "shards.truth.parquet"
     _claim(folder, {"pairs": pairs, "rate": rate, "seed": seed})
-    if not (folder / "shards").exists():  # they appear last
+    if not (folder / "shards").exists():  # they are written last
         _draw(folder, pairs, rate, seed, execution)
     run = clean(folder / "shards", folder / "run", model="hog-tfidf", seed=seed, execution=execution)
     return DemoResult(run, score_run(run.verdicts(), pq.read_table(truth)))
 
 
 def _claim(folder: Path, settings: dict[str, float | int]) -> None:
-    """Make the folder, or find in it a demo of the same settings."""
+    """Make the folder, or check that it holds a demo with the same settings."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.iterdir()):
@@ -65,7 +66,7 @@ def _claim(folder: Path, settings: dict[str, float | int]) -> None:
         raise UserError(f"{folder} is not empty and holds no demo: name a new directory") from None
     if there != settings:
         said = ", ".join(f"--{name} {value}" for name, value in there.items())
-        raise UserError(f"{folder} is a demo with {said}: ask for the same, or name another directory")
+        raise UserError(f"{folder} is a demo with {said}: use the same settings, or name another directory")
 
 
 def _draw(folder: Path, pairs: int, rate: float, seed: int, execution: Execution) -> None:
@@ -80,7 +81,7 @@ def _draw(folder: Path, pairs: int, rate: float, seed: int, execution: Execution
     begun = time.perf_counter()
     execution.progress.start("draw", pairs)
     write_shards(map(counted, draw_scenes(pairs, seed)), folder / "original")
-    # An earlier drawing that was interrupted may have come that far, and `plant` replaces nothing.
+    # It may be there from an interrupted demo, and `plant` overwrites nothing.
     (folder / "shards.truth.parquet").unlink(missing_ok=True)
     plant(folder / "original", folder / "shards", rate=rate, seed=seed)
     execution.progress.finish("draw", time.perf_counter() - begun)

@@ -1,8 +1,7 @@
-"""Measure a run: retrieval before and after learning, and its verdicts against mismatches that were planted."""
+"""Measure a run: retrieval before and after learning, and its verdicts compared with planted mismatches."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -34,27 +33,29 @@ def evaluate(
     execution: Execution | None = None,
     **columns: str | None,
 ) -> dict[str, Any]:
-    """What `pairclean evaluate` prints, as JSON.
+    """The metrics that `pairclean evaluate` prints, as plain values for JSON.
 
     path: a run directory, or a folder of embeddings in clip-retrieval's layout.
-    source: a test source; it is embedded by the run's encoder, to RUN/evaluate, and mapped by what the run learned.
-    Without one, retrieval is measured on the pairs that the run judged clean, each fold by the model that never saw it.
-    label_column: classes of the pairs, or lists of classes: adds MAP.
-    truth: the truth file of `pairclean plant`; gives `detection.compare_run` of the run instead of retrieval.
-    columns: image_column, caption_column, id_column and image_root of the test source, where not called as in the run.
+    source: a test source; it is embedded with the run's encoder, into RUN/evaluate, and mapped with what the run
+    learned. Without one, retrieval is measured on the pairs that the run judged clean, each fold with the model that
+    was not trained on it.
+    label_column: column with the class of a pair, or a list of classes; adds MAP.
+    truth: the truth file of `pairclean plant`; returns `metrics.detection.compare_run` of the run instead of retrieval.
+    execution: device and progress.
+    columns: image_column, caption_column, id_column and image_root of the test source, where they differ from the run.
 
-    Retrieval: `on` (held-out, source or embeddings), `pairs`, `images`, `folds`, and for each of `zero_shot` and
-    `aligned` what `retrieval.measure` gives, or None, as for `aligned` where the run judges by its encoder alone;
-    `coco_1k` with the same two where there are 5,000 images; with a source `seen_images`, how many of its images the
-    run learned from.
-    Raises UserError for everything that the caller can mend.
+    Retrieval metrics are `on` (held-out, source or embeddings), `pairs`, `images`, `folds`, and, for each of
+    `zero_shot` and `aligned`, what `metrics.retrieval.measure` returns, or None where there is no such space (`aligned`
+    is None if the run judges by its encoder alone). `coco_1k` contains the same two if there are 5,000 images. With a
+    source, `seen_images` is the number of its images that the run learned from.
+    Raises UserError for everything that the caller can fix.
     """
     execution = execution or Execution()
     if truth is not None and (source is not None or label_column is not None):
-        raise UserError("--truth compares the verdicts of a run: leave out --source and --label-column")
+        raise UserError("--truth compares the verdicts of a run with the truth: leave out --source and --label-column")
     if not (Path(path) / "manifest.json").exists():
         if truth is not None or source is not None:
-            raise UserError(f"{path} is no run directory: --truth and --source need one")
+            raise UserError(f"{path} is not a run directory: --truth and --source need one")
         return _embeddings(path, label_column, execution)
     run = Run.open(path)
     if truth is not None:
@@ -71,6 +72,7 @@ def _detection(run: Run, truth: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from ..metrics.detection import compare_run
+    from ..run.results import open_judgement
 
     try:
         table = pq.read_table(truth)
@@ -78,36 +80,39 @@ def _detection(run: Run, truth: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {truth}: {error}") from None
     for column in ("key", "caption", "carried_caption"):
         if column not in table.column_names:
-            raise UserError(f"{truth} is no truth file of `pairclean plant`: it has no column {column}")
-    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    return compare_run(run.verdicts(), table, judged.get("mismatch_rate", dict.fromkeys(("estimate", "low", "high"))))
+            raise UserError(f"{truth} has no column {column}: name a truth file that `pairclean plant` has written")
+    return compare_run(run.verdicts(), table, open_judgement(run).mismatch_rate)
 
 
 def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[str, Any]:
     import numpy as np
 
     from ..align import ZeroShot
-    from ..run.common import embedded_source, load_array, open_embeddings
-    from ..stages.held_out import clean_by_fold, folds_of
+    from ..judge import CrossFit, clean_by_fold
+    from ..run.results import open_embeddings, open_judgement, open_learned
+    from ..run.source import embedded_source
 
     if not run.is_done("judge"):
         raise UserError(
-            f"{run.path} has judged nothing yet: run `pairclean clean` to its end first, or measure its vectors as "
-            f"they are with `pairclean evaluate {run.path}/embeddings`"
+            f"{run.path} has not been judged yet: finish it with `pairclean clean`, or measure its vectors as they are "
+            f"with `pairclean evaluate {run.path}/embeddings`"
         )
-    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    if judged["unjudged"]:
-        raise UserError(f"{run.path} could not be judged, so that no pair is known to be clean: {judged['unjudged']}")
+    judged = open_judgement(run)
+    if judged.unjudged:
+        raise UserError(
+            f"{run.path} could not be judged ({judged.unjudged}), so no pair is known to be clean: "
+            "name a test set with --source"
+        )
     emb = open_embeddings(run)
     rows = np.flatnonzero(emb.readable)
-    clean = np.asarray(load_array(run.path / "judge" / "clean_probability.npy"))
-    learned = _learned(run)
-    fold = folds_of(run, emb, rows)
-    parts = clean_by_fold(rows, fold, clean, models=max(1, len(learned)), seed=run.config.seed)
-    aligned = [(model, part) for model, part in zip(learned, parts, strict=False) if len(part) > 1]
-    zero_shot: list[Fold] = [(ZeroShot(), part) for part in parts if len(part) > 1]
+    learned = open_learned(run)
+    models = judged.models(learned)
+    cross_fit = learned.cross_fit(models, emb.pairs, rows) if models else CrossFit.single(ZeroShot(), rows)
+    parts = list(clean_by_fold(cross_fit, judged.clean_probability, seed=run.config.seed))
+    aligned: list[Fold] = [(model, part) for model, part in parts if models and len(part) > 1]
+    zero_shot: list[Fold] = [(ZeroShot(), part) for _, part in parts if len(part) > 1]
     if not zero_shot:
-        raise UserError(f"{run.path} judged too few pairs clean to measure retrieval on")
+        raise UserError(f"{run.path} has too few clean pairs to measure retrieval on: name a test set with --source")
     labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
     spaces = {"zero_shot": zero_shot if run.comparable else [], "aligned": aligned}
     return {"on": "held-out", **_measured(emb, spaces, labels, run.config.seed, execution)}
@@ -115,15 +120,12 @@ def _held_out(run: Run, label_column: str | None, execution: Execution) -> dict[
 
 def _learned(run: Run) -> list[Alignment]:
     """The models that the run uses, in the order of their folds; none where it judges by its encoder alone."""
-    from ..judge import ENCODER_SCORES
-    from ..stages.judge import load_models
+    from ..run.results import open_judgement, open_learned
 
     if not run.is_done("align"):
         return []
-    score = "aligned"
-    if run.is_done("judge"):
-        score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
-    return [] if score in ENCODER_SCORES else load_models(run, score)
+    learned = open_learned(run)
+    return open_judgement(run).models(learned) if run.is_done("judge") else learned.aligned
 
 
 def _source(
@@ -131,18 +133,21 @@ def _source(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from ..run.common import open_embeddings
+    from ..run.results import open_embeddings
 
     aligned = _learned(run)[:1]
     if not aligned and not run.comparable:
-        raise UserError(f"{run.path} has learned no alignment, and its encoder alone compares nothing")
+        raise UserError(
+            f"{run.path} has no learned alignment, and its encoder's image and text vectors are not comparable: "
+            "run `pairclean align` first"
+        )
     options = {**run.config.model_dump(), "limit": None, "image_root": None}
     options |= {name: column for name, column in columns.items() if column is not None}
     options["dtype"] = run.manifest["encoder"]["description"].get("dtype", options["dtype"])
     config = Config.make(**options)
     name = fingerprint(os.path.abspath(Path(source).expanduser()), config.of("embed"))
     made = Run.create(run.path / "evaluate" / name, source, config, compare=("embed",))
-    made.manifest.setdefault("encoder", run.manifest["encoder"])  # another one would raise
+    made.manifest.setdefault("encoder", run.manifest["encoder"])  # embedding with a different one raises
     advance(made, ["embed"], execution)
     found = _whole(made, aligned, label_column, execution)
     seen = np.isin(open_embeddings(made).image_id, open_embeddings(run).image_id)
@@ -154,27 +159,31 @@ def _embeddings(path: str | Path, label_column: str | None, execution: Execution
     from ..sources import open_source
 
     if open_source(path).vectors is None:
-        raise UserError(f"{path} is neither a run directory nor a folder of embeddings: name one of these")
+        raise UserError(f"{path} is neither a run directory nor a folder of embeddings: name one of the two")
     with tempfile.TemporaryDirectory(prefix="pairclean-evaluate-") as folder:
         made = Run.create(Path(folder) / "run", path, Config.make())
         advance(made, ["embed"], execution)
         if not made.comparable:
-            raise UserError(f"the image and text vectors of {path} are of two spaces: there is nothing to compare")
+            raise UserError(
+                f"the image and text vectors of {path} have different dimensions and cannot be compared: "
+                "evaluate a run that has learned an alignment"
+            )
         return {"on": "embeddings", **_whole(made, [], label_column, execution)}
 
 
 def _whole(run: Run, aligned: Sequence[Alignment], label_column: str | None, execution: Execution) -> dict[str, Any]:
-    """Retrieval among all readable pairs of an embedded source, by one model; by COCO's 1K protocol too if it can."""
+    """Retrieval among all readable pairs of an embedded source, with one model; by COCO's 1K protocol too if it can."""
     import numpy as np
 
     from ..align import ZeroShot
     from ..metrics.retrieval import coco_folds
-    from ..run.common import embedded_source, open_embeddings
+    from ..run.results import open_embeddings
+    from ..run.source import embedded_source
 
     emb, seed = open_embeddings(run), run.config.seed
     rows = np.flatnonzero(emb.readable)
     if not len(rows):
-        raise UserError(f"no pair of {run.manifest['source']} can be read")
+        raise UserError(f"no pair of {run.manifest['source']} can be read: name another source")
     labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
     models: dict[str, list[Alignment]] = {"zero_shot": [ZeroShot()] if run.comparable else [], "aligned": list(aligned)}
     found = _measured(emb, {name: [(m, rows) for m in of] for name, of in models.items()}, labels, seed, execution)
@@ -189,13 +198,13 @@ def _whole(run: Run, aligned: Sequence[Alignment], label_column: str | None, exe
 def _measured(
     emb: Embeddings, spaces: dict[str, list[Fold]], labels: list[Any] | None, seed: int, execution: Execution
 ) -> dict[str, Any]:
-    """`retrieval.measure` in each space, the mean over its folds; None for a space without any."""
+    """`metrics.retrieval.measure` in each space, averaged over its folds; None for a space without folds."""
     import numpy as np
 
+    from ..embed import resolve_devices
     from ..metrics.retrieval import average_precisions, measure, rank_matches
-    from ..run.execution import learning_device
 
-    device = learning_device(execution)
+    device = resolve_devices(execution.device)[0]
     execution.progress.start("evaluate", sum(map(len, spaces.values())))
     found: dict[str, Any] = {}
     for name, folds in spaces.items():

@@ -1,4 +1,4 @@
-"""Shards with known mismatches: drawn by `evaluate.plant`, written as `export` writes, with the truth beside."""
+"""Copies of data with known mismatches: drawn by `synthetic.mismatches`, written by `export`, with a truth file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ TRUTH = pa.schema([(name, pa.string()) for name in ("key", "caption_key", "capti
 
 @dataclass(frozen=True)
 class Planted:
-    """shards, truth: what was written.  pairs: in the shards.  moved: of them, carrying a text that is not their own.
+    """What was planted.
 
-    left_out: pairs of the source that are not in the shards.  left_alone: drawn for a partial mismatch, but their
-    captions could not be split.  image_root: where the image paths in the shards lead from, if they hold paths.
+    shards, truth: the folder and the file that were written.  pairs: number of pairs in the shards.  moved: those of
+    them that carry a text that is not their own.  left_out: pairs of the source that are not in the shards.
+    left_alone: pairs that were drawn for a partial mismatch but whose captions could not be split.
+    image_root: the folder that image paths in the shards are relative to, if they hold paths.
     """
 
     shards: Path
@@ -63,20 +65,23 @@ def plant(
     embeddings: str | None = None,
     execution: Execution | None = None,
 ) -> Planted:
-    """Copy shards of any layout with captions moved between pairs, and write down which.
+    """Copy data of any layout with captions moved between pairs, and record the truth.
 
-    source: as for `clean`.  out: a folder that is new or empty; the truth goes to `<out>.truth.parquet`.
-    rate: share of the pairs to move, in [0, 1].
-    kind: `random`; `within:COLUMN`, only between equal values of a column; or `partial`: half of a caption's clauses
-    (of its words, where there is one clause only) come from another pair.
-    orphans: of the moved pairs this share is left out, so that the owners of the captions they carried find no partner.
+    source: as for `clean`.  out: a folder that is new or empty; the truth is written to `<out>.truth.parquet`.
+    rate: share of the pairs whose captions move, in [0, 1].
+    kind: `random`; `within:COLUMN`, only between pairs with equal values in a column; or `partial`: half of a caption's
+    clauses (of its words, if it has only one clause) come from another pair.
+    orphans: this share of the moved pairs is left out, in [0, 1]; the pairs whose captions they carried then have no
+    partner.
+    seed: of the draw.
+    image_column, caption_column, id_column, image_root, embeddings: as in `Config`.
 
-    Captions of one row move one by one, never to an image of the same bytes. Pairs without image or caption take no
-    part, and what a broken file has lost is left out. The truth has a row for every pair of the shards: `key` (its pair
-    id there), `caption_key` (the pair whose caption it carries; null where that one was left out and has no id of its
-    own), `caption` (its own), `carried_caption` and `noise_kind`: `clean`, `complete` or `partial`; a caption that
-    moved to a pair with the same text is clean.
-    Raises UserError for everything that the caller can mend; `out` is then as it was.
+    The captions of one row move independently, never to an image with the same bytes. Pairs without image or caption
+    take no part, and pairs that a broken file has lost are left out. The truth has one row for every pair of the
+    shards: `key` (its pair id there), `caption_key` (the pair whose caption it carries; null if that pair was left out
+    and has no id), `caption` (its own), `carried_caption`, and `noise_kind` (`clean`, `complete` or `partial`; a
+    caption that moved to a pair with the same text is clean).
+    Raises UserError for everything that the caller can fix; `out` is then unchanged.
     """
     out, execution = Path(os.path.abspath(out)), execution or Execution()
     for name, share in (("rate", rate), ("orphans", orphans)):
@@ -88,11 +93,13 @@ def plant(
     if kind not in ("random", "partial") and not column:
         raise UserError(f"--kind {kind}: it should be random, partial or within:COLUMN")
     if kind == "partial" and orphans:
-        raise UserError("--orphans is for captions that move whole: leave it out with --kind partial")
+        raise UserError("--orphans needs captions that move as a whole: leave it out with --kind partial")
     _check_out(Path(source), out)
     opened = open_source(source, Columns(image_column, caption_column, id_column, image_root, embeddings))
     if kind == "partial" and opened.vectors is not None:
-        raise UserError(f"{source} holds vectors, and a mixed caption has none: choose --kind random or within:COLUMN")
+        raise UserError(
+            f"{source} holds vectors, and there is none for a mixed caption: choose --kind random or within:COLUMN"
+        )
     begun = time.perf_counter()
     execution.progress.start("plant", 2 * len(opened.shards))
     pairs = _read(opened, column, execution)
@@ -136,11 +143,11 @@ def _check_out(source: Path, out: Path) -> None:
         raise UserError(f"{out} is not empty: name a new directory for the copy")
     truth = _truth_of(out)
     if truth.exists():
-        raise UserError(f"{truth} is there already: move it elsewhere, or name another directory for the copy")
+        raise UserError(f"{truth} already exists: move it elsewhere, or name another directory for the copy")
     folder = os.path.realpath(out.parent)
     among = folder == os.path.realpath(source.parent) and fnmatch.fnmatchcase(truth.name, source.name)
     if among or folder == os.path.realpath(source):
-        raise UserError(f"{out} is in the source, where {truth.name} would be a shard: name a directory elsewhere")
+        raise UserError(f"{out} is in the source, where {truth.name} would be read as a shard: name another directory")
 
 
 def _truth_of(out: Path) -> Path:
@@ -149,7 +156,7 @@ def _truth_of(out: Path) -> Path:
 
 @contextmanager
 def _written_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears as `out` when the block ends well."""
+    """A temporary folder that is renamed to `out` when the block ends without an error."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -165,10 +172,11 @@ def _written_folder(out: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """All N pairs of a source.  offsets: (S + 1,) where shards begin.  row, index: (N,) where a pair is in its shard.
+    """All N pairs of a source.
 
-    id: of the row.  owner: (N,) int64, equal for equal images.  label: (N,) the group inside which its caption may
-    move.  takes_part: (N,) bool.  there: (N,) bool, False where a broken file has lost the pair.
+    offsets: (S + 1,) where the shards begin.  row, index: (N,) row and caption index within the shard.  id: of the row.
+    owner: (N,) int64, equal for equal images.  label: (N,) the group within which a caption may move.
+    takes_part: (N,) bool, whether it may move.  there: (N,) bool, False where a broken file has lost the pair.
     """
 
     offsets: np.ndarray
@@ -219,7 +227,7 @@ def _read(source: Source, column: str | None, execution: Execution) -> _Pairs:
 
 
 def _rows(source: Source, shard: Shard) -> Iterator[tuple[Row, bytes | None]]:
-    """A shard's rows, each with what tells its image from others."""
+    """A shard's rows, each with the bytes that identify its image."""
     if isinstance(source, EmbeddedSource):
         for found in source.embedded(shard):
             yield from ((row, vector.tobytes()) for row, vector in zip(found.rows, found.image, strict=True))
@@ -232,7 +240,7 @@ def _values(source: Source, shard: Shard, column: str) -> list[object]:
 
 
 def _drawn(pairs: _Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray, pa.Array, int]:
-    """Whose caption each pair carries; the new text where captions are mixed; how many could not be."""
+    """The pair whose caption each pair carries; the new text where captions are mixed; how many could not be mixed."""
     rng, part = np.random.default_rng(seed), np.flatnonzero(pairs.takes_part)
     carried = np.arange(len(pairs.row))
     carried[part] = part[draw(pairs.label[part], rate, rng, owners=pairs.owner[part])]
@@ -248,7 +256,7 @@ def _drawn(pairs: _Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray
 
 
 def _kept(pairs: _Pairs, text: pa.ChunkedArray, carried: np.ndarray, rows: np.ndarray) -> pa.Table:
-    """These pairs, as a writer takes them."""
+    """These pairs, in the form that a writer expects."""
     new = pc.if_else(pa.array(carried[rows] != rows), text.take(pa.array(rows)), pa.scalar(None, pa.string()))
     columns = {"row": pairs.row[rows], "caption_index": pairs.index[rows], "pair": rows, "donor": carried[rows]}
     return pa.table({**columns, "caption": new})
@@ -267,7 +275,7 @@ def _truth(
 
 
 def _keys(source: Source, pairs: _Pairs, kept: np.ndarray) -> list[str | None]:
-    """Every pair's id in the copy, where rows and captions that are numbered are so anew; its own id otherwise."""
+    """Every pair's id in the copy: renumbered where ids are row or caption numbers, otherwise its own."""
     keys: list[str | None] = [None] * len(kept)
     numbered, many = source.roles.id is None, source.many
     for i, shard in enumerate(source.shards):

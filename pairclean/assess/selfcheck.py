@@ -1,8 +1,7 @@
-"""How far the flags can be trusted on some data: mismatches are planted in a sample of it, and looked for."""
+"""How far the flags can be trusted on given data: mismatches are planted in a sample of it, and searched for."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..sources import Source
 
-SHARDS = 50  # at the most; what is drawn from is read whole
+SHARDS = 50  # rows are drawn from at most this many shards, each of which is read completely
 FEWEST = 200
 
 
@@ -37,25 +36,35 @@ def selfcheck(
     execution: Execution | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Move the captions of a share `rate` of a random sample of about `pairs` pairs, clean that, and compare.
+    """Move captions in a random sample of the data, clean it, and compare the result with what was planted.
 
-    source, options: as for `clean`.  keep: a new directory for the run, with its verdicts and the truth; without it,
-    nothing is left behind.  Rows are drawn from the whole source, or from `SHARDS` of its shards where it has more.
+    source, options: as for `clean`.
+    rate: share of the sampled captions to move, in (0, 1).  pairs: approximate size of the sample, at least 200.
+    seed: of the sample and the run.
+    keep: a new directory for the run, its verdicts and the truth; without it, nothing is kept.
+    Rows are drawn from the whole source, or from `SHARDS` of its shards if it has more.
 
-    What was mismatched before is unknown, and the truth calls it right: precisions are lower bounds. Returns
-      pairs, rate (of captions that are others than before), seed, and scores: `detection.compare_run`'s figures;
-      own_rate: `estimate`, `low`, `high` of the share that was mismatched before, by the run's own estimate;
-      flag_precision: `at_least`, what was planted, and `about`, with what it found beyond that, as far as `own_rate`
-        and the recall of planted mismatches account for it;
-      unjudged: why nothing could be judged, else None;  sentence: what this comes to.
-    Raises UserError for everything that the caller can mend.
+    Pairs that were mismatched before planting are unknown and count as correct in the truth, so precisions are lower
+    bounds. The result contains:
+
+    - pairs, rate (share of captions that differ from before), seed, and scores: what `metrics.detection.compare_run`
+      returns.
+    - own_rate: `estimate`, `low` and `high` of the share that was mismatched before, by the run's own estimate.
+    - flag_precision: `at_least` counts only planted mismatches as correct flags; `about` also counts further flags, as
+      far as `own_rate` and the recall of planted mismatches account for them.
+    - unjudged: why nothing could be judged, else None.
+    - sentence: the conclusion.
+
+    Raises UserError for everything that the caller can fix.
     """
     import numpy as np
+
+    from ..run.results import open_judgement
 
     if not 0 < rate < 1:
         raise UserError(f"--rate {rate}: it should be a share between 0 and 1")
     if pairs < FEWEST:
-        raise UserError(f"--pairs {pairs}: at least {FEWEST} are needed to learn something from them")
+        raise UserError(f"--pairs {pairs}: at least {FEWEST} are needed to learn from them")
     execution = execution or Execution()
     with _folder(keep) as folder:
         rng = np.random.default_rng(seed)
@@ -65,8 +74,8 @@ def selfcheck(
         truth = _plant(run, rate, pairs, rng)
         advance(run, ["align", "judge", "rematch"], execution)
         verdicts = _verdicts(run)
-        judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-        found = _result(verdicts, truth, judged, seed)
+        judged = open_judgement(run)
+        found = _result(verdicts, truth, judged.mismatch_rate, judged.unjudged, seed)
         if keep is not None:
             _write(folder / "truth.parquet", truth)
             _write(folder / "verdicts.parquet", verdicts)
@@ -97,7 +106,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 class _SampleRun(Run):
-    """A run over a part of its source."""
+    """A run over a sample of its source."""
 
     def __init__(self, whole: Run, sample: Source):
         super().__init__(whole.path, whole.manifest)
@@ -114,8 +123,8 @@ def _sampled(source: Source, pairs: int, rng: np.random.Generator) -> Source:
     chosen = sorted(rng.permutation(len(source.shards))[:SHARDS].tolist())
     shards = [source.shards[i] for i in chosen if source.shards[i].rows]
     if not shards:
-        raise UserError(f"{source.path} has no rows to draw from")
-    if source.vectors is not None:  # there is nothing to embed: pairs are drawn from what is there
+        raise UserError(f"{source.path} has no rows to draw from: name another source")
+    if source.vectors is not None:  # nothing has to be embedded: `_plant` draws the pairs
         source.shards = shards
         return source
     first = next(iter(source.rows(shards[0], images=False)))
@@ -148,7 +157,7 @@ class _Sample:
         return islice(self.rows(shard), count)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Of all rows, drawn or not: a row keeps its number, and is found by it."""
+        """All rows, drawn or not: a row keeps its number, by which it is looked up."""
         return self._source.batches(self._whole[shard.name], columns)
 
     def image(self, shard: Shard, row: int) -> bytes:
@@ -159,7 +168,7 @@ class _Sample:
 
 
 def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Table:
-    """Give a share `rate` of the readable pairs the caption of another, in their vectors; the rest leaves the run.
+    """Give a share `rate` of `pairs` readable pairs the caption vector of another one; remove other pairs from the run.
 
     Returns the truth, as `pairclean plant` writes it.
     """
@@ -167,7 +176,7 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
     import pyarrow as pa
 
     from ..embed import write_part
-    from ..run.common import open_embeddings
+    from ..run.results import open_embeddings
     from ..synthetic.mismatches import plant
 
     emb = open_embeddings(run)
@@ -175,7 +184,9 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
     if len(rows) > pairs:
         rows = np.sort(rng.choice(rows, pairs, replace=False))
     if len(rows) < FEWEST:
-        raise UserError(f"only {len(rows)} pairs of the sample can be read: at least {FEWEST} are needed")
+        raise UserError(
+            f"only {len(rows)} pairs of the sample can be read: at least {FEWEST} are needed, raise --pairs"
+        )
     carried = rows[plant(np.zeros(len(rows)), rate, rng, owners=emb.image_id[rows])]
     image, text = emb.image[rows], emb.text[carried]
     table = pa.concat_tables([emb.pair_table(name) for name in run.shards])
@@ -200,21 +211,22 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
 def _verdicts(run: Run) -> pa.Table:
     import pyarrow as pa
 
-    from ..run.common import open_embeddings
+    from ..run.results import open_embeddings
     from ..stages.export import verdict_tables
 
     return pa.concat_tables(verdict_tables(run, open_embeddings(run)))
 
 
-def _result(verdicts: pa.Table, truth: pa.Table, judged: dict[str, Any], seed: int) -> dict[str, Any]:
+def _result(
+    verdicts: pa.Table, truth: pa.Table, rate: dict[str, float | None], unjudged: str | None, seed: int
+) -> dict[str, Any]:
     from ..metrics.detection import compare_run
 
-    nothing = dict.fromkeys(("estimate", "low", "high"))
-    scores = compare_run(verdicts, truth, judged.get("mismatch_rate", nothing))
+    scores = compare_run(verdicts, truth, rate)
     planted, pairs = scores["true_mismatch_rate"], scores["pairs"]
     own = {
         name: None if found is None else min(1.0, max(0.0, (found - planted) / (1 - planted)))
-        for name, found in ((name, scores["mismatch_rate"][name]) for name in nothing)
+        for name, found in ((name, scores["mismatch_rate"][name]) for name in ("estimate", "low", "high"))
     }
     flagged = scores["flag_rate"] * pairs
     right = scores["flag_precision"] * flagged
@@ -226,7 +238,7 @@ def _result(verdicts: pa.Table, truth: pa.Table, judged: dict[str, Any], seed: i
         "seed": seed,
         "own_rate": own,
         "flag_precision": precision,
-        "unjudged": judged["unjudged"],
+        "unjudged": unjudged,
         "scores": scores,
     }
     return {**found, "sentence": _sentence(found)}
@@ -240,15 +252,16 @@ def _sentence(found: dict[str, Any]) -> str:
 
     start = f"In a random sample of {found['pairs']:,} of your pairs"
     if found["unjudged"]:
-        return f"{start} the flags cannot be trusted, as there are none: {found['unjudged']}."
-    moved = f"{start}, {hundred(found['rate'])} of which were given the caption of another,"
+        return f"{start} nothing could be judged, so there are no flags to trust: {found['unjudged']}."
+    moved = f"{start}, {hundred(found['rate'])} of which were given the caption of another pair,"
     flags = f"pairclean finds {hundred(scores['flag_recall'])} of these mismatches"
     if not scores["flag_rate"]:
         return f"{moved} pairclean flags nothing."
-    sure = f"of the pairs that it flags, at least {hundred(precision['at_least'])} are mismatched"
+    sure = f"at least {hundred(precision['at_least'])} of the pairs that it flags are mismatched"
     if own["low"]:
-        sure += f" (about {hundred(precision['about'])}, if {hundred(own['estimate'])} were so before, as it estimates)"
+        sure += f" (about {hundred(precision['about'])}, if {hundred(own['estimate'])} were mismatched before, as it"
+        sure += " estimates)"
     if not scores["rematch_emitted"]:
-        return f"{moved} {flags}, and {sure}; it gives no pair another caption."
+        return f"{moved} {flags}; {sure}; no pair gets another caption."
     new = f"{scores['rematch_emitted']:,} pairs get another caption"
-    return f"{moved} {flags}; {sure}; {new}, of which at least {hundred(scores['rematch_precision'])} are right."
+    return f"{moved} {flags}; {sure}; {new}, of which at least {hundred(scores['rematch_precision'])} are correct."

@@ -8,7 +8,6 @@ hand for every GPU, so that it has work while one of them begins or is written.
 from __future__ import annotations
 
 import functools
-import os
 import queue
 import re
 import threading
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from ..execution import available_cores
 from ..pairs import PAIR_SCHEMA, Row, Shard, UserError, caption_id, content_id
 from .decode import Unreadable, decode
 from .store import part_is_done, write_part
@@ -198,11 +198,6 @@ def _side_by_side(work: Sequence[Callable[[], None]], stop: threading.Event) -> 
 
 def _on_gpu(device: str) -> bool:
     return device.startswith("cuda")
-
-
-def available_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Encoding:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..pairs import PAIR_SCHEMA, Row, Shard, caption_id, content_id
+from ..pairs import PAIR_SCHEMA, Shard, content_id
+from ..pairs import caption_id as caption_identity
 from ..sources.base import CorruptFile, Vectors, VectorSource
 from .embed import PAUSE, _claim_any, _ignore, why_no_caption
 from .store import part_is_done, write_part
@@ -59,18 +60,24 @@ def keep_shard(source: VectorSource, shard: Shard, root: Path, fingerprint: str)
         try:
             for chunk in source.embedded(shard):
                 part = slice(row, row + len(chunk.rows))
-                reasons = [found.reason or why_no_caption(found.captions[0]) for found in chunk.rows]
-                readable = np.array([reason is None for reason in reasons], bool)[:, None]
-                image[part], text[part] = (_unit(vectors, readable) for vectors in (chunk.image, chunk.text))
-                tables.append(_pairs(shard, chunk, reasons))
+                table, image[part], text[part] = prepared(shard.name, chunk)
+                tables.append(table)
                 row = part.stop
         except CorruptFile as error:
             if source.strict:
                 raise
             image[:] = text[:] = 0
             rows = list(source.rows(shard))
-            tables = [_pairs(shard, Vectors(rows, image, text), [error.reason] * len(rows))]
+            tables = [_pairs(shard.name, Vectors(rows, image, text), [error.reason] * len(rows))]
         write_part(root, shard.name, fingerprint, pa.concat_tables(tables or [PAIR_SCHEMA.empty_table()]), image, text)
+
+
+def prepared(shard_name: str, chunk: Vectors) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """PAIR_SCHEMA, and the vectors of images and captions, (n, d) each, of unit length, or zero where unreadable."""
+    by_text = chunk.caption_id is None  # otherwise a caption needs no text
+    reasons = [row.reason or (why_no_caption(row.captions[0]) if by_text else None) for row in chunk.rows]
+    readable = np.array([reason is None for reason in reasons], bool)[:, None]
+    return _pairs(shard_name, chunk, reasons), _unit(chunk.image, readable), _unit(chunk.text, readable)
 
 
 def _on_disk(file: Any, rows: int, dim: int) -> np.ndarray:
@@ -88,26 +95,26 @@ def _unit(vectors: np.ndarray, readable: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _pairs(shard: Shard, chunk: Vectors, reasons: list[str | None]) -> pa.Table:
-    """PAIR_SCHEMA, a pair a row."""
-    images = (
-        [0 if why else content_id(vector.tobytes()) for vector, why in zip(chunk.image, reasons, strict=True)]
-        if chunk.image_id is None
-        else np.where([why is None for why in reasons], chunk.image_id, 0)
-    )
+def _pairs(shard_name: str, chunk: Vectors, reasons: list[str | None]) -> pa.Table:
+    """PAIR_SCHEMA, one row per pair."""
+    readable = [reason is None for reason in reasons]
+    image_id, caption_id = chunk.image_id, chunk.caption_id
+    if image_id is None:
+        image_id = _ids(readable, lambda i: content_id(chunk.image[i].tobytes()))
+    if caption_id is None:
+        caption_id = _ids(readable, lambda i: caption_identity(chunk.rows[i].captions[0] or ""))
     columns = {
         "pair_id": [row.pair_id(0) for row in chunk.rows],
-        "shard": [shard.name] * len(chunk.rows),
+        "shard": [shard_name] * len(chunk.rows),
         "row": [row.row for row in chunk.rows],
         "caption_index": [0] * len(chunk.rows),
         "caption": [row.captions[0] for row in chunk.rows],
-        "image_id": images,
-        "caption_id": [0 if why else _caption_id(row) for row, why in zip(chunk.rows, reasons, strict=True)],
+        "image_id": np.where(readable, image_id, 0),
+        "caption_id": np.where(readable, caption_id, 0),
         "reason": reasons,
     }
     return pa.table(columns, schema=PAIR_SCHEMA)
 
 
-def _caption_id(row: Row) -> int:
-    caption = row.captions[0]
-    return 0 if caption is None else caption_id(caption)
+def _ids(readable: list[bool], identity: Callable[[int], int]) -> np.ndarray:
+    return np.array([identity(i) if there else 0 for i, there in enumerate(readable)], np.int64)

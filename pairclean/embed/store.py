@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..arrays import Pairs
 from ..files import written_whole
 from ..pairs import PAIR_SCHEMA
 
@@ -193,6 +194,11 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    @property
+    def pairs(self) -> Pairs:
+        """All pairs, with their vectors on disk, and identities that are equal for exact copies."""
+        return Pairs(self.image, self.text, self.image_id, self.caption_id)
 
     def pair_table(self, shard_name: str) -> pa.Table:
         """One shard's pairs, PAIR_SCHEMA."""

@@ -5,6 +5,15 @@ from __future__ import annotations
 from .kept import Writer, kept_pairs
 from .layouts import check_layout, open_writer
 from .parquet import Tables
-from .verdicts import Findings, verdict_table
+from .verdicts import Findings, verdict_table, verdict_tables
 
-__all__ = ["Findings", "Tables", "Writer", "check_layout", "kept_pairs", "open_writer", "verdict_table"]
+__all__ = [
+    "Findings",
+    "Tables",
+    "Writer",
+    "check_layout",
+    "kept_pairs",
+    "open_writer",
+    "verdict_table",
+    "verdict_tables",
+]

@@ -46,7 +46,9 @@ class TablesOfRows:
         return pa.Table.from_batches(self.source.batches(shard, names)).take(pa.array(rows))
 
     def _schema(self, more: pa.Schema, with_added: bool) -> pa.Schema:
-        kind = (lambda of: pa.list_(of)) if self.source.many else (lambda of: of)
+        def kind(of: pa.DataType) -> pa.DataType:
+            return pa.list_(of) if self.source.many else of
+
         return pa.schema(
             [
                 pa.field(self.source.roles.id or "id", pa.string()),

@@ -1,20 +1,10 @@
-"""Judging: out-of-fold scores, and what decoys say about them."""
+"""Judging: learning in two rounds, out-of-fold scores, and their calibration by decoys.
 
-from .crossfit import (
-    Scores,
-    cosine_scores,
-    cross_scores,
-    frozen_scores,
-    keeps_particulars,
-    near_ranks,
-    separates_better,
-)
-from .decoys import LEVEL, DecoyScale, Rate, calibrate
-from .folds import assign_folds, fold_of
-from .judgement import (
-    ENCODER_SCORES,
+`learn` fits models per fold, `judge` scores every pair by a model that never trained on it and calibrates the scores.
+"""
+
+from .calibration import (
     FEWEST,
-    FOLDS,
     Calibration,
     all_alike,
     calibrate_scores,
@@ -23,20 +13,40 @@ from .judgement import (
     keeping,
     read_calibration,
 )
-from .lemon import Company, lemon_scores
+from .crossfit import CrossFit, Scores, cosine_scores, separates_better
+from .decoy_calibration import calibrate
+from .decoys import LEVEL, DecoyScale, Rate
+from .folds import FOLDS, Folds, assign_folds, fold_of
+from .held_out import clean_by_fold, draw_sure
+from .judgement import ENCODER_SCORES, NOISE_KINDS, UNJUDGED, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
+from .kinds import PairKinds, Partition
+from .lemon import NeighbourIndex, lemon_scores
 from .near_duplicates import near_identities
 from .partial import kind_cut, mixed_scores
+from .particulars import keeps_particulars, near_ranks
+from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
+from .scripts import script_codes
 
 __all__ = [
     "ENCODER_SCORES",
     "FEWEST",
     "FOLDS",
     "LEVEL",
+    "NOISE_KINDS",
     "REFERENCE",
+    "UNJUDGED",
     "Calibration",
-    "Company",
+    "CrossFit",
     "DecoyScale",
+    "Folds",
+    "HeldOutRetrieval",
+    "Histogram",
+    "Judgement",
+    "Learned",
+    "NeighbourIndex",
+    "PairKinds",
+    "Partition",
     "Rate",
     "Reference",
     "Scorer",
@@ -46,14 +56,17 @@ __all__ = [
     "calibrate",
     "calibrate_scores",
     "cannot_judge",
+    "clean_by_fold",
     "cosine_scores",
-    "cross_scores",
+    "draw_sure",
     "fold_of",
-    "frozen_scores",
+    "judge",
+    "judge_as",
     "judge_scores",
     "keeping",
     "keeps_particulars",
     "kind_cut",
+    "learn",
     "lemon_scores",
     "mixed_scores",
     "near_identities",
@@ -61,5 +74,6 @@ __all__ = [
     "pair_codes",
     "read_calibration",
     "reference_rows",
+    "script_codes",
     "separates_better",
 ]

@@ -1,7 +1,7 @@
-"""Scores of every pair by a model that never trained on it, and of decoys by the same models.
+"""Scores of every pair by a model that never trained on it, and scores of decoys by the same models.
 
-Pairs are streamed: what is held of each is a few numbers, and vectors of the reference sample, of a chunk of pairs and
-of the pairs that decoys are drawn from.
+Pairs are streamed. What is kept in memory is a few numbers per pair, and the vectors of the reference sample, of one
+chunk of pairs, and of the pairs that decoys are drawn from.
 """
 
 from __future__ import annotations
@@ -14,36 +14,74 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
-from ..arrays import Rows, chunks, unit
+from ..arrays import Pairs, chunks
+from .evidence import Scored
+from .kinds import PairKinds, draw_within
 from .scores import (
     DECOY_PAIRS,
     TEMPERATURES,
     Reference,
     Scorer,
     draw_decoys,
-    hubness,
     hubness_at,
+    pair_codes,
     pair_similarity,
     reference_rows,
 )
 
-NEAR = 20  # captions most like a pair's own
 CHUNK = 16384  # pairs embedded at once
-CHOOSING = 20_000  # pairs that a temperature is chosen by, at most
+#: Re-pairings within kinds per pair, at each scale.
+WITHIN = 10
+CHOOSING = 20_000  # the most pairs by which a temperature is chosen
+
+
+@dataclass(frozen=True)
+class ScoredKinds:
+    """What the kinds of pairs and of decoys add to their scores.
+
+    image, text: (n,) int64 kinds of the pairs.  decoy_image, decoy_text: (m,) of the decoys.
+    within: re-pairings within kinds of captions, from the coarsest kinds to the finest.
+    copies: (n,) int64, how many of the pairs have this image and this caption.
+    clusters: of images and of captions; kinds from these numbers on are single, repeated identities.
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    decoy_image: np.ndarray
+    decoy_text: np.ndarray
+    within: tuple[Scored, ...]
+    copies: np.ndarray
+    clusters: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """score, similarity: (n,) of the pairs, float64 and float32; decoys: (m,) scores; scorers: what scores other pairs
-    alike, one a model."""
+    """Scores of n pairs and of m decoys.
+
+    score: (n,) float64, similarity: (n,) float32, of the pairs.  decoys: (m,) float64.
+    scorers: what gives other pairs such scores, one per model; empty for the plain cosine.
+    kinds: None if the data are taken to be of one kind.
+    """
 
     score: np.ndarray
     similarity: np.ndarray
     decoys: np.ndarray
-    scorers: list[Any]
+    scorers: Sequence[Any]
+    kinds: ScoredKinds | None = None
+
+    @property
+    def scored(self) -> Scored:
+        """The pairs, with their kinds."""
+        return Scored.plain(self.score) if self.kinds is None else Scored(self.score, self.kinds.image, self.kinds.text)
+
+    @property
+    def scored_decoys(self) -> Scored:
+        if self.kinds is None:
+            return Scored.plain(self.decoys)
+        return Scored(self.decoys, self.kinds.decoy_image, self.kinds.decoy_text)
 
     def rank(self) -> np.ndarray:
-        """(n,) share of decoys below each pair's score, ties counted half; uniform for mismatched pairs."""
+        """(n,) the share of decoys below each pair's score, ties counted half; uniform for mismatched pairs."""
         if not len(self.decoys):
             return np.full(len(self.score), 0.5)
         ordered = np.sort(self.decoys)
@@ -56,77 +94,115 @@ class Scores:
         return float(self.rank().mean())
 
 
-def cross_scores(
-    models: Sequence[Alignment],
-    image: Rows,
-    text: Rows,
-    image_id: np.ndarray,
-    caption_id: np.ndarray,
-    rows: np.ndarray,
-    fold: np.ndarray,
-    *,
-    temperatures: Sequence[float] = TEMPERATURES,
-    seed: int = 0,
-) -> Scores:
-    """Score the pairs `rows` (n,), pair i by models[fold[i]], at the one of `temperatures` that separates best.
+@dataclass(frozen=True)
+class CrossFit:
+    """Models that were fitted on folds of the pairs, and which of them scores which pair.
 
-    image: (N, d), text: (N, e), image_id and caption_id: (N,); fold: (n,) int64. A single model, one that never trained
-    on any pair, scores them all. Of more than CHOOSING pairs a sample of so many chooses the temperature.
+    rows: (n,) int64, the pairs to score.
+    fold: (n,) int64; pair rows[i] is scored by models[fold[i] % len(models)], which never trained on it.
     """
-    if len(rows) > CHOOSING and len(temperatures) > 1:
-        some = np.sort(np.random.default_rng(seed).choice(len(rows), CHOOSING, replace=False))
-        pairs = (image, text, image_id, caption_id, rows[some], fold[some])
-        best = cross_scores(models, *pairs, temperatures=temperatures, seed=seed)
-        temperatures = [best.scorers[0].temperature]
-    sample = reference_rows(rows, np.random.default_rng(seed))
-    references = [Reference.embed(model, image, text, image_id, caption_id, sample) for model in models]
-    folds = _stream(models, references, temperatures, image, text, rows, fold, image_id, caption_id, seed)
-    found = (
-        _score(folds, [Scorer(r, t) for r in references], i, image_id[rows], caption_id[rows])
-        for i, t in enumerate(temperatures)
-    )
-    return max(found, key=lambda scores: scores.separation)
+
+    models: Sequence[Alignment]
+    rows: np.ndarray
+    fold: np.ndarray
+
+    @staticmethod
+    def single(model: Alignment, rows: np.ndarray) -> CrossFit:
+        """One model, which trained on none of the pairs, scores all of them."""
+        return CrossFit([model], rows, np.zeros(len(rows), np.int64))
+
+    def take(self, which: np.ndarray) -> CrossFit:
+        """For some of the pairs.  which: (m,) positions in `rows`."""
+        return CrossFit(self.models, self.rows[which], self.fold[which])
+
+    @property
+    def learned(self) -> bool:
+        """Whether any of the models differs from the encoder."""
+        return any(model.learned for model in self.models)
+
+    def members(self) -> Iterator[tuple[Alignment, np.ndarray]]:
+        """Each model, with the positions in `rows` of the pairs that it scores."""
+        for k, model in enumerate(self.models):
+            yield model, np.flatnonzero(self.fold % len(self.models) == k)
+
+    def scores(
+        self,
+        pairs: Pairs,
+        kinds: PairKinds | None = None,
+        *,
+        temperatures: Sequence[float] = TEMPERATURES,
+        seed: int = 0,
+        scorers: Sequence[Scorer] | None = None,
+    ) -> Scores:
+        """Score the pairs at the one of `temperatures` that separates them best from decoys.
+
+        pairs: (N) in the encoder's own vectors.  kinds: of the pairs to score; None takes them to be of one kind.
+        If there are more than CHOOSING pairs to score, the temperature is chosen by a sample of them.
+        scorers: those of an earlier run, one per model; their references and temperature are then used as they are.
+        """
+        if scorers is not None:
+            temperatures = [scorers[0].temperature]
+            references = [scorer.reference for scorer in scorers]
+        else:
+            if len(self.rows) > CHOOSING and len(temperatures) > 1:
+                some = np.sort(np.random.default_rng(seed).choice(len(self.rows), CHOOSING, replace=False))
+                best = self.take(some).scores(pairs, temperatures=temperatures, seed=seed)
+                temperatures = [best.scorers[0].temperature]
+            sample = pairs.take(reference_rows(self.rows, np.random.default_rng(seed)))
+            references = [Reference.of(sample.through(model)) for model in self.models]
+        folds = self._stream(pairs, kinds, references, temperatures, seed)
+        image_id, caption_id = pairs.image_id[self.rows], pairs.caption_id[self.rows]
+        found = (
+            _score(folds, scorers or [Scorer(r, t) for r in references], i, image_id, caption_id, kinds)
+            for i, t in enumerate(temperatures)
+        )
+        return max(found, key=lambda scores: scores.separation)
+
+    def _stream(
+        self,
+        pairs: Pairs,
+        kinds: PairKinds | None,
+        references: Sequence[Reference],
+        temperatures: Sequence[float],
+        seed: int,
+    ) -> list[_Fold]:
+        rng = np.random.default_rng(seed)
+        out = []
+        for (model, place), reference in zip(self.members(), references, strict=True):
+            members = self.rows[place]
+            similarity = np.empty(len(place), np.float32)
+            image_hubness, text_hubness = np.empty((2, len(temperatures), len(place)))
+            for part, x, y in embedded(model, pairs, members):
+                similarity[part] = np.einsum("ij,ij->i", x, y)
+                image_hubness[:, part] = hubness_at(x, reference.text, temperatures, model.device)
+                text_hubness[:, part] = hubness_at(y, reference.image, temperatures, model.device)
+            limit = max(1, DECOY_PAIRS // len(self.models))
+            decoys = Decoys.draw(model, pairs, members, rng, limit=limit)
+            groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
+            within = [Decoys.draw_within(model, pairs, members, of, rng, limit=limit) for of in groups]
+            out.append(_Fold(place, similarity, image_hubness, text_hubness, decoys, within))
+        return out
 
 
-def frozen_scores(
-    models: Sequence[Alignment],
-    scorers: list[Scorer],
-    image: Rows,
-    text: Rows,
-    image_id: np.ndarray,
-    caption_id: np.ndarray,
-    rows: np.ndarray,
-    fold: np.ndarray,
-    *,
-    seed: int = 0,
-) -> Scores:
-    """The same, against the references and at the temperature of an earlier run."""
-    references, temperatures = [s.reference for s in scorers], [scorers[0].temperature]
-    folds = _stream(models, references, temperatures, image, text, rows, fold, image_id, caption_id, seed)
-    return _score(folds, scorers, 0, image_id[rows], caption_id[rows])
-
-
-def cosine_scores(
-    image: Rows, text: Rows, image_id: np.ndarray, caption_id: np.ndarray, rows: np.ndarray, *, seed: int = 0
-) -> Scores:
-    """Arguments as for `cross_scores`; the score is the plain cosine of the encoder's own embeddings."""
-    own = np.concatenate([(x * y).sum(1) for _, x, y in embedded(ZeroShot(), image, text, rows)])
-    decoys = Decoys.draw(ZeroShot(), image, text, image_id[rows], caption_id[rows], rows, np.random.default_rng(seed))
+def cosine_scores(pairs: Pairs, rows: np.ndarray, *, seed: int = 0) -> Scores:
+    """Scores of the pairs `rows` (n,): the plain cosine of the encoder's own vectors."""
+    own = np.concatenate([(x * y).sum(1) for _, x, y in embedded(ZeroShot(), pairs, rows)])
+    decoys = Decoys.draw(ZeroShot(), pairs, rows, np.random.default_rng(seed))
     return Scores(own.astype(np.float64), own, decoys.similarity.astype(np.float64), [])
 
 
 def embedded(
-    model: Alignment, image: Rows, text: Rows, rows: np.ndarray, *, size: int | None = None
+    model: Alignment, pairs: Pairs, rows: np.ndarray, *, size: int | None = None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """The pairs `rows` in a model's space, some at a time: which of them, their images and their captions."""
+    """The pairs `rows` in a model's space, `size` at a time: which of them, their images and their captions."""
     for part in chunks(len(rows), size or CHUNK):
-        yield part, model.embed_image(image[rows[part]]), model.embed_text(text[rows[part]])
+        yield part, model.embed_image(pairs.image[rows[part]]), model.embed_text(pairs.text[rows[part]])
 
 
 @dataclass(frozen=True)
 class Decoys:
-    """Random re-pairings of `rows`.  left, right: (m,) positions in rows of their images and captions; similarity: (m,)
-    float32."""
+    """Random re-pairings of `rows`.  left, right: (m,) positions in `rows` of their images and captions;
+    similarity: (m,) float32."""
 
     left: np.ndarray
     right: np.ndarray
@@ -134,128 +210,77 @@ class Decoys:
 
     @staticmethod
     def draw(
-        model: Alignment,
-        image: Rows,
-        text: Rows,
-        image_id: np.ndarray,
-        caption_id: np.ndarray,
-        rows: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        pairs: int = DECOY_PAIRS,
+        model: Alignment, pairs: Pairs, rows: np.ndarray, rng: np.random.Generator, *, limit: int = DECOY_PAIRS
     ) -> Decoys:
-        """image_id, caption_id: (n,) of the rows; pairs: how many of them take part, at most."""
-        left, right = draw_decoys(image_id, caption_id, rng, pairs=pairs)
+        """limit: the most pairs that are re-paired."""
+        drawn = draw_decoys(pairs.image_id[rows], pairs.caption_id[rows], rng, limit=limit)
+        return Decoys._of(model, pairs, rows, *drawn)
+
+    @staticmethod
+    def draw_within(
+        model: Alignment, pairs: Pairs, rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator, *, limit: int
+    ) -> Decoys:
+        """Re-pairings within groups.  groups: (n,) int64 of `rows`, negative for pairs that take no part."""
+        ids = pairs.image_id[rows], pairs.caption_id[rows]
+        return Decoys._of(model, pairs, rows, *draw_within(groups, *ids, rng, draws=WITHIN, limit=limit))
+
+    @staticmethod
+    def _of(model: Alignment, pairs: Pairs, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> Decoys:
         used = np.unique(np.concatenate([left, right]))
-        x, y = model.embed_image(image[rows[used]]), model.embed_text(text[rows[used]])
+        x, y = model.embed_image(pairs.image[rows[used]]), model.embed_text(pairs.text[rows[used]])
         similarity = pair_similarity(x, y, np.searchsorted(used, left), np.searchsorted(used, right))
         return Decoys(left, right, similarity)
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """What is kept of the pairs of one fold; place: their positions among the pairs to score.
+    """What is kept of the pairs of one fold.  place: their positions among the pairs to score.
 
-    similarity: (n,) float32; image_level, text_level: (T, n) float64, hubness at each temperature.
+    similarity: (n,) float32.  image_hubness, text_hubness: (T, n) float64, at each temperature.
     """
 
     place: np.ndarray
     similarity: np.ndarray
-    image_level: np.ndarray
-    text_level: np.ndarray
+    image_hubness: np.ndarray
+    text_hubness: np.ndarray
     decoys: Decoys
-
-
-def _stream(
-    models: Sequence[Alignment],
-    references: Sequence[Reference],
-    temperatures: Sequence[float],
-    image: Rows,
-    text: Rows,
-    rows: np.ndarray,
-    fold: np.ndarray,
-    image_id: np.ndarray,
-    caption_id: np.ndarray,
-    seed: int,
-) -> list[_Fold]:
-    rng = np.random.default_rng(seed)
-    out = []
-    for k, (model, reference) in enumerate(zip(models, references, strict=True)):
-        place = np.flatnonzero(fold % len(models) == k)
-        members = rows[place]
-        similarity = np.empty(len(place), np.float32)
-        image_level, text_level = np.empty((2, len(temperatures), len(place)))
-        for part, x, y in embedded(model, image, text, members):
-            similarity[part] = np.einsum("ij,ij->i", x, y)
-            image_level[:, part] = hubness_at(x, reference.text, temperatures, model.device)
-            text_level[:, part] = hubness_at(y, reference.image, temperatures, model.device)
-        ids = image_id[members], caption_id[members]
-        decoys = Decoys.draw(model, image, text, *ids, members, rng, pairs=max(1, DECOY_PAIRS // len(models)))
-        out.append(_Fold(place, similarity, image_level, text_level, decoys))
-    return out
+    within: Sequence[Decoys]
 
 
 def _score(
-    folds: Sequence[_Fold], scorers: list[Scorer], level: int, image_id: np.ndarray, caption_id: np.ndarray
+    folds: Sequence[_Fold],
+    scorers: Sequence[Scorer],
+    index: int,
+    image_id: np.ndarray,
+    caption_id: np.ndarray,
+    kinds: PairKinds | None,
 ) -> Scores:
-    """level: the temperature's place among those that the folds have hubness at; ids: (n,) of the pairs to score."""
+    """index: of the temperature in the folds' hubness.  image_id, caption_id: (n,) of the pairs to score."""
     score, similarity = np.empty(len(image_id)), np.empty(len(image_id), np.float32)
-    decoys = []
+    of = kinds or PairKinds.single(len(image_id))
+    decoys: list[Scored] = []
+    within: list[list[Scored]] = [[] for _ in of.groups]
     for f, scorer in zip(folds, scorers, strict=True):
-        images, captions, x, y = image_id[f.place], caption_id[f.place], f.image_level[level], f.text_level[level]
+        images, captions, x, y = image_id[f.place], caption_id[f.place], f.image_hubness[index], f.text_hubness[index]
         similarity[f.place] = f.similarity
         score[f.place] = scorer.combine(f.similarity, x, y, images, captions)
-        left, right = f.decoys.left, f.decoys.right
-        decoys.append(scorer.combine(f.decoys.similarity, x[left], y[right], images[left], captions[right]))
-    return Scores(score, similarity, np.concatenate(decoys), scorers)
+        for target, drawn in ((decoys, f.decoys), *zip(within, f.within, strict=True)):
+            left, right = f.place[drawn.left], f.place[drawn.right]
+            hubs = x[drawn.left], y[drawn.right]
+            found = scorer.combine(drawn.similarity, *hubs, image_id[left], caption_id[right])
+            target.append(Scored(found, of.image[left], of.text[right]))
+    random = Scored.joined(decoys)
+    if kinds is None:
+        return Scores(score, similarity, random.score, scorers)
+    _, inverse, count = np.unique(pair_codes(image_id, caption_id), return_inverse=True, return_counts=True)
+    scales = tuple(Scored.joined(parts) for parts in within)
+    about = ScoredKinds(
+        kinds.image, kinds.text, random.image_kind, random.text_kind, scales, count[inverse], kinds.clusters
+    )
+    return Scores(score, similarity, random.score, scorers, about)
 
 
 def separates_better(learned: Scores, plain: Scores) -> bool:
-    """Whether the same pairs stand out further from decoys, by more than two standard errors of the difference."""
+    """Whether `learned` separates the same pairs better from decoys, by more than two standard errors."""
     gain = learned.rank() - plain.rank()
     return bool(gain.mean() > 2 * gain.std() / np.sqrt(len(gain)))
-
-
-def near_ranks(
-    models: Sequence[Alignment],
-    scores: Scores,
-    image: Rows,
-    text: Rows,
-    image_id: np.ndarray,
-    caption_id: np.ndarray,
-    rows: np.ndarray,
-    fold: np.ndarray,
-    *,
-    seed: int = 0,
-) -> np.ndarray:
-    """(n,) share of the captions most like a pair's own that fit its image less than its own does.
-
-    Arguments as for `cross_scores`, which gave `scores`. Which captions are alike is the encoder's to say, so that
-    different models are asked about the same ones; they are from the reference sample, and never the same text.
-    """
-    sample = reference_rows(rows, np.random.default_rng(seed))
-    alike = unit(np.asarray(text[sample], np.float32))
-    out = np.empty(len(rows))
-    for k, (model, scorer) in enumerate(zip(models, scores.scorers, strict=True)):
-        place = np.flatnonzero(fold % len(models) == k)
-        r, t = scorer.reference, scorer.temperature
-        level = t / 2 * hubness(r.text, r.image, t, model.device)
-        for part, x, y in embedded(model, image, text, rows[place], size=4096):
-            at = place[part]
-            likeness = unit(np.asarray(text[rows[at]], np.float32)) @ alike.T
-            likeness[caption_id[rows[at]][:, None] == r.caption_id] = -np.inf
-            near = np.argpartition(-likeness, min(NEAR, len(sample)) - 1, axis=1)[:, :NEAR]
-            own = np.einsum("ij,ij->i", x, y) - t / 2 * hubness(y, r.image, t, model.device)
-            fit = np.einsum("ik,ijk->ij", x, r.text[near]) - level[near]
-            out[at] = (fit < own[:, None]).mean(1)
-    return out
-
-
-def keeps_particulars(learned: np.ndarray, plain: np.ndarray) -> bool:
-    """Whether a model's `near_ranks` are no worse than another's, up to one standard error of the difference.
-
-    A model can tell random re-pairings apart better and yet know less: from pairs that were swapped inside one kind it
-    learns the kinds and forgets the particulars. No random decoy shows that; captions like the pair's own do.
-    """
-    difference = learned - plain
-    return bool(difference.mean() > -difference.std() / np.sqrt(len(difference)))

@@ -1,90 +1,434 @@
-"""From scores to what is said about each pair, or to the sentence why nothing can be said."""
+"""The judgement of every pair: which score is used, its calibration, and what both say."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .crossfit import Scores
-from .decoys import DecoyCalibration, DecoyScale, Rate, calibrate
-from .mixture import MixtureCalibration, calibrate_mixture
+from ..align.alignment import Alignment
+from ..align.zero_shot import ZeroShot
+from ..arrays import Pairs, chunks, unit
+from ..metrics.retrieval import retrieval
+from ..pairs import UserError
+from .agreement import spaces_agree
+from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge, judge_scores
+from .crossfit import CrossFit, Scores, cosine_scores, separates_better
+from .decoy_calibration import DecoyCalibration
+from .decoys import DecoyScale, Rate
+from .evidence import Scored
+from .held_out import clean_by_fold
+from .kinds import PairKinds
+from .lemon import NeighbourIndex, lemon_scores
+from .partial import kind_cut, mixed_scores
+from .particulars import keeps_particulars, near_ranks
+from .rounds import Learned
+from .scores import Scorer
 
-FOLDS = 5
-FEWEST = 100  # readable pairs; fewer say nothing about a rate
-SEPARATION = 4.0  # standard errors by which observed pairs must score above decoys
+T = TypeVar("T")
 
-#: Scores in the encoder's own space; the others, "first" and "aligned", are in one that was learned.
+#: Scores in the encoder's own space. The others, "first" and "aligned", are in the space of a round of learning.
 ENCODER_SCORES = ("clip", "negclip", "lemon")
-#: How scores become probabilities.
-Kind = Literal["decoy", "beta", "gauss"]
+#: The kind of a mismatch: not known, the caption of another image, a caption of which half belongs to another image,
+#: the caption of an image of the same kind, a caption that says nothing of its image, an image that shows nothing.
+NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placeholder")
+CANNOT_TELL = "the encoder cannot tell whether it is matched"
+CANNOT_READ = "the encoder cannot read the writing system of its caption"
+UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
+#: Captions of another writing system are taken to be unread if more of them than this look mismatched, and more than
+#: of the most common writing system by a margin; groups of fewer pairs are judged as they are.
+UNREAD, MARGIN, FEWEST_OF_SCRIPT = 0.7, 0.3, 20
+HISTOGRAM_BINS = 60
+DECOYS_KEPT = 20_000
+
+NOT_LEARNED = (
+    "Learning from the judged pairs did not set them further apart from random re-pairings, or less apart "
+    "from captions like their own, so they are judged by what it started from."
+)
+FOREIGN = (
+    "The encoder's own similarities do not tell matches from mismatches here, so that the alignment was learned from "
+    "nothing."
+)
+ALL_WRONG = (
+    "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
+    "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
+)
+APPLIED = "Probabilities are those of the run that was applied; the mismatch rate is this data's own."
 
 
-class Calibration(Protocol):
-    """What was fitted: enough to judge any score, also of pairs that were not there then."""
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of the pairs' scores, and of decoys scaled to the mismatched pairs that they represent.
+
+    edges: b + 1 log odds of scoring above a decoy, on which scale the raw score's crowded upper end is spread out.
+    observed, decoys: b counts.
+    """
+
+    edges: list[float]
+    observed: list[int]
+    decoys: list[float]
+
+    @staticmethod
+    def of(scores: Scores, rate: float) -> Histogram:
+        scale = DecoyScale.fit(scores.decoys)
+        pairs, decoys = -scale(scores.score), -scale(scores.decoys)
+        low, high = np.quantile(np.concatenate([pairs, decoys]), [0.0005, 0.9995])
+        edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+        observed, random = (np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] for x in (pairs, decoys))
+        expected = random * (rate * len(pairs) / len(decoys))
+        return Histogram(edges.tolist(), observed.tolist(), expected.tolist())
+
+
+@dataclass(frozen=True)
+class HeldOutRetrieval:
+    """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean over the folds.
+
+    pairs: how many.  learned: whether the space in use differs from the encoder's.  zero_shot, aligned: what
+    `metrics.retrieval.retrieval` gives, in the encoder's space and in the one in use; None where it cannot be measured.
+    """
+
+    pairs: int
+    learned: bool
+    zero_shot: dict[str, float] | None
+    aligned: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found about N pairs.  Where `unjudged` says why nothing could be judged, the optional fields are None.
+
+    clean_probability: (N,) float64, values of float32, NaN where not judged.
+    similarity, aligned_similarity: (N,) float32 cosines in the encoder's space and in the learned one; NaN where not
+    known.
+    noise_kind: (N,) int8, an index into NOISE_KINDS: the kind that each pair would be if it were mismatched.
+    unjudged_reason: (N,) int8, an index into UNJUDGED: why a readable pair was not judged although others were.
+    decoy_clean_probability: (d,) float64, of random re-pairings.
+    mixed_clean_probability: (m,) float64, of captions that are half right.
+    score: the one used: "first", "aligned", or one of ENCODER_SCORES.  scorers: what gives other pairs such scores, one
+    per model of the round; none for "clip".
+    rate: the mismatch rate of these pairs; the calibration's own rate is of the pairs that it was fitted on.
+    separation: AUROC of the pairs against decoys.
+    """
+
+    unjudged: str | None
+    notes: list[str]
+    clean_probability: np.ndarray
+    similarity: np.ndarray
+    aligned_similarity: np.ndarray
+    noise_kind: np.ndarray
+    unjudged_reason: np.ndarray
+    decoy_clean_probability: np.ndarray
+    mixed_clean_probability: np.ndarray
+    score: str | None = None
+    scorers: Sequence[Scorer | NeighbourIndex] = ()
+    calibration: Calibration | None = None
+    rate: Rate | None = None
+    separation: float | None = None
+    histogram: Histogram | None = None
+    retrieval: HeldOutRetrieval | None = None
 
     @property
-    def rate(self) -> Rate: ...
+    def mismatch_rate(self) -> dict[str, float | None]:
+        """`estimate`, `low`, `high` and `level` of the rate, as the reports have them."""
+        return dict.fromkeys(("estimate", "low", "high", "level")) if self.rate is None else asdict(self.rate)
 
-    def clean_probability(self, score: np.ndarray) -> np.ndarray:
-        """P(matched | score), strictly increasing.  (n,) float64 -> (n,) float64."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-def calibrate_scores(scores: Scores, kind: Kind = "decoy", *, rate: Rate | None = None, seed: int = 0) -> Calibration:
-    """rate: the mismatch rate where it is known better than these scores tell it; None estimates it from them."""
-    if kind == "decoy":
-        return calibrate(scores.score, scores.decoys, rate=rate, seed=seed)
-    return calibrate_mixture(scores.score, kind, rate=rate, seed=seed)
+    def models(self, learned: Learned) -> list[Alignment]:
+        """The models of the round whose scores were used; empty if the encoder's own were."""
+        return {"first": learned.first, "aligned": learned.aligned}.get(self.score or "", [])
 
 
-def read_calibration(data: dict[str, Any]) -> Calibration:
-    """What `to_json` gave."""
-    return (DecoyCalibration if data["kind"] == "decoy" else MixtureCalibration).from_json(data)
+def judge(
+    pairs: Pairs,
+    rows: np.ndarray,
+    learned: Learned,
+    *,
+    score: str = "auto",
+    calibration: Kind = "decoy",
+    scripts: np.ndarray | None = None,
+    comparable: bool,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Judgement:
+    """Judge the pairs `rows` (n,) of N by models that never trained on them.
 
-
-def judge_scores(scores: Scores, untouched: Scores, kind: Kind = "decoy", *, seed: int = 0) -> Calibration:
-    """Calibrate `scores`, with the mismatch rate taken from `untouched`.
-
-    untouched: scores of models that no judgement of these pairs has reached. Retrained models rank pairs better, but
-    what they learned from was found by models that had seen the pairs they now score, and so they underrate mismatches.
+    pairs: the encoder's vectors, with identities that are equal for exact copies.  learned: from the same pairs.
+    score, calibration: as in `Config`.  comparable: whether images and captions share the encoder's space.
+    scripts: (N,) int64 of `script_codes`, the writing systems of the captions; None takes them all for one.
+    Raises UserError for a score in the encoder's space if there is no such space.
     """
-    first = calibrate_scores(untouched, kind, seed=seed)
-    if scores is untouched:
-        return first
-    return calibrate_scores(scores, kind, rate=first.rate, seed=seed)
+    if score in ENCODER_SCORES and not comparable:
+        raise UserError("the encoder has no similarity of its own to judge by: choose --score auto or aligned")
+    similarity = _similarity(pairs, rows, comparable)
+    if len(rows) < FEWEST:
+        return _unjudged(_too_few(len(rows)), similarity)
+    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows, learned.kind_column)
+    choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
+    why = cannot_judge(choice.unbiased)
+    if why:
+        found = _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
+        agree = comparable and spaces_agree(pairs, rows, seed=seed)
+        return replace(found, notes=[*found.notes, ALL_WRONG]) if agree else found
+    fitted = judge_scores(choice.scores, choice.unbiased, calibration, seed=seed)
+    unread = np.zeros(len(rows), bool) if scripts is None else _unread(choice.scores, fitted, scripts[rows])
+    if unread.any() and (~unread).sum() >= FEWEST:
+        options: Any = {"comparable": comparable, "seed": seed, "device": device}
+        rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
+        reason = rest.unjudged_reason.copy()
+        reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
+        return replace(rest, similarity=similarity, unjudged_reason=reason, notes=[*rest.notes, _unread_note(unread)])
+    return _judged(choice, fitted, fitted.rate, pairs, learned, similarity, comparable, seed)
 
 
-def keeping(clean_probability: np.ndarray, fraction: float) -> float:
-    """The threshold below which pairs are flagged so that the likeliest `fraction` of those judged are not.
+def judge_as(
+    earlier: Judgement,
+    pairs: Pairs,
+    rows: np.ndarray,
+    learned: Learned,
+    *,
+    comparable: bool,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Judgement:
+    """Judge other pairs by the scorers and the calibration of an earlier judgement.
 
-    clean_probability: (N,) float32 or values of it, NaN where not judged.  fraction: in (0, 1].
-    At least one pair stays; such as tie with the last to stay do so too.  0 where nothing is judged.
+    Arguments as in `judge`.  learned: that of the earlier judgement, with these pairs' identities.
     """
-    judged = np.sort(clean_probability[~np.isnan(clean_probability)])
-    if not len(judged):
-        return 0.0
-    return float(judged[len(judged) - max(1, round(fraction * len(judged)))])
-
-
-def all_alike(scores: Scores) -> str | None:
-    """Why nothing can be calibrated, be the pairs matched or not; None if it can."""
-    finite = np.isfinite(scores.score).all() and np.isfinite(scores.decoys).all()
-    if not finite or not len(scores.decoys) or len(DecoyScale.fit(scores.decoys).score) < 2:
-        return "every pair scores the same: the encoder tells nothing apart"
-    return None
-
-
-def cannot_judge(scores: Scores) -> str | None:
-    """Why the data cannot support a judgement; None if they can."""
+    similarity = _similarity(pairs, rows, comparable)
+    if len(rows) < FEWEST:
+        return _unjudged(_too_few(len(rows)), similarity)
+    if earlier.score is None or earlier.calibration is None:
+        return _unjudged(f"the run that judges was not judged itself: {earlier.unjudged}", similarity)
+    models = earlier.models(learned)
+    kinds = PairKinds.of(learned.partition, learned.near(pairs), rows)
+    if models:
+        cross_fit = learned.cross_fit(models, pairs, rows)
+        scores = cross_fit.scores(learned.near(pairs), kinds, seed=seed, scorers=_of(Scorer, earlier.scorers))
+    else:
+        cross_fit = CrossFit.single(ZeroShot(device=device), rows)
+        scores = _encoder_scores(earlier.score, cross_fit, learned.near(pairs), kinds, seed, earlier.scorers)
     why = all_alike(scores)
     if why:
-        return why
-    rank = scores.rank()
-    margin = (float(rank.mean()) - 0.5) * np.sqrt(12 * len(rank))
-    if margin < SEPARATION:
-        return (
-            "the pairs score no higher than random re-pairings: the encoder does not tell matches from mismatches here"
-        )
-    return None
+        return _unjudged(why, similarity)
+    # The rate is this data's own; the scale that turns scores into probabilities is the earlier one.
+    rate = calibrate_scores(scores, earlier.calibration.kind, seed=seed).rate
+    choice = _Choice(earlier.score, cross_fit, scores, scores, scores.similarity, [APPLIED])
+    return _judged(choice, earlier.calibration, rate, pairs, learned, similarity, comparable, seed)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The score that is used, and the models that give it.
+
+    unbiased: scores of models that used no judgement of these pairs.  aligned_similarity: (n,) of the pairs.
+    """
+
+    score: str
+    cross_fit: CrossFit
+    scores: Scores
+    unbiased: Scores
+    aligned_similarity: np.ndarray
+    notes: list[str]
+
+
+def _choose(
+    pairs: Pairs,
+    rows: np.ndarray,
+    learned: Learned,
+    kinds: PairKinds,
+    wanted: str,
+    comparable: bool,
+    seed: int,
+    device: str,
+) -> _Choice:
+    """The score that is wanted; "auto" takes the second round's, if it separates better and keeps particulars."""
+    near = learned.near(pairs)
+    first = learned.cross_fit(learned.first, pairs, rows)
+    scores = first.scores(near, kinds, seed=seed)
+    foreign = comparable and first.learned and learned.method != "canonical"
+    name, notes = "first" if first.learned else "negclip", [FOREIGN] if foreign else []
+    choice = _Choice(name, first, scores, scores, scores.similarity, notes)
+    if learned.aligned:
+        second = learned.cross_fit(learned.aligned, pairs, rows)
+        better = second.scores(near, kinds, seed=seed)
+        choice = replace(choice, aligned_similarity=better.similarity)
+        if wanted == "aligned" or (
+            wanted == "auto"
+            and separates_better(better, scores)
+            and keeps_particulars(
+                near_ranks(second, near, better, seed=seed), near_ranks(first, near, scores, seed=seed)
+            )
+        ):
+            choice = replace(choice, score="aligned", cross_fit=second, scores=better)
+        elif wanted == "auto":
+            choice = replace(choice, notes=[*notes, NOT_LEARNED])
+    if wanted in ENCODER_SCORES and wanted != choice.score:
+        encoder = CrossFit.single(ZeroShot(device=device), rows)
+        scores = _encoder_scores(wanted, encoder, near, kinds, seed)
+        choice = replace(choice, score=wanted, cross_fit=encoder, scores=scores, unbiased=scores)
+    return choice
+
+
+def _encoder_scores(
+    name: str,
+    encoder: CrossFit,
+    pairs: Pairs,
+    kinds: PairKinds,
+    seed: int,
+    earlier: Sequence[Scorer | NeighbourIndex] | None = None,
+) -> Scores:
+    """By the encoder's similarity: of the pair alone, without its hubness, or with its neighbours'.
+
+    earlier: the scorers of an earlier judgement by the same score.
+    """
+    if name == "clip":
+        return cosine_scores(pairs, encoder.rows, seed=seed)
+    if name == "lemon":
+        index = None if earlier is None else _of(NeighbourIndex, earlier)[0]
+        return lemon_scores(pairs, encoder.rows, index=index, seed=seed)
+    return encoder.scores(pairs, kinds, seed=seed, scorers=None if earlier is None else _of(Scorer, earlier))
+
+
+def _of(kind: type[T], scorers: Sequence[object]) -> list[T]:
+    return [scorer for scorer in scorers if isinstance(scorer, kind)]
+
+
+def _judged(
+    choice: _Choice,
+    calibration: Calibration,
+    rate: Rate,
+    pairs: Pairs,
+    learned: Learned,
+    similarity: np.ndarray,
+    comparable: bool,
+    seed: int,
+) -> Judgement:
+    scores, rows, n = choice.scores, choice.cross_fit.rows, len(pairs)
+    # As in the verdicts, so that a comparison with a threshold gives the same result here and there.
+    clean = calibration.clean_probability(scores.scored).astype(np.float32)
+    mixed = mixed_scores(choice.cross_fit, learned.near(pairs), scores, clean.astype(np.float64), seed=seed)
+    kind = np.zeros(n, np.int8)
+    kind[rows] = _noise_kinds(scores, calibration, kind_cut(mixed, scores.decoys))
+    reason = np.zeros(n, np.int8)
+    if isinstance(calibration, DecoyCalibration):
+        undecided = calibration.undecided(scores.scored)
+        clean[undecided] = np.nan
+        reason[rows[undecided]] = UNJUDGED.index(CANNOT_TELL)
+    everywhere = np.full(n, np.nan)
+    everywhere[rows] = clean
+    return Judgement(
+        unjudged=None,
+        notes=[*choice.notes, *_rate_notes(rate)],
+        clean_probability=everywhere,
+        similarity=similarity,
+        aligned_similarity=_everywhere(n, rows, choice.aligned_similarity),
+        noise_kind=kind,
+        unjudged_reason=reason,
+        decoy_clean_probability=calibration.clean_probability(
+            scores.scored_decoys.take(slice(None, None, max(1, len(scores.decoys) // DECOYS_KEPT)))
+        ),
+        mixed_clean_probability=calibration.clean_probability(Scored.plain(mixed)),
+        score=choice.score,
+        scorers=scores.scorers,
+        calibration=calibration,
+        rate=rate,
+        separation=scores.separation,
+        histogram=Histogram.of(scores, rate.estimate),
+        retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed),
+    )
+
+
+def _unread(scores: Scores, calibration: Calibration, script: np.ndarray) -> np.ndarray:
+    """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches."""
+    unread = np.zeros(len(script), bool)
+    if not isinstance(calibration, DecoyCalibration) or not script.any():
+        return unread
+    usual = calibration.share_among(scores.scored.take(script == 0))
+    for code in range(1, int(script.max()) + 1):
+        members = script == code
+        if members.sum() >= FEWEST_OF_SCRIPT:
+            share = calibration.share_among(scores.scored.take(members))
+            unread |= members & (share > max(UNREAD, usual + MARGIN))
+    return unread
+
+
+def _unread_note(unread: np.ndarray) -> str:
+    return (
+        f"{int(unread.sum()):,} captions are in a writing system that the encoder does not seem to read: they are not "
+        "judged, and not counted in the mismatch rate. A multilingual encoder could judge them."
+    )
+
+
+def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) -> np.ndarray:
+    """(n,) int8, an index into NOISE_KINDS: what each pair is if it is mismatched.
+
+    cut: the score above which a mismatch is likelier partial; None if that cannot be told.
+    """
+    kind = np.zeros(len(scores.score), np.int8)
+    if cut is not None:
+        kind[:] = np.where(scores.score < cut, NOISE_KINDS.index("complete"), NOISE_KINDS.index("partial"))
+    if isinstance(calibration, DecoyCalibration):
+        kind[calibration.resembles(scores.scored)] = NOISE_KINDS.index("within_kind")
+        kind[calibration.generic(scores.scored)] = NOISE_KINDS.index("generic")
+        kind[calibration.placeholder(scores.scored)] = NOISE_KINDS.index("placeholder")
+    return kind
+
+
+def _rate_notes(rate: Rate) -> list[str]:
+    return [] if rate.why_wide is None else [f"The mismatch rate is a range: {rate.why_wide}."]
+
+
+def _unjudged(why: str, similarity: np.ndarray, aligned_similarity: np.ndarray | None = None) -> Judgement:
+    nan = np.full(len(similarity), np.nan)
+    return Judgement(
+        unjudged=why,
+        notes=[f"Nothing was judged: {why}."],
+        clean_probability=nan,
+        similarity=similarity,
+        aligned_similarity=nan.astype(np.float32) if aligned_similarity is None else aligned_similarity,
+        noise_kind=np.zeros(len(similarity), np.int8),
+        unjudged_reason=np.zeros(len(similarity), np.int8),
+        decoy_clean_probability=np.zeros(0),
+        mixed_clean_probability=np.zeros(0),
+    )
+
+
+def _too_few(count: int) -> str:
+    return f"only {count} readable {'pair' if count == 1 else 'pairs'}: at least {FEWEST} are needed to judge"
+
+
+def _everywhere(n: int, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N,) float32, the values at `rows` and NaN elsewhere."""
+    out = np.full(n, np.nan, np.float32)
+    out[rows] = values
+    return out
+
+
+def _similarity(pairs: Pairs, rows: np.ndarray, comparable: bool) -> np.ndarray:
+    """(N,) float32 cosines of the encoder's own vectors, NaN except at `rows`, or everywhere if not comparable."""
+    out = np.full(len(pairs), np.nan, np.float32)
+    for part in chunks(len(rows) if comparable else 0, 65536):
+        x, y = (unit(np.asarray(vectors[rows[part]], np.float32)) for vectors in (pairs.image, pairs.text))
+        out[rows[part]] = (x * y).sum(1)
+    return out
+
+
+def _retrieval(
+    cross_fit: CrossFit, pairs: Pairs, clean_probability: np.ndarray, comparable: bool, seed: int
+) -> HeldOutRetrieval:
+    found: dict[str, list[dict[str, float]]] = {"zero_shot": [], "aligned": []}
+    count = 0
+    for model, clean in clean_by_fold(cross_fit, clean_probability, seed=seed):
+        if len(clean) < 2:
+            continue
+        count += len(clean)
+        held_out = pairs.take(clean)
+        for name, space in (("aligned", model), *([("zero_shot", ZeroShot())] if comparable else [])):
+            x, y = space.embed_image(held_out.image), space.embed_text(held_out.text)
+            found[name].append(retrieval(x, y, image_id=held_out.image_id, caption_id=held_out.caption_id))
+    means = {
+        name: {key: float(np.mean([r[key] for r in folds])) for key in folds[0] if key != "queries"} if folds else None
+        for name, folds in found.items()
+    }
+    return HeldOutRetrieval(count, cross_fit.learned, **means)

@@ -1,11 +1,11 @@
-"""LEMoN's score of a pair: how far its two sides are apart, and how far each is from the company that the other keeps.
+"""LEMoN's score of a pair: the distance of its two sides, and the distance of each from the neighbours of the other.
 
     -score(x, y) = d(x, y) + beta s_n + gamma s_m,      d = 1 - cosine, in the encoder's own space
-    s_n = mean over the k images x' nearest to x, which carry y', of    d(y, y') exp(-tau_1 d(x, x') - tau_2 d(x', y'))
-    s_m = mean over the k captions y' nearest to y, which x' carry, of  d(x, x') exp(-tau_1 d(y, y') - tau_2 d(x', y'))
+    s_n = mean over the k images x' nearest to x, with captions y', of  d(y, y') exp(-tau_1 d(x, x') - tau_2 d(x', y'))
+    s_m = mean over the k captions y' nearest to y, with images x', of  d(x, x') exp(-tau_1 d(y, y') - tau_2 d(x', y'))
 
 Source: Zhang et al., LEMoN: Label Error Detection using Multimodal Neighbors, ICML 2025, with its fixed parameters.
-Beyond REFERENCE pairs the company is a fixed sample, as there; a pair and its copies are no company of their own.
+Of more than REFERENCE pairs, a fixed sample is searched; a pair and its copies are not neighbours of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..align.zero_shot import ZeroShot
-from ..arrays import Rows, chunks
+from ..arrays import Pairs, chunks
 from .crossfit import Decoys, Scores, embedded
 from .scores import Reference
 
@@ -26,44 +26,35 @@ REFERENCE = 50_000
 CHUNK = 1024  # pairs whose neighbours' vectors are held at once
 
 
-def lemon_scores(
-    image: Rows,
-    text: Rows,
-    image_id: np.ndarray,
-    caption_id: np.ndarray,
-    rows: np.ndarray,
-    *,
-    company: Company | None = None,
-    seed: int = 0,
-) -> Scores:
-    """Scores of the pairs `rows` (n,) and of decoys.  image, text: (N, d) embeddings; ids: (N,) int64.
+def lemon_scores(pairs: Pairs, rows: np.ndarray, *, index: NeighbourIndex | None = None, seed: int = 0) -> Scores:
+    """Scores of the pairs `rows` (n,), in the encoder's own vectors, and of decoys.
 
-    company: that of an earlier run; None takes it from these pairs.
+    index: that of an earlier run; None makes one from these pairs.
     """
     rng = np.random.default_rng(seed)
     model = ZeroShot()
-    if company is None:
+    if index is None:
         sample = np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
-        company = Company.of(Reference.embed(model, image, text, image_id, caption_id, sample))
-    pair = _pair_code(image_id[rows], caption_id[rows])
+        index = NeighbourIndex.of(Reference.of(pairs.take(sample).through(model)))
+    code = _pair_code(pairs.image_id[rows], pairs.caption_id[rows])
     score, similarity = np.empty(len(rows)), np.empty(len(rows), np.float32)
-    for part, x, y in embedded(model, image, text, rows, size=CHUNK):
-        kept = company.of_pairs(x, y, pair[part])
+    for part, x, y in embedded(model, pairs, rows, size=CHUNK):
+        found = index.neighbours(x, y, code[part])
         similarity[part] = (x * y).sum(1)
         every = np.arange(len(x))
-        score[part] = kept.score(similarity[part], every, every)
-    drawn = Decoys.draw(model, image, text, image_id[rows], caption_id[rows], rows, rng)
+        score[part] = found.score(similarity[part], every, every)
+    drawn = Decoys.draw(model, pairs, rows, rng)
     used = np.unique(np.concatenate([drawn.left, drawn.right]))
     left, right = np.searchsorted(used, drawn.left), np.searchsorted(used, drawn.right)
-    x, y = model.embed_image(image[rows[used]]), model.embed_text(text[rows[used]])
-    kept = company.of_pairs(x, y, pair[used])
-    decoys = [kept.score(drawn.similarity[part], left[part], right[part]) for part in chunks(len(left), 65536)]
-    return Scores(score, similarity, np.concatenate(decoys) if decoys else np.zeros(0), [company])
+    ends = pairs.take(rows[used]).through(model)
+    found = index.neighbours(ends.image[:], ends.text[:], code[used])
+    decoys = [found.score(drawn.similarity[part], left[part], right[part]) for part in chunks(len(left), 65536)]
+    return Scores(score, similarity, np.concatenate(decoys) if decoys else np.zeros(0), [index])
 
 
 @dataclass(frozen=True)
-class Company:
-    """Pairs to find neighbours among.  pair: (R,) int64, the same for copies; trust: (R,) exp(-tau_2 d) of each."""
+class NeighbourIndex:
+    """Pairs to find neighbours among.  pair: (R,) int64, equal for copies.  trust: (R,) exp(-tau_2 d) of each."""
 
     reference: Reference
     pair: np.ndarray
@@ -72,7 +63,7 @@ class Company:
     text_index: Any
 
     @staticmethod
-    def of(reference: Reference) -> Company:
+    def of(reference: Reference) -> NeighbourIndex:
         import faiss
 
         indexes = []
@@ -81,7 +72,7 @@ class Company:
             index.add(np.ascontiguousarray(vectors))
             indexes.append(index)
         trust = np.exp(-TAU_2 * (1 - (reference.image * reference.text).sum(1)))
-        return Company(reference, _pair_code(reference.image_id, reference.caption_id), trust, *indexes)
+        return NeighbourIndex(reference, _pair_code(reference.image_id, reference.caption_id), trust, *indexes)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file
@@ -89,16 +80,16 @@ class Company:
         save_file({name: np.ascontiguousarray(value) for name, value in vars(self.reference).items()}, path)
 
     @staticmethod
-    def load(path: Path) -> Company:
+    def load(path: Path) -> NeighbourIndex:
         from safetensors.numpy import load_file
 
-        return Company.of(Reference(**load_file(path)))
+        return NeighbourIndex.of(Reference(**load_file(path)))
 
-    def of_pairs(self, x: np.ndarray, y: np.ndarray, pair: np.ndarray) -> _Kept:
-        """x, y: (n, d) unit rows of n pairs, pair: (n,) their codes."""
+    def neighbours(self, x: np.ndarray, y: np.ndarray, pair: np.ndarray) -> _Neighbours:
+        """x, y: (n, d) unit rows of the images and captions of n pairs.  pair: (n,) their codes."""
         r = self.reference
         sides = ((self.image_index, x, r.text), (self.text_index, y, r.image))
-        return _Kept(x, y, pair, *(self._side(*side, pair) for side in sides))
+        return _Neighbours(x, y, pair, *(self._side(*side, pair) for side in sides))
 
     def _side(self, index: Any, query: np.ndarray, partner: np.ndarray, pair: np.ndarray) -> _Side:
         n, k = len(query), min(NEIGHBOURS, len(partner))
@@ -119,18 +110,18 @@ class Company:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side's neighbours.  mean: (n, d), the weighted mean of what they carry; total: (n,), their weights' sum;
-    pair: (n, k), their codes."""
+    """The neighbours of one side.  mean: (n, d), the weighted mean of their other sides.  total: (n,), the sum of their
+    weights.  pair: (n, k), their codes."""
 
     mean: np.ndarray
     total: np.ndarray
     pair: np.ndarray
 
     def apart(self, row: np.ndarray, vector: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """s of these rows' neighbours against other sides' (m, d) vectors, which pairs `own` (m,) carry.
+        """s_n or s_m of rows `row` against (m, d) vectors of the other side, which come from the pairs `own` (m,).
 
-        In a decoy a neighbour can be the very pair that its other side comes from. No mismatched pair has that one, its
-        text being here in its own place; it is left out, which takes one from the count and nothing from the sum.
+        In a decoy, a neighbour can be the pair that the other side comes from. A mismatched pair has no such neighbour,
+        so it is left out: that lowers the count by one and leaves the sum as it is.
         """
         s = self.total[row] - np.einsum("ij,ij->i", self.mean[row], vector)
         k = self.pair.shape[1]
@@ -138,8 +129,8 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """n pairs and the company that their images and their captions keep."""
+class _Neighbours:
+    """n pairs, and the neighbours of their images and of their captions."""
 
     x: np.ndarray
     y: np.ndarray

@@ -1,7 +1,7 @@
-"""The mismatch rate and the clean probability by a two-component mixture of the scores, the usual way without decoys.
+"""The mismatch rate and the clean probability by a two-component mixture of the scores, without decoys.
 
-The component of lower scores is taken to be the mismatched pairs'. Nothing ties it to them: clean data are split in two
-as well, and the rate follows the shapes that two betas or two Gaussians can have.
+The component of lower scores is assumed to be the mismatched pairs. Nothing guarantees that: clean data are split into
+two components as well, and the rate depends on the shapes that two beta or Gaussian densities can have.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 
 from ..align.mixtures import BetaMixture, GaussianMixture, fit_beta_mixture, fit_gaussian_mixture
 from .decoys import LEVEL, Rate, tie_break
+from .evidence import Scored
 
 Kind = Literal["beta", "gauss"]
-#: Bootstrap samples, and the pairs in one; of more, the spread of the rate is scaled down (m out of n bootstrap).
+#: Bootstrap samples, and the pairs in one; of more pairs, the rate's spread is scaled down (m out of n bootstrap).
 BOOTSTRAPS, SAMPLE = 60, 1000
 
 
@@ -29,8 +30,13 @@ class MixtureCalibration:
     centre: float
     width: float
 
-    def clean_probability(self, score: np.ndarray) -> np.ndarray:
-        """P(matched | score), strictly increasing.  (n,) float64 -> (n,) float64."""
+    @property
+    def prior(self) -> float:
+        return self.rate.estimate
+
+    def clean_probability(self, scored: Scored) -> np.ndarray:
+        """P(matched), (n,) float64, strictly increasing in the score; kinds play no part."""
+        score = scored.score
         return tie_break(1 - self.mixture.posterior_noisy(-score), (score - self.centre) / self.width)
 
     def to_json(self) -> dict[str, Any]:
@@ -53,9 +59,9 @@ class MixtureCalibration:
 def calibrate_mixture(
     observed: np.ndarray, kind: Kind, *, rate: Rate | None = None, seed: int = 0
 ) -> MixtureCalibration:
-    """observed: (n,) scores of the pairs.  rate: as for `decoys.calibrate`; it then replaces the fitted weights.
+    """observed: (n,) scores of the pairs.  rate: as in `decoys.calibrate`; it replaces the fitted weights.
 
-    The rate is the weight of the component of lower scores, its interval that of bootstrap samples.
+    The rate is the weight of the component of lower scores; its interval is from bootstrap samples.
     """
     mixture = _fit(observed, kind)
     if rate is None:
@@ -72,5 +78,5 @@ def calibrate_mixture(
 
 
 def _fit(observed: np.ndarray, kind: Kind) -> BetaMixture | GaussianMixture:
-    """With each fit's own number of steps: run to convergence, the two betas can come out as one and the same."""
+    """With each fit's own number of steps: at convergence, the two beta densities can coincide."""
     return (fit_beta_mixture if kind == "beta" else fit_gaussian_mixture)(-observed)

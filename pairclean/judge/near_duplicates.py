@@ -1,6 +1,7 @@
-"""Near-identical pictures and captions: the same thing encoded again, a caption that differs by a full stop.
+"""Near-identical images and captions: an image that was encoded again, a caption that differs by a full stop.
 
-How near that is, the data say: two are one if they are far closer than a vector usually is to the nearest other one.
+The data decide how near that is: two vectors count as one if they are far closer than vectors usually are to their
+nearest neighbour.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import numpy as np
 from ..arrays import Rows, chunks, unit
 from .folds import BOILERPLATE
 
-#: Of the distance to the nearest neighbour, in its upper tenth, which copies do not move unless nearly all have some.
-#: Pictures saved again as JPEG and captions with other punctuation came out at a thirtieth to a quarter of it,
-#: different pictures at a third at the least.
+#: SHARE of the USUAL quantile of nearest-neighbour distances, which copies do not move unless nearly all vectors have
+#: some. Images saved again as JPEG and captions with other punctuation were at a thirtieth to a quarter of that
+#: quantile, different images at a third or more.
 USUAL, SHARE = 0.9, 1 / 6
-#: Distances are those of random projections to so many dimensions, which keep them to about 5%.
+#: Distances are measured after random projection to this many dimensions, which preserves them to about 5%.
 DIMENSIONS = 256
-#: Up to this many vectors the search is exact; beyond, it goes through an inverted file.
+#: Up to this many vectors the search is exact; above it uses an inverted file.
 EXACT = 20_000
 CHUNK = 65_536
 

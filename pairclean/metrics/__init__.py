@@ -1,1 +1,1 @@
-"""Beside the corridor: metrics. Arrays and tables in, numbers out."""
+"""Metrics: arrays and tables in, numbers out. They know neither files nor models."""

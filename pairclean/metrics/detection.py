@@ -1,4 +1,4 @@
-"""How well a run found planted mismatches: metrics of scores and probabilities, and the scores of a whole run."""
+"""How well a run found planted mismatches: metrics of scores and probabilities, and of a run's verdicts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,31 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of the probability of a re
 
 
 def auroc(score: Floats, positive: Bools) -> float:
-    """The probability that a positive outscores a negative, ties counted half.
+    """Area under the ROC curve: the probability that a positive outscores a negative, ties counted half.
 
-    score: (n,) float, higher is more positive.  positive: (n,) bool.  Returns nan where a class is empty.
+    score: (n,) float, higher is more positive.  positive: (n,) bool.  Returns NaN where a class is empty.
+
+    >>> auroc(np.array([0.9, 0.4, 0.6, 0.1]), np.array([True, True, False, False]))
+    0.75
     """
     positives = int(positive.sum())
     negatives = len(positive) - positives
     if not positives or not negatives:
         return math.nan
     _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(count) - (count - 1) / 2  # ranks from 1; tied scores share their mean rank
+    mean_rank = np.cumsum(count) - (count - 1) / 2  # ranks start at 1; tied scores share their mean rank
     above = mean_rank[inverse][positive].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
 
 
 def average_precision(score: Floats, positive: Bools) -> float:
-    """Mean over the positives of the precision at their place, from the highest score down.
+    """Mean over the positives of the precision at their rank, from the highest score down.
 
-    score: (n,) float.  positive: (n,) bool.  Tied scores are taken in the order given.  Returns nan without positives.
+    score: (n,) float.  positive: (n,) bool.  Tied scores keep the order they are given in.
+    Returns NaN without positives.
+
+    >>> average_precision(np.array([0.9, 0.4, 0.6, 0.1]), np.array([True, True, False, False]))
+    0.8333333333333333
     """
     hit = positive[np.argsort(-score, kind="stable")]
     if not hit.any():
@@ -47,9 +54,12 @@ def average_precision(score: Floats, positive: Bools) -> float:
 
 
 def expected_calibration_error(probability: Floats, outcome: Bools, bins: int = 10) -> float:
-    """Mean gap between predicted and observed rate over `bins` bins of equal width, weighted by their pairs.
+    """Mean gap between predicted and observed rate over `bins` bins of equal width, weighted by the pairs in them.
 
-    probability: (n,) float in [0, 1].  outcome: (n,) bool.  Returns nan without pairs.
+    probability: (n,) float in [0, 1].  outcome: (n,) bool.  Returns NaN without pairs.
+
+    >>> expected_calibration_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, True, False]))
+    0.0
     """
     if not len(probability):
         return math.nan
@@ -63,7 +73,11 @@ def reliability(probability: Floats, outcome: Bools, bins: int = 10) -> list[dic
     """What was predicted beside what was observed, over `bins` bins of equal width; bins without a pair are left out.
 
     probability: (n,) float in [0, 1].  outcome: (n,) bool.
-    Returns for each bin its bounds `low` and `high`, its `pairs`, and the means `predicted` and `observed` over them.
+    Returns one entry per bin that has pairs: its bounds `low` and `high`, its number of `pairs`, and the means
+    `predicted` and `observed` over them.
+
+    >>> reliability(np.array([0.1, 0.9, 0.9]), np.array([False, True, False]), bins=2)[1]
+    {'low': 0.5, 'high': 1.0, 'pairs': 2, 'predicted': 0.9, 'observed': 0.5}
     """
     bin_of = np.minimum((probability * bins).astype(np.int64), bins - 1)
     return [
@@ -79,7 +93,11 @@ def reliability(probability: Floats, outcome: Bools, bins: int = 10) -> list[dic
 
 
 def brier(probability: Floats, outcome: Bools) -> float:
-    """Mean squared error of the probabilities.  probability: (n,) float.  outcome: (n,) bool.  nan without pairs."""
+    """Mean squared error of the probabilities.  probability: (n,) float.  outcome: (n,) bool.  NaN without pairs.
+
+    >>> brier(np.array([1.0, 0.5]), np.array([True, False]))
+    0.125
+    """
     return float(np.mean((probability - outcome) ** 2)) if len(probability) else math.nan
 
 
@@ -89,16 +107,17 @@ def _share(part: Bools, whole: Bools) -> float:
 
 
 def score_run(verdicts: pa.Table, truth: pa.Table) -> dict[str, float | int]:
-    """Score the verdicts of a run against what was planted in its input.
+    """Score the verdicts of a run against the mismatches that were planted in its input.
 
-    verdicts: a row a pair, `pairs.VERDICT_SCHEMA`.  truth: what `pairclean.plant` writes, in any order (its rows
-    of the pairs that the run was given, where some were left out so that others have no partner).
+    verdicts: one row per pair, `pairs.VERDICT_SCHEMA`.  truth: what `pairclean.plant` writes, in any order. Where pairs
+    were left out of the input (so that others have no partner), only the rows of the pairs that the run was given.
 
     A pair is mismatched where the text that it carries differs from its own. Pairs that were not judged or could not be
-    read count as probability 0.5, so that leaving hard pairs out does not pay. A rematch is right where the new caption
-    has the text of the picture's own; it is on offer where some mismatched pair carries that text. `correct_before` and
-    `correct_after` are the shares of right captions in the input and among the clean and the rematched pairs.
-    Figures that need a class which is not there are nan (auroc, average_precision) or 0.
+    read count as probability 0.5, so that refusing hard pairs does not improve the scores. A rematch is correct where
+    the new caption has the text of the picture's own caption. That text is available where some mismatched pair carries
+    it (`partners_on_offer`). `correct_before` and `correct_after` are the shares of correct captions in the input, and
+    among the clean and the rematched pairs.
+    Metrics that need a class without members are NaN (auroc, average_precision) or 0.
     Raises UserError if verdicts and truth are not about the same pairs.
     """
     return _figures(_compare(verdicts, truth))
@@ -108,7 +127,7 @@ def score_run(verdicts: pa.Table, truth: pa.Table) -> dict[str, float | int]:
 class _Compared:
     """A run's verdicts beside the truth, (n,) each, in the order of the verdicts.
 
-    probability: of being clean, 0.5 where nothing was judged.  right: rematched, and to its own caption.
+    probability: clean probability, 0.5 where a pair was not judged.  right: rematched to its own caption.
     on_offer: mismatched, and some mismatched pair carries its caption.  kind: how it was planted, None where unknown.
     """
 
@@ -137,8 +156,8 @@ def _compare(verdicts: pa.Table, truth: pa.Table) -> _Compared:
     carries = dict(zip(keys, truth["carried_caption"].to_pylist(), strict=True))
     if len(set(ids)) < len(ids) or set(ids) != set(keys):
         raise UserError(
-            f"The run's verdicts ({len(ids):,}) and the truth ({len(keys):,}) are not about the same pairs, once each; "
-            "compare a run with the truth of its own input."
+            f"the run's verdicts ({len(ids):,}) and the truth ({len(keys):,}) are not about the same pairs, once each: "
+            "compare a run with the truth of its own input"
         )
     noisy = np.array([carries[k] != own[k] for k in ids], dtype=bool)
     verdict = np.array(verdicts["verdict"].to_pylist(), dtype=object)
@@ -192,16 +211,20 @@ def _figures(run: _Compared) -> dict[str, float | int]:
 
 
 def compare_run(verdicts: pa.Table, truth: pa.Table, rate: Mapping[str, float | None]) -> dict[str, Any]:
-    """`score_run`'s figures, and how far the probabilities and the mismatch rate of the run can be relied on.
+    """The metrics of `score_run`, and how well the probabilities and the mismatch rate of the run hold.
 
+    verdicts, truth: as for `score_run`.
     rate: the run's mismatch rate: `estimate`, `low` and `high`, each None where nothing was judged.
-    Returns in addition
-      mismatch_rate: the run's own figures, `true`, `error` (estimate - true) and whether the interval `covers` it;
-      reliability: `reliability` of the clean probability over the judged pairs;
-      risk_coverage: of the rematches at or above each probability in `THRESHOLDS`, how many there are (`rematched`),
-        the share of them that is right (`precision`; None of none), and the share of what is on offer that is mended by
-        them (`recall`);
-      kinds: of each kind of planted mismatch, where the truth says kinds, `pairs` and the share that was `flagged`.
+
+    In addition to `score_run` it returns:
+
+    - mismatch_rate: the run's own `estimate`, `low` and `high`; `true`; `error` (estimate - true); and whether the
+      interval `covers` the true rate.
+    - reliability: `reliability` of the clean probability over the judged pairs.
+    - risk_coverage: for each probability in `THRESHOLDS`, the number of rematches that are at least as sure
+      (`rematched`), the share of them that is correct (`precision`, None without any), and the share of the available
+      captions that they bring back (`recall`).
+    - kinds: for each kind of planted mismatch that the truth names, its `pairs` and the share that was `flagged`.
     """
     run = _compare(verdicts, truth)
     figures = _figures(run)
@@ -225,7 +248,7 @@ def compare_run(verdicts: pa.Table, truth: pa.Table, rate: Mapping[str, float | 
 
 
 def _at(run: _Compared, threshold: float) -> dict[str, float | int | None]:
-    with np.errstate(invalid="ignore"):  # nan where nothing was rematched
+    with np.errstate(invalid="ignore"):  # NaN where nothing was rematched
         chosen = run.emitted & (run.rematch_probability >= threshold)
     return {
         "threshold": threshold,

@@ -1,30 +1,30 @@
-"""Mismatch rates of groups of pairs, with intervals: which part of the data is how bad.
+"""Mismatch rates of groups of pairs, with intervals: how bad each part of the data is.
 
-The mean of 1 - clean probability is no estimate of a group's rate: every probability was computed with the prior of the
-whole data, so that the mean is drawn toward the rate of the whole, the more so the less the score tells. What a pair
-itself says is its likelihood ratio, its odds with that prior taken out,
+The mean of 1 - clean probability is not an estimate of a group's rate. Every probability was computed with the prior of
+the whole data set, so the mean is shrunk toward the overall rate, and more so where the score says little. The evidence
+of a single pair is its likelihood ratio, its odds with that prior removed,
 
-    L_i = p_i / (1 - p_i) * pi / (1 - pi),        p_i: clean probability, pi: the prior P(mismatched) that it holds,
+    L_i = p_i / (1 - p_i) * pi / (1 - pi),        p_i: clean probability, pi: the prior P(mismatched) contained in it,
 
-the density of its score among matched pairs over that among mismatched ones. The pairs of a group, drawn with a rate r
-of the group's own, then have the likelihood of the calibration's mixture with that weight,
+which is the density of its score among matched pairs over the density among mismatched pairs. The pairs of a group with
+a mismatch rate r of its own have the likelihood of the calibration's mixture with that weight,
 
     l(r) = prod_i (r + (1 - r) L_i),        and pair i is mismatched with probability q_i(r) = r / (r + (1 - r) L_i).
 
-The rates of groups are drawn from Beta(m s, (1 - m) s), m the rate of the whole; s is the one that makes the groups
-together likeliest (empirical Bayes), so that groups that are alike are drawn together and others are left apart.
+The rates of the groups have the prior Beta(m s, (1 - m) s), where m is the overall rate and s maximises the joint
+likelihood of all groups (empirical Bayes). Groups that are alike are therefore shrunk together, others are left apart.
 
-Reported is the share of mismatched pairs among those that are there: the mean over the posterior of r of the mean of
-q_i(r), with the quantiles of the Beta distribution that has this mean and the variance
+What is reported is the share of mismatched pairs among the pairs that are present: the posterior mean of the mean of
+q_i(r). Its interval has the quantiles of the Beta distribution with this mean and the variance
 
     Var_r(mean q_i(r)) + E_r(sum q_i(r) (1 - q_i(r))) / n^2 + shared,
 
-where `shared` is the error of the calibration, which all groups have in common: that of the rate of the whole, taken
-as constant on the scale of log odds.
+where `shared` is the calibration error, common to all groups: the error of the overall rate, taken as constant in log
+odds.
 
-All of this rests on the scores of random re-pairings of the whole data being those of the mismatched pairs of every
-group. Where the rates of groups are very unlike, a model learns which groups are mixed with the others, and their
-mismatched pairs score higher than random re-pairings: the rates, that of the whole too, are then lower bounds.
+All of this assumes that the mismatched pairs of every group score like random re-pairings of the whole data set. Where
+the rates of the groups differ very much, a model learns which groups are mixed with others, and their mismatched pairs
+score higher than random re-pairings. All rates, the overall one too, are then lower bounds.
 """
 
 from __future__ import annotations
@@ -38,28 +38,32 @@ import numpy as np
 import pandas as pd
 
 LEVEL = 0.95
-_NORMAL = 1.959964  # its quantile of the normal distribution
-#: Judged pairs; the rate of a group with fewer says more about the whole than about the group.
+_NORMAL = 1.959964  # the 97.5% quantile of the normal distribution
+#: The rate of a group with fewer judged pairs than this says more about the whole data set than about the group.
 SMALL = 50
 
-_LOG_ODDS = 14.0  # beyond these a pair says nothing more
+_LOG_ODDS = 14.0  # evidence beyond this is clipped
 _BINS = 560
-_UNJUDGED, _UNREADABLE = -1, -2  # in the place of a bin
+_UNJUDGED, _UNREADABLE = -1, -2  # used in place of a bin
 _CELLS = 256
-_FEWEST_CELLS = 32  # that the posterior has to spread over
+_FEWEST_CELLS = 32  # the posterior has to spread over at least this many
 _STRENGTHS = np.geomspace(0.5, 2000, 40)
 
 #: The columns of the tables of `audit` and `compare`.
 COUNTS = ("pairs", "judged", "unjudged", "unreadable")
 ESTIMATES = ("rate", "low", "high")
-COMPARED = ("pairs", "judged", *ESTIMATES)  # with the other run's beside them
+COMPARED = ("pairs", "judged", *ESTIMATES)  # shown for both runs
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 _AGAINST = "_against"
 _TAKEN = {*COUNTS, "mismatched", *ESTIMATES, "small", *(name + _AGAINST for name in COMPARED), *DIFFERENCE}
 
 
 def shown_names(by: Sequence[str]) -> list[str]:
-    """What the columns that are grouped by are called in a table: one that has a name of the table's own is marked."""
+    """The names of the grouping columns in a table; one that collides with a column of the table's own is marked.
+
+    >>> shown_names(["domain", "pairs"])
+    ['domain', 'pairs (source)']
+    """
     names: list[str] = []
     for name in by:
         while name in _TAKEN or name in names:
@@ -69,12 +73,12 @@ def shown_names(by: Sequence[str]) -> list[str]:
 
 
 def tally(groups: pd.DataFrame, clean_probability: np.ndarray, unreadable: np.ndarray) -> pd.DataFrame:
-    """Count pairs by group and by what is known of them; tallies of parts can be concatenated.
+    """Count pairs by group and by clean probability; tallies of parts can be concatenated.
 
-    groups: (n, columns), what the pairs are grouped by.  clean_probability: (n,) float, NaN where not judged.
+    groups: (n, columns), the values to group by.  clean_probability: (n,) float, NaN where not judged.
     unreadable: (n,) bool.
-    Returns a column for each of `groups`, called by its place (0, ...), `bin` and `pairs` (int64); memory grows with
-    the groups, not with the pairs.
+    Returns one column for each of `groups`, named by its position (0, ...), then `bin` and `pairs` (int64).  Memory
+    grows with the number of groups, not of pairs.
     """
     p = np.clip(np.nan_to_num(clean_probability.astype(np.float64), nan=0.5), 1e-9, 1 - 1e-9)
     log_odds = np.clip(np.log(p) - np.log1p(-p), -_LOG_ODDS, _LOG_ODDS)
@@ -88,9 +92,9 @@ def tally(groups: pd.DataFrame, clean_probability: np.ndarray, unreadable: np.nd
 
 
 def _numbered(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Which of its different values each of a column's is, and these: objects, in the order of their text, None last.
+    """Factorise a column: a code per row, and the distinct values as objects, ordered by their text, None last.
 
-    Values of one text are the same: shards and runs may hold a number in columns of different types.
+    Values with the same text are the same: shards and runs may hold a number in columns of different types.
     """
     code, values = pd.factorize(column.to_numpy(object))
     text = np.array([_text(value) for value in values], object)
@@ -103,7 +107,7 @@ def _text(value: Any) -> str:
 
 
 def _named(table: pd.DataFrame, columns: Iterable[Any], values: Iterable[np.ndarray]) -> pd.DataFrame:
-    """`table` with values for the numbers that stand for them; of one type, so that a file can hold them."""
+    """`table` with the codes in `columns` replaced by their values, of one type each, so that a file can hold them."""
     for name, of_column in zip(columns, values, strict=True):
         kinds = {type(value) for value in of_column if value is not None}
         if len(kinds) > 1:
@@ -117,11 +121,18 @@ def audit(
 ) -> pd.DataFrame:
     """The mismatch rate of every group, the most mismatched pairs first.
 
-    tallies: of `tally`.  by: the columns to group by, at least one.  prior: the prior in the clean probabilities, None
-    where nothing was judged.  whole: `mismatch_rate` of report.json (estimate, low, high).
-    Returns the columns `by` (objects, None for null; called as `shown_names` says), then pairs, judged, unjudged,
+    tallies: from `tally`.  by: the columns to group by, at least one.  prior: the prior P(mismatched) contained in the
+    clean probabilities, None where nothing was judged.  whole: `mismatch_rate` of report.json (estimate, low, high).
+    Returns the columns `by` (objects, None for null; named as by `shown_names`), then pairs, judged, unjudged,
     unreadable (int64), mismatched (float64, rate * judged), rate, low, high (float64, NaN where nothing is judged), and
     small (bool, fewer than SMALL judged).
+
+    >>> groups = pd.DataFrame({"shop": ["a"] * 200 + ["b"] * 200})
+    >>> clean = np.array(([0.99] * 9 + [0.01]) * 20 + [0.99, 0.01] * 100)  # one in ten, and one in two, look mismatched
+    >>> whole = {"estimate": 0.3, "low": 0.25, "high": 0.35}
+    >>> table = audit([tally(groups, clean, np.zeros(400, bool))], ["shop"], prior=0.3, whole=whole)
+    >>> table[["shop", "judged", "rate"]].round(2).values.tolist()
+    [['b', 200, 0.51], ['a', 200, 0.1]]
     """
     names = shown_names(by)
     counts = pd.concat(list(tallies), ignore_index=True)
@@ -159,7 +170,7 @@ def _counted(code: np.ndarray, bins: np.ndarray, pairs: np.ndarray, groups: int)
 
 
 def _shared_error(whole: Mapping[str, Any], pairs: int) -> float:
-    """Standard error of the rate of the whole, in log odds."""
+    """Standard error of the overall rate, in log odds."""
     rate = float(np.clip(whole["estimate"], 0.5 / pairs, 1 - 0.5 / pairs))
     return float((whole["high"] - whole["low"]) / (2 * _NORMAL * rate * (1 - rate)))
 
@@ -167,13 +178,13 @@ def _shared_error(whole: Mapping[str, Any], pairs: int) -> float:
 def _rates(counts: Any, prior: float, rate: float, shared: float) -> np.ndarray:
     """(g, 3) estimate, low and high of each group's rate.
 
-    counts: sparse (g, _BINS) float64, pairs by bin of the log odds of being clean.  rate: of the whole.  shared:
-    standard error in log odds that all groups have in common.
+    counts: sparse (g, _BINS) float64, pairs by bin of the log odds of being clean.  rate: the overall mismatch rate.
+    shared: standard error, in log odds, that all groups have in common.
     """
     log_odds = (np.arange(_BINS) + 0.5) * (2 * _LOG_ODDS / _BINS) - _LOG_ODDS
     ratio = np.exp(log_odds + np.log(prior) - np.log1p(-prior))
     centre = float(np.clip(rate, 0.005, 0.995))
-    edges = np.sin(np.linspace(0, np.pi / 2, _CELLS + 1)) ** 2  # narrow at the ends, as rates near 0 and 1 are
+    edges = np.sin(np.linspace(0, np.pi / 2, _CELLS + 1)) ** 2  # finer near 0 and 1, where rates are known more closely
     likelihood = counts @ _log_mixture(edges, ratio).T
     scaled = np.exp(likelihood - likelihood.max(1, keepdims=True))
     priors = np.stack([_prior(edges, centre, s) for s in _STRENGTHS], axis=1)
@@ -189,17 +200,17 @@ def _rates(counts: Any, prior: float, rate: float, shared: float) -> np.ndarray:
 
 
 def _log_mixture(edges: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """(cells, _BINS) log(r + (1 - r) L) at the cells' centres."""
+    """log(r + (1 - r) L) at the centres of the cells, (cells, _BINS)."""
     r = (edges[:-1] + edges[1:])[:, None] / 2
     return np.log(r + (1 - r) * ratio)
 
 
 def _prior(edges: np.ndarray, centre: float, strength: float) -> np.ndarray:
-    """Mass of Beta(m s, (1 - m) s) in each cell."""
+    """Probability mass of Beta(m s, (1 - m) s) in each cell; m: centre, s: strength."""
     from scipy.special import betainc
 
     a, b = centre * strength, (1 - centre) * strength
-    # From the nearer end, where the differences are not of numbers that are both almost 1.
+    # Integrated from the nearer end: the difference of two numbers that are both almost 1 would lose its digits.
     mass = np.where(edges[1:] < centre, np.diff(betainc(a, b, edges)), -np.diff(betainc(b, a, 1 - edges)))
     return np.maximum(mass, 1e-300)
 
@@ -207,10 +218,10 @@ def _prior(edges: np.ndarray, centre: float, strength: float) -> np.ndarray:
 def _share(
     ratio: np.ndarray, pairs: np.ndarray, likelihood: np.ndarray, edges: np.ndarray, centre: float, strength: float
 ) -> tuple[float, float]:
-    """Mean and variance of one group's share of mismatched pairs, the error of the calibration left aside.
+    """Mean and variance of one group's share of mismatched pairs, without the calibration error.
 
-    ratio, pairs: (k,) likelihood ratios and how many pairs have them.  likelihood: (cells,) log, of the rates between
-    `edges`; the cells are made finer until the posterior spreads over many.
+    ratio, pairs: (k,) likelihood ratios and the number of pairs that have them.  likelihood: (cells,) log-likelihood of
+    the rates between `edges`; the cells are refined until the posterior spreads over many of them.
     """
     while True:
         mass = likelihood + np.log(_prior(edges, centre, strength))
@@ -222,7 +233,7 @@ def _share(
         likelihood = _log_mixture(edges, ratio) @ pairs
     mass = mass[held] / mass[held].sum()
     r = ((edges[held] + edges[held + 1]) / 2)[:, None]
-    noisy = r / (r + (1 - r) * ratio)  # of a pair, given the rate and its score
+    noisy = r / (r + (1 - r) * ratio)  # P(mismatched) of a pair, given the rate and its score
     share = noisy @ pairs / pairs.sum()
     spread = (noisy * (1 - noisy)) @ pairs / pairs.sum() ** 2
     mean = float(mass @ share)
@@ -230,20 +241,25 @@ def _share(
 
 
 def _beta_interval(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles of the Beta distributions with these moments."""
+    """The central LEVEL interval of the Beta distributions with these means and variances."""
     from scipy.special import betaincinv
 
-    mean = np.clip(mean, 1e-12, 1 - 1e-12)  # of nothing but certain pairs, it is rounded to 0 or 1
+    mean = np.clip(mean, 1e-12, 1 - 1e-12)  # it is rounded to 0 or 1 where all pairs are certain
     size = np.maximum(mean * (1 - mean) / np.maximum(variance, 1e-18) - 1, 1e-6)
     low, high = (betaincinv(mean * size, (1 - mean) * size, tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return low, high
 
 
 def difference(rate: Any, low: Any, high: Any, rate2: Any, low2: Any, high2: Any) -> tuple[Any, Any, Any]:
-    """rate - rate2 with its interval, from the intervals of the two; arrays or floats.
+    """The difference rate - rate2 with its interval, from the two intervals; arrays or floats.
 
-    Source: the square-and-add intervals of Zou and Donner 2008. They hold for independent estimates; two runs over the
-    same pairs mostly err alike, and the interval is then wider than it need be.
+    The interval is that of independent estimates. Two runs over the same pairs tend to err in the same direction; the
+    interval is then wider than necessary.
+    Source: the square-and-add intervals (MOVER) of Zou and Donner 2008.
+
+    >>> change, low, high = difference(0.5, 0.4, 0.6, 0.25, 0.25, 0.25)
+    >>> round(change, 3), round(float(low), 3), round(float(high), 3)
+    (0.25, 0.15, 0.35)
     """
     change = rate - rate2
     below = np.sqrt((rate - low) ** 2 + (high2 - rate2) ** 2)
@@ -252,8 +268,11 @@ def difference(rate: Any, low: Any, high: Any, rate2: Any, low2: Any, high2: Any
 
 
 def compare(table: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Two audits side by side: the columns of `table`; pairs, judged, rate, low and high of the other with `_against`
-    at the end; and difference, difference_low, difference_high.  Groups that one of them lacks have nulls there.
+    """Two audits side by side.
+
+    table, other: from `audit`, grouped by the same columns `by`.
+    Returns the columns of `table`; pairs, judged, rate, low and high of `other` with the suffix `_against`; and
+    difference, difference_low, difference_high.  A group that one of the two lacks has nulls there.
     """
     names = shown_names(by)
     ours, theirs, values = table.copy(), other[[*names, *COMPARED]].copy(), []
@@ -272,7 +291,11 @@ def compare(table: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.D
 
 
 def domain_of(url: object) -> str | None:
-    """The host that a URL names, without "www."; None where it names none."""
+    """The host of a URL, without "www."; None where there is none.
+
+    >>> domain_of("https://www.example.org/a.jpg")
+    'example.org'
+    """
     if not isinstance(url, str):
         return None
     try:

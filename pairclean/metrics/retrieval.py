@@ -1,6 +1,6 @@
-"""Cross-modal retrieval by the field's protocols: recall at 1, 5 and 10, ranks, and MAP by class labels.
+"""Cross-modal retrieval by the usual protocols: recall at 1, 5 and 10, ranks, and MAP by class labels.
 
-Vectors fit in memory, similarities need not: they are looked at in tiles, on any device that PyTorch has.
+The vectors have to fit in memory, the similarity matrix does not: it is computed in tiles, on any PyTorch device.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pairclean.pairs import UserError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-#: By figure: the value of each question, (q,) float64 (nan: not asked), and the image that it is about, (q,) int64.
+#: By metric: the value of each query, (q,) float64 (NaN: not asked), and the image it belongs to, (q,) int64.
 Questions = Mapping[str, tuple[NDArray[np.float64], Ints]]
 
-#: Cosines nearer than this are tied: about the rounding error of a float32 product of unit vectors.
+#: Cosines that differ by less than this are tied: about the rounding error of a float32 product of unit vectors.
 TIE = 2e-6
 RECALLS = (1, 5, 10)
 CUT = 50
@@ -29,10 +29,10 @@ COCO_FOLDS, COCO_IMAGES = 5, 1000
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where each question's best match was found: 1 is the first place, inf nowhere.
+    """The rank of the best match of every query: 1 is first, inf is not found.
 
-    image: (I,) float64, of the distinct images asking for captions.  caption: (n,) float64, of every row's caption
-    asking for images.  image_of: (n,) int64, which of the I images each row shows.
+    image: (I,) float64, image-to-text, one per distinct image.  caption: (n,) float64, text-to-image, one per row.
+    image_of: (n,) int64, which of the I images each row shows.
     """
 
     image: NDArray[np.float64]
@@ -41,11 +41,11 @@ class Ranks:
 
     @property
     def ways(self) -> dict[str, tuple[NDArray[np.float64], Ints]]:
-        """By direction: the rank of each question, and the image that it is about."""
+        """By direction: the rank of each query, and the image it belongs to."""
         return {"i2t": (self.image, np.arange(len(self.image))), "t2i": (self.caption, self.image_of)}
 
     def questions(self) -> dict[str, tuple[NDArray[np.float64], Ints]]:
-        """`i2t_r1` and so on: 100 where the question was answered among the first k, else 0."""
+        """`i2t_r1` and so on: 100 where a match is among the first k results, else 0."""
         return {
             f"{way}_r{k}": (np.where(rank <= k, 100.0, 0.0), about)
             for way, (rank, about) in self.ways.items()
@@ -54,7 +54,7 @@ class Ranks:
 
 
 def _identities(ids: NDArray[Any] | None, n: int) -> tuple[Ints, Ints]:
-    """First row of each identity, and each row's identity as 0, 1, ...; every row is its own where there are no ids."""
+    """First row of each identity, and each row's identity as 0, 1, ...; without ids every row is an item of its own."""
     if ids is None:
         return np.arange(n), np.arange(n)
     _, first, code = np.unique(ids, return_index=True, return_inverse=True)
@@ -70,17 +70,22 @@ def rank_matches(
     chunk: int = 4096,
     device: str = "cpu",
 ) -> Ranks:
-    """The rank of the best match, of images asking for captions and of captions asking for images, by cosine.
+    """The rank of the best match for every image (among the captions) and every caption (among the images), by cosine.
 
-    image, text: (n, d) float32, L2-normalised, row i of the one belongs with row i of the other.
-    image_id, caption_id: (n,) identities: rows of one identity are one item (its first row's vector), and an image and
-    a caption match if any row pairs them. None: every row is an item of its own.
+    image, text: (n, d) float32, L2-normalised; row i of one belongs to row i of the other.
+    image_id, caption_id: (n,) identities. Rows with one identity are one item (with the vector of the first row), and
+    an image and a caption match if any row pairs them. None: every row is an item of its own.
     chunk: images and captions compared at once; beside the vectors, memory is about 8 * chunk² bytes.
+    device: a PyTorch device.
 
-    Images ask once each, and their best caption counts; every row's caption asks, also a repeated one. The rank is
-    1 + the non-matching items that are strictly nearer + half of the tied ones, rounded up, so that a constant
-    embedding finds nothing; NaN is never near to anything.
+    Each distinct image is one query, and its best caption counts. Every row's caption is a query, also a repeated one.
+    The rank is 1 + the non-matching items that are strictly more similar + half of the tied ones, rounded up, so that a
+    constant embedding finds nothing. A similarity of NaN never ranks.
     Raises UserError if there are no pairs; ValueError if the shapes do not fit.
+
+    >>> image = np.eye(3, dtype=np.float32)
+    >>> rank_matches(image, image[[0, 2, 1]]).image  # two captions are swapped: half of the tie at 0 counts too
+    array([1., 3., 3.])
     """
     n = len(image)
     _check(image, text)
@@ -93,9 +98,9 @@ def rank_matches(
 
 def _check(image: Floats, text: Floats) -> None:
     if not len(image):
-        raise UserError("There are no pairs to measure retrieval on; give at least one.")
+        raise UserError("there are no pairs to measure retrieval on: give at least one")
     if image.ndim != 2 or image.shape != text.shape:
-        raise ValueError(f"image and text must be (n, d) alike, not {image.shape} and {text.shape}")
+        raise ValueError(f"image and text must both be (n, d), alike in shape, not {image.shape} and {text.shape}")
 
 
 def _ranks(
@@ -104,8 +109,8 @@ def _ranks(
     """Ranks of the best match of each image and of each text, inf where it has none with a finite similarity.
 
     images: (I, d).  texts: (T, d).  matches: (M, 2) distinct (image, text) pairs that belong together.
-    One (chunk, chunk) tile at a time, for both directions, compared with the similarities of the matches, which are
-    taken first.
+    The similarities of the matches are computed first; then both directions are compared with them, one (chunk, chunk)
+    tile at a time.
     """
     import torch
 
@@ -126,9 +131,10 @@ def _ranks(
 
 @dataclass(frozen=True)
 class _Side:
-    """The questions of one direction, as tensors: how near the best match is, and what is as near as it or nearer.
+    """The queries of one direction, as tensors.
 
-    own counts the matches that are tied with the best one: these do not compete.
+    best: similarity of the best match.  own: matches tied with the best one, which do not compete with it.
+    nearer, near: items so far that are more similar than the best match, and that are at least as similar.
     """
 
     best: Any
@@ -146,7 +152,7 @@ class _Side:
         return cls(best, own, torch.zeros_like(own), torch.zeros_like(own))
 
     def count(self, tile: Any, start: int, *, dim: int) -> None:
-        """tile: similarities of the questions from `start` on, along the other dimension than `dim`."""
+        """Count one tile: similarities of the queries from `start` on; the items lie along dimension `dim`."""
         part = slice(start, start + tile.shape[1 - dim])
         best = self.best[part].unsqueeze(dim)
         self.nearer[part] += (tile > best + TIE).sum(dim)
@@ -170,7 +176,12 @@ def retrieval(
     """Recall at 1, 5 and 10 in both directions.  Arguments and errors as for `rank_matches`.
 
     Returns i2t_r1, i2t_r5, i2t_r10, t2i_r1, t2i_r5, t2i_r10 in percent, their sum `rsum`, and `queries`, the number of
-    questions asked in both directions together.
+    queries in both directions together.
+
+    >>> image = np.eye(3, dtype=np.float32)
+    >>> found = retrieval(image, image[[0, 2, 1]])
+    >>> round(found["i2t_r1"], 1), found["i2t_r5"], found["queries"]
+    (33.3, 100.0, 6)
     """
     ranks = rank_matches(image, text, image_id=image_id, caption_id=caption_id, chunk=chunk, device=device)
     recalls = _means(ranks.questions())
@@ -178,9 +189,9 @@ def retrieval(
 
 
 def coco_folds(image_id: NDArray[Any]) -> list[Ints]:
-    """COCO's five folds of 1,000 images, in the order in which images first occur: the rows of each fold.
+    """The rows of COCO's five folds of 1,000 images, in the order in which images first occur.
 
-    image_id: (n,).  Returns nothing where there are fewer than 5,000 images; what is beyond them is in no fold.
+    image_id: (n,).  Returns an empty list where there are fewer than 5,000 images; images beyond 5,000 are in no fold.
     """
     first, code = _identities(image_id, len(image_id))
     if len(first) < COCO_FOLDS * COCO_IMAGES:
@@ -198,15 +209,17 @@ def average_precisions(
     chunk: int = 4096,
     device: str = "cpu",
 ) -> dict[str, tuple[NDArray[np.float64], Ints]]:
-    """Average precision of every question, where an answer is right that shares a class with it.
+    """Average precision of every query; a result is relevant where it shares a class with the query.
 
-    image, text, image_id, chunk, device: as for `rank_matches`; images ask, and are found, once each.
-    labels: n classes, or n lists of classes; None and an empty list have none, do not ask, and are never right.
+    image, text, image_id, chunk, device: as for `rank_matches`; each distinct image is one query and one result.
+    labels: n classes, or n lists of classes. None and an empty list mean no class: such a row is no query and is never
+    relevant.
 
-    Returns `i2t_map`, `i2t_map50`, `t2i_map`, `t2i_map50` in [0, 1]: the mean, over the right answers among all or
-    among the first 50, of the precision at their places; 0 where there are none. Answers that are tied (within `TIE`)
-    count as they would on average in a random order, so that a constant embedding has what guessing has.
-    Memory is about 8 * chunk² bytes, or 64 a row where that is more.
+    Returns `i2t_map`, `i2t_map50`, `t2i_map`, `t2i_map50` in [0, 1], as `Questions`: the mean, over the relevant
+    results among all or among the first 50, of the precision at their ranks; 0 where there are none. Results that are
+    tied (within `TIE`) count as they would on average in a random order, so that a constant embedding scores what
+    guessing scores.
+    Memory is about 8 * chunk² bytes, or 64 bytes per row where that is more.
     Raises UserError if there are no pairs, or no label; ValueError if the shapes do not fit.
     Source of the mean over tied orders: McSherry & Najork 2008, "Computing information retrieval performance measures
     efficiently in the presence of tied scores", section 2.4.
@@ -229,17 +242,18 @@ def average_precisions(
 
 
 def _classes(labels: Sequence[Any]) -> Ints:
-    """Classes as (n, 1) numbers from 1 on where no row has several, else as (n, w) sets of bits; 0 for none."""
+    """Classes as (n, 1) numbers from 1 where no row has several, else as (n, w) bit sets; 0 means no class."""
     sets = [_as_set(label) for label in labels]
     number: dict[Any, int] = {}
     for one in sets:
         for label in one:
             number.setdefault(label, len(number))
     if not number:
-        raise UserError("No pair has a label: name a column that has some.")
+        raise UserError("no pair has a label: name a column that has some")
     if all(len(one) <= 1 for one in sets):
         return np.array([[1 + number[label] for label in one] or [0] for one in sets], np.int64)
-    bits = np.zeros((len(sets), 1 + len(number) // 62), np.int64)  # 62: at least two words, all of them positive
+    bits = np.zeros((len(sets), 1 + len(number) // 62), np.int64)  # 62 bits per word stay positive
+    # Two words at least: one column means that the numbers are classes.
     bits = bits if bits.shape[1] > 1 else np.pad(bits, [(0, 0), (0, 1)])
     for row, one in enumerate(sets):
         for label in one:
@@ -260,12 +274,12 @@ def _missing(label: Any) -> bool:
 def _precisions(
     queries: Floats, gallery: Floats, classes: Ints, theirs: Ints, chunk: int, device: str
 ) -> NDArray[np.float64]:
-    """(Q, 2): average precision among all and among the first `CUT`; nan for a query without a class."""
+    """(Q, 2): average precision among all results and among the first `CUT`; NaN for a query without a class."""
     import torch
 
     x, y = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(device) for v in (queries, gallery))
     a, b = (torch.from_numpy(np.ascontiguousarray(v)).to(device) for v in (classes, theirs))
-    rows = max(1, chunk * chunk // (8 * len(y)))  # about 64 bytes for each of their similarities
+    rows = max(1, chunk * chunk // (8 * len(y)))  # each similarity takes about 64 bytes while it is ranked
     out = np.empty((len(x), 2))
     for i in range(0, len(x), rows):
         part = slice(i, i + rows)
@@ -280,7 +294,7 @@ def _precisions(
 
 
 def _shares_a_class(a: Any, b: Any) -> Any:
-    """(q, g) bool.  a: (q, w), b: (g, w), as `_classes` gives them."""
+    """Whether query and result share a class, (q, g) bool.  a: (q, w), b: (g, w), as `_classes` returns them."""
     if a.shape[1] == 1:
         return (a == b.T) & (a != 0)
     right = (a[:, :1] & b[:, 0]) != 0
@@ -290,11 +304,12 @@ def _shares_a_class(a: Any, b: Any) -> Any:
 
 
 def _expected_precisions(level: Any, right: Any) -> Any:
-    """(q, 2) average precision, over all and over the first `CUT` places, on average over the orders of tied answers.
+    """(q, 2) average precision, over all and over the first `CUT` ranks, averaged over the orders of tied results.
 
-    level: (q, g), descending; equal ones are tied.  right: (q, g) bool.
-    Of a tie of n answers, r of them right, after t others with R right, the i-th place holds a right one with
-    probability r / n, and then R + 1 + (i - 1) (r - 1) / (n - 1) right ones are found in t + i places.
+    level: (q, g) similarities, descending; equal ones are tied.  right: (q, g) bool, whether the result is relevant.
+    Take n tied results, r of them relevant, after t others of which R are relevant. The i-th of the tied ranks holds a
+    relevant result with probability r / n; then R + 1 + (i - 1) (r - 1) / (n - 1) relevant results are expected among
+    the first t + i.
     """
     import torch
 
@@ -321,12 +336,12 @@ def _means(questions: Questions) -> dict[str, float]:
 
 
 def measure(folds: Iterable[Questions], ranks: Sequence[Ranks] = (), *, seed: int = 0) -> dict[str, Any]:
-    """The mean of each figure over its questions, the mean of that over folds, and how sure it is.
+    """The mean of each metric over its queries, then over the folds, with a bootstrap interval.
 
-    folds: what `Ranks.questions` and `average_precisions` give, a fold each.  ranks: those of the same folds, for
-    median and mean rank.
-    Returns the figures by name, `rsum` where there are recalls, `i2t_median_rank`, `i2t_mean_rank` and so on where
-    there are ranks, and `intervals`: [low, high] at 95% for all but the ranks, by drawing images again in every fold.
+    folds: one per fold, what `Ranks.questions` and `average_precisions` return.  ranks: those of the same folds, for
+    median and mean rank.  seed: of the bootstrap.
+    Returns the metrics by name, `rsum` where there are recalls, `i2t_median_rank`, `i2t_mean_rank` and so on where
+    there are ranks, and `intervals`: [low, high] at 95% for all but the ranks, resampling the images of every fold.
     """
     folds = list(folds)
     means, draws = (

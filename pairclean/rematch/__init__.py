@@ -1,31 +1,22 @@
 """Rematching: which caption of the data set belongs to each noisy image, and how sure that is."""
 
-from .rematch import (
-    SURE,
-    Calibration,
-    Pool,
-    Proposals,
-    Searched,
-    Terms,
-    calibrate_rematching,
-    draw_sure,
-    emit,
-    fit_temperature,
-    propose,
-    settle,
-)
+from .calibration import SURE, RematchCalibration, calibrate_rematching, fit_temperature
+from .pool import CandidatePool, Pool, Proposals, RematchOptions, propose
+from .rematches import REASONS, Rematches, emit, rematch, settle
 
 __all__ = [
+    "REASONS",
     "SURE",
-    "Calibration",
+    "CandidatePool",
     "Pool",
     "Proposals",
-    "Searched",
-    "Terms",
+    "RematchCalibration",
+    "RematchOptions",
+    "Rematches",
     "calibrate_rematching",
-    "draw_sure",
     "emit",
     "fit_temperature",
     "propose",
+    "rematch",
     "settle",
 ]

@@ -12,8 +12,9 @@ from ..arrays import chunks
 CANDIDATES = 32
 #: Up to this many vectors the search is exact; beyond, on a CPU, it goes through an inverted file.
 EXACT = 100_000
-#: Lists of an inverted file, over the square root of its vectors; how many a query looks into; how many vectors a list
-#: is trained on; how many times as many as are asked for are compared again, where the first look is rough.
+#: The number of lists of an inverted file, over the square root of its number of vectors; how many lists a query
+#: searches; how many vectors per list it is trained on; how many times the requested number of results is compared
+#: again in higher precision.
 LISTS, PROBES, TRAINED, AGAIN = 8, 128, 20, 4
 CHUNK = 65_536
 #: Numbers in one block of similarities of the search on a GPU: 1 GiB of float32.
@@ -22,8 +23,8 @@ BLOCK = 2**28
 
 @dataclass(frozen=True)
 class Edges:
-    """image, caption: (e,) int32 rows; value: (e,) a number of each, at first the float32 similarity; each edge once,
-    ordered by image, then caption."""
+    """Each edge once, ordered by image, then caption.  image, caption: (e,) int32 rows.  value: (e,), at first the
+    float32 similarity."""
 
     image: np.ndarray
     caption: np.ndarray
@@ -38,7 +39,7 @@ class Edges:
         return Edges(self.image[which], self.caption[which], self.value[which])
 
     def after(self, few: Edges, n: int) -> Edges:
-        """These with n images and n captions before theirs, and the few edges of those; none is of both."""
+        """These edges, renumbered behind n images and n captions, with the edges `few` of those merged in."""
         image, caption = self.image + n, self.caption + n
         place = np.searchsorted(_code(image, caption), _code(few.image, few.caption))
         both = ((image, few.image), (caption, few.caption), (self.value, few.value))
@@ -53,23 +54,24 @@ def _code(image: np.ndarray, caption: np.ndarray) -> np.ndarray:
 class Gallery:
     """Images and captions to be searched.
 
-    image, text: (m, k) float32 unit rows; image_level, text_level: (m,) hubness; temperature: of the scores. A score is
-    (similarity - t/2 (level of the image + level of the caption)) / t: the query's own level ranks nothing, and the
-    other's enters the inner product as one more dimension, so that the search goes by score and not by similarity.
+    image, text: (m, k) float32 unit rows.  image_hubness, text_hubness: (m,).  temperature: of the scores. A score is
+    (similarity - t/2 (hubness of the image + hubness of the caption)) / t. The query's own hubness does not change the
+    ranking, and that of the other side is one more dimension of the inner product, so that the search is by score and
+    not by similarity.
     """
 
     def __init__(
         self,
         image: np.ndarray,
         text: np.ndarray,
-        image_level: np.ndarray,
-        text_level: np.ndarray,
+        image_hubness: np.ndarray,
+        text_hubness: np.ndarray,
         temperature: float,
         *,
         gpu: bool = False,
     ):
         self.image, self.text = image, text
-        self.image_level, self.text_level = temperature / 2 * image_level, temperature / 2 * text_level
+        self.image_hubness, self.text_hubness = temperature / 2 * image_hubness, temperature / 2 * text_hubness
         self.gpu = gpu
         self._captions: Any = None
         self._images: Any = None
@@ -79,15 +81,15 @@ class Gallery:
         return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
 
     def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The best captions of here for (n, k) images: rows of `image`, rows of here, similarities."""
-        self._captions = self._captions or _index(self.text, self.text_level, self.image, self.gpu)
-        query, found, similarity = _search(self._captions, image, self.text_level)
+        """The best captions of the gallery for (n, k) images: rows of `image`, rows of the gallery, similarities."""
+        self._captions = self._captions or _index(self.text, self.text_hubness, self.image, self.gpu)
+        query, found, similarity = _search(self._captions, image, self.text_hubness)
         return query, found, similarity
 
     def images_for(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The best images of here for (n, k) captions: rows of here, rows of `text`, similarities."""
-        self._images = self._images or _index(self.image, self.image_level, self.text, self.gpu)
-        query, found, similarity = _search(self._images, text, self.image_level)
+        """The best images of the gallery for (n, k) captions: rows of the gallery, rows of `text`, similarities."""
+        self._images = self._images or _index(self.image, self.image_hubness, self.text, self.gpu)
+        query, found, similarity = _search(self._images, text, self.image_hubness)
         return found, query, similarity
 
 
@@ -103,15 +105,15 @@ def _joined(*parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarr
     return image, caption, similarity
 
 
-def _search(index: Any, query: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n, k = len(query), min(CANDIDATES, len(level))
+def _search(index: Any, query: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n, k = len(query), min(CANDIDATES, len(penalty))
     if n == 0 or k == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     product, found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
     for part in chunks(n, CHUNK):
         product[part], found[part] = index.search(_widened(query[part], np.ones(len(query[part]))), k)
-    there = found >= 0  # an inverted file may come up short
-    similarity = product[there] + level[found[there]].astype(np.float32)
+    there = found >= 0  # an inverted file may find fewer
+    similarity = product[there] + penalty[found[there]].astype(np.float32)
     return np.repeat(np.arange(n), k)[there.ravel()], found[there], similarity
 
 
@@ -119,13 +121,13 @@ def _widened(x: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.concatenate([x, last[:, None]], axis=1, dtype=np.float32)
 
 
-def _index(x: np.ndarray, level: np.ndarray, other: np.ndarray, gpu: bool) -> Any:
-    """other: (m, k), such as the queries will be."""
+def _index(x: np.ndarray, penalty: np.ndarray, other: np.ndarray, gpu: bool) -> Any:
+    """other: (m, k), vectors like the queries."""
     import faiss
 
     if not gpu and len(x) > EXACT:
-        return _Inverted(x, level, other)
-    base = _widened(x, -level)
+        return _Inverted(x, penalty, other)
+    base = _widened(x, -penalty)
     if gpu and faiss.get_num_gpus() == 0:
         return _TorchIndex(base)
     index: Any = faiss.IndexFlatIP(base.shape[1])
@@ -136,28 +138,28 @@ def _index(x: np.ndarray, level: np.ndarray, other: np.ndarray, gpu: bool) -> An
 
 
 class _Inverted:
-    """An inverted file of four-bit product codes, whose best are compared again in half precision (FAISS).
+    """An inverted file of four-bit product codes, whose best results are compared again in half precision (FAISS).
 
-    Images lie apart from captions, which is nothing that tells captions from each other but what would decide into
-    which lists a query looks. So both sides are centred, which changes a product by a number of the query's and one of
-    the base's, one more dimension: with means q' and b', q b = (q - q')(b - b') + q' (b - b') + q b'.
+    Images and captions lie in different regions of the space. That offset does not distinguish captions, but would
+    decide which lists a query searches. So both sides are centred, which changes a product by a term of the query and
+    one of the base, one more dimension: with means q' and b', q b = (q - q')(b - b') + q' (b - b') + q b'.
     """
 
-    def __init__(self, x: np.ndarray, level: np.ndarray, other: np.ndarray):
+    def __init__(self, x: np.ndarray, penalty: np.ndarray, other: np.ndarray):
         import faiss
 
         n = len(x)
         self.query_mean = np.append(other.mean(0), np.float32(1))
-        self.base_mean = np.append(x.mean(0), np.float32(-level.mean()))
+        self.base_mean = np.append(x.mean(0), np.float32(-penalty.mean()))
         lists, dim = int(LISTS * n**0.5), self._padded(len(self.base_mean) + 1)
         index: Any = faiss.index_factory(dim, f"IVF{lists},PQ{dim // 2}x4fs,Refine(SQfp16)", faiss.METRIC_INNER_PRODUCT)
         self.file = faiss.extract_index_ivf(index)
         self.file.nprobe = min(PROBES, lists)
-        self.file.cp.niter, self.file.cp.min_points_per_centroid = 5, 1  # rough lists do as well
+        self.file.cp.niter, self.file.cp.min_points_per_centroid = 5, 1  # rough lists are good enough
         index.k_factor = AGAIN
 
         def some(part: Any) -> np.ndarray:
-            b = _widened(x[part], -level[part]) - self.base_mean
+            b = _widened(x[part], -penalty[part]) - self.base_mean
             return self._with(b, b @ self.query_mean)
 
         index.train(some(np.sort(np.random.default_rng(0).choice(n, min(n, TRAINED * lists), replace=False))))
@@ -171,7 +173,7 @@ class _Inverted:
 
     @staticmethod
     def _padded(dim: int) -> int:
-        return -(-dim // 4) * 4  # codes are of two dimensions, and come in pairs
+        return -(-dim // 4) * 4  # each code covers two dimensions, and codes come in pairs
 
     def _with(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
         wide = _widened(x, last)
@@ -179,8 +181,8 @@ class _Inverted:
 
 
 class _TorchIndex:
-    """Search on a GPU where FAISS has no build for it: products in half precision, block by block, and the best of
-    them, AGAIN times as many as are asked for, in single precision."""
+    """Search on a GPU if FAISS has no build for it: products in half precision, block by block; the best of them, AGAIN
+    times as many as requested, are computed again in single precision."""
 
     def __init__(self, base: np.ndarray, device: str = "cuda"):
         import torch

@@ -1,13 +1,13 @@
-"""Transport over the candidate graph, and its rounding to one caption an image.
+"""Transport over the candidate graph, and its rounding to one caption per image.
 
-Every image of the pool stays with its caption, moves to a candidate, or has no partner here; every caption likewise.
-With the weights as likelihood ratios times priors, the plan
+Every image of the pool stays with its caption, moves to a candidate, or has no partner in the pool, and so does every
+caption. With likelihood ratios times priors as weights, the plan
 
     p_ij = u_i w_ij v_j,    u_i (sum_j w_ij v_j + none) = 1,    v_j (sum_i w_ij u_i / capacity + none) = 1
 
-is entropic partial transport at the temperature at which the weights are probabilities (no bonus to tune): `none` is
-the dummy point's share. Potentials are kept in the log domain; between updates there the iterations scale the plan that
-they give, which is sparse and in range (log-domain stabilisation: Schmitzer 2019).
+is entropic partial transport at the temperature at which the weights are probabilities, so that there is no bonus to
+tune; `none` is the share of the dummy point. Potentials are kept in the log domain. Between updates of these,
+iterations scale the plan that they give, which is sparse and in range (log-domain stabilisation: Schmitzer 2019).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-#: Iterations between two updates in the log domain, and how many of these there are at most.
+#: Iterations between two updates in the log domain, and the most updates.
 INNER, OUTER = 20, 10
 TOLERANCE = 1e-5
-#: Rounding goes through the edges by mass: those of so much first.
+#: Rounding takes the edges in bands of mass, the largest first.
 BANDS = (0.1, 0.01, 0.0)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The pool's edges, each once.  image, caption: (e,) integers, below `images` and `captions`; weight: (e,) float64,
-    log.  capacity: images that one caption can go to."""
+    """The pool's edges, each once.  image, caption: (e,) integers, below `images` and `captions`.
+    weight: (e,) float64, log.  capacity: the number of images that one caption can be given to."""
 
     image: np.ndarray
     caption: np.ndarray
@@ -63,7 +63,7 @@ def transport(graph: Graph, none: float) -> np.ndarray:
 
 
 class _Side:
-    """The edges sorted by the image, or by the caption, that they are of, so that both are summed by slices."""
+    """The edges sorted by image, or by caption, so that sums are over slices."""
 
     def __init__(self, group: np.ndarray, other: np.ndarray, weight: np.ndarray, shape: tuple[int, int]):
         order = grouped(group, shape[0])
@@ -97,19 +97,19 @@ def round_plan(graph: Graph, mass: np.ndarray) -> np.ndarray:
     """The chosen caption of each image, (images,) int64, -1 where none: greedily by mass, each caption at most
     `capacity` times.
 
-    In rounds: every edge is taken that is the largest left of its image, and of its caption one of as many as places
-    are left. Ties go to the first.
+    In each round an edge is taken if it is the largest left of its image, and among the largest of its caption, as many
+    as it has places left. Ties go to the first edge.
     """
     chosen = np.full(graph.images, -1)
     places = np.full(graph.captions, graph.capacity)
     left = np.ones(len(mass), bool)
-    for least in BANDS:  # what the first band takes leaves little of the others to be sorted
+    for least in BANDS:  # the first band leaves little of the others to sort
         now = np.flatnonzero(left & (mass >= least))
         now = now[np.lexsort((graph.caption[now], graph.image[now], -mass[now]))]
         image, caption = graph.image[now], graph.caption[now]
         while len(image):
             first = np.empty(graph.images, np.int64)
-            first[image[::-1]] = np.arange(len(image))[::-1]  # the last that is written stays
+            first[image[::-1]] = np.arange(len(image))[::-1]  # the last one written remains
             best_of_image = first[image] == np.arange(len(image))
             taken = best_of_image & (_rank(caption, graph.captions) < places[caption])
             chosen[image[taken]] = caption[taken]

@@ -1,4 +1,4 @@
-"""What a run can find out about its own probabilities without the truth."""
+"""What a run can check about its own probabilities without knowing the truth."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import numpy as np
 
 CHECKED_BINS = 10
 CURVE_POINTS = 120
-_FEWEST = 20  # pairs, or trials; fewer show nothing but chance
+_FEWEST = 20  # pairs, or trials; fewer show only chance
 _NORMAL = 1.959964  # 97.5% quantile of the normal distribution
 
 
 def check_calibration(clean_probability: np.ndarray, decoys: np.ndarray, rate: float) -> dict[str, Any] | None:
-    """Compare the clean probabilities with what random re-pairings leave for matched pairs.
+    """Compare the clean probabilities with the share of matched pairs that random re-pairings imply.
 
-    Of n_b pairs in a bin of clean probability, rate * n * d_b / d are expected to be mismatched when d_b of the d
-    decoys fall into it, so that the share 1 - rate * n * d_b / (d * n_b) is matched, whatever was fitted.  The interval
-    (95%) is that of the two counts.
+    If d_b of the d decoys fall into a bin of clean probability with n_b pairs, rate * n * d_b / d of these pairs are
+    expected to be mismatched, so that the share 1 - rate * n * d_b / (d * n_b) is matched, whatever mixture was fitted.
+    The interval (95%) is that of the two counts.
 
-    clean_probability: (n,) float, NaN where not judged.  decoys: (d,) float, theirs.  rate: the mismatch rate.
-    Returns edges (11 floats), and for each of the ten bins pairs, said (mean clean probability), found, low and high,
-    None where there are fewer than 20 pairs; and gap, the mean distance of said and found over the pairs.
-    None where there is nothing to compare.
+    clean_probability: (n,) float, NaN where not judged.  decoys: (d,) float, those of the decoys.
+    rate: the mismatch rate.
+    Returns edges (11 floats); for each of the ten bins pairs, said (mean clean probability), found, low and high, None
+    in bins with fewer than 20 pairs; and gap, the mean distance of said and found over the pairs.  Returns None if
+    there is nothing to compare.
     """
     p = clean_probability[~np.isnan(clean_probability)]
     if not len(p) or not len(decoys):
@@ -51,12 +52,13 @@ def check_calibration(clean_probability: np.ndarray, decoys: np.ndarray, rate: f
 
 
 def rematch_curve(offered: np.ndarray, trials: np.ndarray, emitted: int) -> dict[str, Any] | None:
-    """How precise rematching is expected to be, were more or fewer of its proposals taken, the surest first.
+    """The expected precision of rematching if more or fewer of its proposals were accepted, the most certain first.
 
-    offered: (n,) probabilities of all proposals, descending.  trials: (t, 3) of matched pairs broken on purpose:
-    probability of the proposal, whether it was right, weight.  emitted: how many proposals were taken.
-    Returns taken (counts, ascending, `emitted` among them), expected (mean probability of those taken) and measured
-    (share of right proposals among the trials that are as sure, None where they are few).  None without proposals.
+    offered: (n,) probabilities of all proposals, descending.  trials: (t, 3), of matched pairs broken on purpose:
+    probability of the proposal, whether it was correct, weight.  emitted: how many proposals were accepted.
+    Returns taken (counts, ascending, including `emitted`), expected (mean probability of those accepted) and measured
+    (share of correct proposals among the trials that are at least as certain, None if these are few).  Returns None
+    without proposals.
     """
     if not len(offered):
         return None

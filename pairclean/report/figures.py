@@ -1,8 +1,8 @@
-"""The report's figures: inline SVG, hand-made.
+"""The report's figures, as inline SVG.
 
 Positions are percentages of a drawing without a viewBox, so that a figure takes the width of its column while text and
-strokes keep their size; colours come from the page's style sheet through classes, so that a figure is right in light,
-in dark and in print.  Only numbers and the page's own words come in here, and everything passes Markup's escaping.
+strokes keep their size. Colours come from the page's style sheet through classes, so that a figure works in light mode,
+in dark mode and in print. Only numbers and the page's own words come in here, and everything is escaped by Markup.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def histogram(
     mark: tuple[float, str] | None = None,
     label: str,
 ) -> Markup:
-    """Stacked bars over bins, with a step curve over them and a marked place on the axis.
+    """Stacked bars over bins, with an optional step curve over them and a marked position on the axis.
 
     edges: B + 1 increasing floats.  series: (name, B counts) from the bottom up; the name is the bar's class.
-    curve: (name, B values).  mark: (position on the axis, its text).
+    curve: (name, B values).  mark: (position on the axis, its text).  label: what a screen reader says.
     """
     totals = [sum(values) for values in zip(*(values for _, values in series), strict=True)]
     highest = max([*totals, *(curve[1] if curve else ()), 0]) or 1
@@ -56,7 +56,7 @@ def histogram(
 
 
 def interval(estimate: float, low: float, high: float, *, label: str) -> Markup:
-    """A share and its interval on the way from 0 to 100%."""
+    """A share and its interval on a scale from 0 to 100%."""
     parts = [
         _line(0, 50, 100, 50, "axis"),
         _rect(100 * low, 30, 100 * (high - low), 40, "band"),
@@ -67,8 +67,10 @@ def interval(estimate: float, low: float, high: float, *, label: str) -> Markup:
 
 
 def small_interval(estimate: float, low: float, high: float, whole: float | None) -> Markup:
-    """A share and its interval on the way from 0 to 100%, a row high, with the share of the whole marked; beside
-    numbers that say the same, hence hidden from screen readers."""
+    """A share and its interval on a scale from 0 to 100%, one table row high, with the overall share marked.
+
+    It is hidden from screen readers, because numbers beside it say the same.
+    """
     parts = [_rect(0, 0, 100, 100, "track")]
     if whole is not None:
         parts.append(_line(100 * whole, 0, 100 * whole, 100, "whole"))
@@ -80,9 +82,9 @@ def small_interval(estimate: float, low: float, high: float, whole: float | None
 
 
 def reliability(points: Sequence[tuple[float, float, float, float, str]], *, label: str) -> Markup:
-    """What was said against what was found, both from 0 to 1, with the diagonal on which they agree.
+    """What was predicted against what was found, both from 0 to 1, with the diagonal on which they agree.
 
-    points: (said, found, low, high, hint); low and high bound what was found.
+    points: (predicted, found, low, high, hint); low and high bound what was found.
     """
     parts = [_gridline(100 - 100 * tick, axis_number(tick)) for tick in _QUARTERS]
     parts.append(_line(0, 100, 100, 0, "diagonal"))
@@ -103,10 +105,10 @@ def curves(
     level: float | None = None,
     label: str,
 ) -> Markup:
-    """Lines over a common axis that begins at 0; the vertical one goes from `low` to 1, in percent.
+    """Lines over a common horizontal axis that begins at 0; the vertical axis goes from `low` to 1, in percent.
 
     x: ascending.  series: (name, a value for each x or None); the name is the line's class.  mark: (position on the
-    axis, its text).  level: a value to draw a line across at.
+    axis, its text).  level: a value at which to draw a horizontal line.
     """
     last = x[-1] or 1
 
@@ -127,7 +129,7 @@ def curves(
 
 
 def strip(parts: Sequence[tuple[str, int]], *, label: str) -> Markup:
-    """One bar, divided by the counts; a name is its part's class."""
+    """One bar, divided in proportion to the counts; the name is the class of a part."""
     total = sum(count for _, count in parts) or 1
     drawn, start = [], 0.0
     for name, count in parts:
@@ -139,7 +141,7 @@ def strip(parts: Sequence[tuple[str, int]], *, label: str) -> Markup:
 
 
 def share_bar(share: float) -> Markup:
-    """A small bar beside a number that says the same, hence hidden from screen readers.  share: 0 to 1."""
+    """A small bar beside a number that says the same, so it is hidden from screen readers.  share: 0 to 1."""
     width = 100 * min(max(share, 0.0), 1.0)
     return Markup('<svg class="share" aria-hidden="true" focusable="false">{}{}</svg>').format(
         _rect(0, 0, 100, 100, "track"), _rect(0, 0, width, 100, "fill")
@@ -147,7 +149,11 @@ def share_bar(share: float) -> Markup:
 
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) within [low, high], about `about` intervals."""
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) within [low, high], with about `about` intervals.
+
+    >>> nice_ticks(0, 100, 4)
+    [0.0, 25.0, 50.0, 75.0, 100.0]
+    """
     if not high > low:
         return [low]
     rough = (high - low) / about
@@ -162,7 +168,7 @@ def axis_number(value: float) -> str:
 
 
 def compact(value: float) -> str:
-    """1500 as 1.5k: axis labels have little room."""
+    """1500 as 1.5k, because axis labels have little space."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{suffix}"
@@ -180,7 +186,7 @@ def _rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
 
 
 def _bar(left: float, right: float, base: float, height: float, kind: str, hint: str) -> Markup:
-    """A rectangle that stands on `base`, both measured from the bottom; `hint` shows when it is pointed at."""
+    """A rectangle that stands on `base`, both measured from the bottom; `hint` is its tooltip."""
     return Markup('<rect class="{}" x="{}%" y="{}%" width="{}%" height="{}%"><title>{}</title></rect>').format(
         kind, _round(left), _round(100 - base - height), _round(right - left), _round(height), hint
     )
@@ -208,7 +214,7 @@ def _mark(x: float, text: str) -> Markup:
 
 
 def _step_curve(x: Sequence[float], y: Sequence[float], kind: str) -> Markup:
-    """x: B + 1 positions, y: B heights, both in percent; a path cannot have percentages, so it gets its own viewBox."""
+    """x: B + 1 positions, y: B heights, both in percent. Paths do not accept percentages, hence the viewBox."""
     steps = " ".join(f"V{_round(10 * level)}H{_round(10 * right)}" for level, right in zip(y, x[1:], strict=True))
     path = f"M{_round(10 * x[0])} 1000{steps}V1000"
     return Markup(
@@ -218,7 +224,7 @@ def _step_curve(x: Sequence[float], y: Sequence[float], kind: str) -> Markup:
 
 
 def _curve(points: Sequence[tuple[float, float]], kind: str) -> Markup:
-    """points: (x, y) in percent; as `_step_curve`, but straight from one to the next."""
+    """Like `_step_curve`, with straight lines between the points.  points: (x, y) in percent."""
     path = "L".join(f"{_round(10 * x)} {_round(10 * y)}" for x, y in points)
     return Markup(
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'

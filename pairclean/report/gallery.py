@@ -1,4 +1,4 @@
-"""The pictures of the report: which pairs are shown, their captions and thumbnails."""
+"""The report's gallery: which pairs are shown, their captions and thumbnails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..sources import Source
 SECTIONS = ("mismatches", "borderline", "rematches", "clean")
 
 THUMBNAIL_SIDE = 160
-_IMAGE_BUDGET = 7_000_000  # characters of data URIs; the page stays below 10 MB
+_IMAGE_BUDGET = 7_000_000  # characters of data URIs, so that the page stays below 10 MB
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,10 @@ class Pick:
 
 @dataclass(frozen=True)
 class Tile:
-    """A pick as it is shown.  image: a data URI, None where there is no picture; `problem` then says why, or is
-    None too where the source has no pictures at all."""
+    """A pick as it is shown.
+
+    image: a data URI, None if there is no picture.  problem: then the reason, or None if the source has no pictures.
+    """
 
     pick: Pick
     caption: str | None
@@ -69,11 +71,13 @@ class Gallery:
 
 
 def choose_gallery(verdicts: Iterable[pa.Table], *, each: int = 24, flag_below: float = 0.5) -> list[Pick]:
-    """The pairs to show, by section and there the foremost first: surest mismatches (lowest clean probability among the
-    flagged), borderline (nearest to `flag_below`), rematches (highest rematch probability), surest clean.
+    """The pairs to show, best first in each section.
 
-    verdicts: tables with VERDICT_SCHEMA, read one by one; only the best so far are kept.  Within a section an image
-    is shown once.  Ties go to the earlier pair.
+    The sections are mismatches (the flagged pairs with the lowest clean probability), borderline (nearest to
+    `flag_below`), rematches (highest rematch probability) and clean (highest clean probability).
+
+    verdicts: tables with VERDICT_SCHEMA, read one by one; only the best so far are kept.  each: pairs per section.
+    Within a section an image is shown once.  Ties go to the earlier pair.
     """
     best = {section: _Best(section, each) for section in SECTIONS}
     for table in verdicts:
@@ -92,14 +96,14 @@ def choose_gallery(verdicts: Iterable[pa.Table], *, each: int = 24, flag_below: 
 
 @dataclass
 class _Best:
-    """The `count` pairs with the lowest keys so far, at most one an image."""
+    """The `count` pairs with the lowest keys so far, at most one per image."""
 
     section: str
     count: int
     kept: list[tuple[float, Pick]] = field(default_factory=list)
 
     def offer(self, table: pa.Table, key: np.ndarray) -> None:
-        """key: (rows,) float64, lower is better, NaN where the pair does not belong here."""
+        """Consider a table of pairs.  key: (rows,) float64, lower is better, NaN where a pair does not qualify."""
         candidates = np.flatnonzero(~np.isnan(key))
         found: dict[tuple[str, int], tuple[float, Pick]] = {}
         for index in candidates[np.argsort(key[candidates], kind="stable")].tolist():
@@ -148,11 +152,10 @@ def load_thumbnails(
     *,
     side: int = THUMBNAIL_SIDE,
 ) -> Gallery:
-    """The picks with their captions and thumbnails (JPEG, at most `side` pixels long, turned as EXIF says).
+    """The picks with their captions and thumbnails (JPEG, at most `side` pixels long, rotated according to EXIF).
 
     source: where the pictures are read, None if it is gone.  captions_of: captions by pair id (`read_captions`); None
-    reads them from the source.  Never raises for the source's sake: what cannot be read becomes a tile without a
-    picture that says why.
+    reads them from the source.  Never raises because of the source: if a picture cannot be read, its tile says why.
     """
     shards = _shards(source)
     if captions_of is None:
@@ -175,23 +178,21 @@ def thumbnail(data: bytes, *, side: int = THUMBNAIL_SIDE) -> str:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as image:
-        image.draft(
-            "RGB", (2 * side, 2 * side)
-        )  # a JPEG is decoded at a fraction of its size, which is many times faster
+        image.draft("RGB", (2 * side, 2 * side))  # decoding a JPEG at a fraction of its size is many times faster
         turned = ImageOps.exif_transpose(image)
     if turned.has_transparency_data:
         turned = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
     small = turned.convert("RGB")
     small.thumbnail((side, side))
-    small.info.clear()  # no metadata of the original travels into the report
+    small.info.clear()  # no metadata of the original enters the report
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _picture(source: Any, shard: Shard | None, row: int, side: int) -> tuple[str | None, str | None]:
-    """The thumbnail, or what was in its way; neither where the source is one of captions and vectors only."""
+    """The thumbnail, or the reason why there is none; neither if the source has captions and vectors only."""
     if shard is None:
         return None, "the source is no longer there"
     if source.roles.image is None:
@@ -200,7 +201,7 @@ def _picture(source: Any, shard: Shard | None, row: int, side: int) -> tuple[str
         return thumbnail(source.image(shard, row), side=side), None
     except UserError as error:
         return None, str(error)
-    except Exception as error:  # whatever a hostile file does to a decoder, the report is still written
+    except Exception as error:  # the report is written even if a hostile file makes a decoder fail
         return None, f"the picture cannot be read ({type(error).__name__})"
 
 

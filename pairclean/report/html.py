@@ -1,4 +1,4 @@
-"""report.html: one file that holds everything it needs, and asks the network for nothing."""
+"""report.html: one file that contains everything it needs and fetches nothing from the network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _DASH = "–"
 
 
 def render_html(report: dict[str, Any], gallery: Gallery, out: Path) -> None:
-    """Write the page for `report` (what `summarise` returned) and `gallery` to `out`, whole or not at all.
+    """Write the page for `report` (what `summarise` returned) and `gallery` to `out`, completely or not at all.
 
-    Every number of the report stands in the page as `<data value=... data-path=...>`: the value in full precision, the
-    path within report.json, the text rounded.  Whatever comes from the data (captions, names, reasons) is escaped, and
-    a content security policy admits no script and no style but the page's own.
+    Every number of the report appears as `<data value=... data-path=...>`: the value in full precision, its path within
+    report.json, and rounded text.  Everything from the data (captions, names, reasons) is escaped, and a content
+    security policy allows only the page's own script and style.
     """
     page = _environment(report).get_template("report.html.jinja").render(**_context(report, gallery))
     with written_whole(out) as file:
@@ -89,12 +89,18 @@ def _context(report: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
 
 
 def _checked(check: dict[str, Any] | None) -> list[tuple[float, float, float, float, str]]:
-    """The bins of the calibration check that say something, as `figures.reliability` draws them."""
+    """The bins of the calibration check that have enough pairs, as points for `figures.reliability`."""
     if check is None:
         return []
     columns = (check[name] for name in ("said", "found", "low", "high", "pairs"))
     return [
-        (said, found, low, high, f"{_counted(pairs, 'pair')}: said {_probability(said)}, found {_probability(found)}")
+        (
+            said,
+            found,
+            low,
+            high,
+            f"{_counted(pairs, 'pair')}: predicted {_probability(said)}, estimated {_probability(found)}",
+        )
         for said, found, low, high, pairs in zip(*columns, strict=True)
         if said is not None
     ]
@@ -105,7 +111,7 @@ def _csp_hash(text: str) -> str:
 
 
 def _recalls(retrieval: dict[str, Any] | None) -> list[str]:
-    """The names of the recalls that were measured, in the field's order."""
+    """The names of the recalls that were measured, in the usual order."""
     known = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
     measured = {name for side in ("zero_shot", "aligned") for name in ((retrieval or {}).get(side) or {})}
     return [name for name in known if name in measured]
@@ -116,11 +122,11 @@ def _recall_name(name: str) -> str:
     return f"{'image → text' if way == 'i2t' else 'text → image'}, R@{k}"
 
 
-# Numbers: one place where they become text.
+# Numbers become text only here.
 
 
 def _number(report: dict[str, Any], path: str, form: str) -> Markup:
-    """The report's number at `path` ("mismatch_rate.low"), written as `form` says."""
+    """The report's number at `path` ("mismatch_rate.low"), formatted as `form`."""
     value: Any = report
     for part in path.split("."):
         if value is None:
@@ -145,7 +151,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _percent(value: float) -> str:
-    """A share as a percentage; what is not nothing and not everything does not look like it."""
+    """A share as a percentage; a share that is not exactly 0 or 1 is never shown as 0% or 100%."""
     if 0 < value < 0.0005:
         return "<0.1%"
     if 0.9995 <= value < 1:
@@ -208,17 +214,17 @@ def _share(count: float, total: float) -> str:
     return _percent(count / total) if total else _DASH
 
 
-# Text: what the data brings may be hostile.
+# Text from the data may be hostile.
 
-# Characters that reorder the text around them (embeddings, overrides, isolates): a caption may not rearrange the page.
+# Characters that reorder the text around them (embeddings, overrides, isolates): a caption must not rearrange the page.
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# What no text needs: controls other than white space, lone surrogates, interlinear annotations.
+# Characters that no text needs: controls other than white space, lone surrogates, interlinear annotations.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff9-\ufffb]")
-_MARKS_IN_A_ROW = 4  # more combining marks than any script stacks are there to paint over the neighbours
+_MARKS_IN_A_ROW = 4  # no script stacks more combining marks; longer stacks would cover the text around them
 
 
 def _finalize(value: Any) -> Any:
-    """Every expression of the template passes here before it is escaped, so that none can be forgotten."""
+    """Every expression of the template passes through here before it is escaped, so that none is forgotten."""
     if value is None:
         return _DASH
     if isinstance(value, str) and not isinstance(value, Markup):
@@ -227,7 +233,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _visible(text: str) -> str:
-    """`text` with what is invisible or rearranges the page made visible, and heaps of combining marks cut down."""
+    """`text` with invisible and reordering characters made visible, and long stacks of combining marks shortened."""
     text = _BIDI.sub(lambda match: f"‹U+{ord(match[0]):04X}›", text)
     text = _CONTROL.sub(
         lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\N{REPLACEMENT CHARACTER}", text
@@ -244,7 +250,7 @@ def _visible(text: str) -> str:
 
 
 def _shown(caption: str) -> str:
-    """What the page holds of a caption, on one line; a long one says how much is missing."""
+    """The part of a caption that the page contains, on one line; a shortened caption says how long it is."""
     head = " ".join(_visible(caption[: 2 * _CAPTION_SHOWN]).split())
     if len(caption) <= 2 * _CAPTION_SHOWN and len(head) <= _CAPTION_SHOWN:
         return head
@@ -252,7 +258,7 @@ def _shown(caption: str) -> str:
 
 
 def _teaser(shown: str) -> str | None:
-    """The beginning of a long caption, None where the caption is short enough to stand as it is."""
+    """The beginning of a long caption; None if the caption is short enough to be shown completely."""
     if len(shown) <= _CAPTION_TEASER + 20:
         return None
     return shown[:_CAPTION_TEASER].rsplit(" ", 1)[0] + " …"

@@ -1,5 +1,5 @@
-// Filter and search in the gallery. Without this script the page shows everything; the state is kept in the
-// address (#q=red+shirt&verdict=noisy&section=rematches), so that a search can be linked to.
+// Filter and search in the gallery. Without this script the page shows everything. The state is in the address
+// (#q=red+shirt&verdict=noisy&section=rematches), so that a search can be linked to.
 (() => {
   "use strict";
   const form = document.getElementById("filter");
@@ -80,7 +80,7 @@
       changed();
     });
   }
-  // "/" goes to the search, as on many pages; Escape empties it.
+  // "/" focuses the search, as on many pages; Escape clears it.
   addEventListener("keydown", (event) => {
     const typing = event.target.closest?.("input, select, textarea");
     if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {

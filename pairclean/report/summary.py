@@ -1,4 +1,4 @@
-"""The numbers of report.json: counts over the verdicts, beside the facts that a run knows about itself."""
+"""The numbers of report.json: counts over the verdicts, and the facts that a run knows about itself."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from ..pairs import Verdict
 
 PROBABILITY_BINS = 40
 REASONS_SHOWN = 20
-_REASONS_COUNTED = 10_000  # a reason that holds a path differs for every pair; memory must not grow with them
+_REASONS_COUNTED = 10_000  # a reason that contains a path differs for every pair, and memory must not grow with pairs
 _REASON_LENGTH = 300
 _NO_RATE = {"estimate": None, "low": None, "high": None, "level": None}
 
 
 def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole content of report.json, ready for `json.dump`; every number keeps its full precision.
+    """The content of report.json, ready for `json.dump`; every number keeps its full precision.
 
     verdicts: tables with VERDICT_SCHEMA, read one by one; memory does not grow with the number of pairs.
     facts: what the run knows: version, source, layout, model, method, score, calibration, flag_below, device, seconds,
     mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram, calibration_check,
-    rematch_curve, groups, broken.  They are passed on, NaN and infinity as null.  What the verdicts themselves say
-    wins: `rematch.emitted` is counted, not taken over.
+    rematch_curve, groups, broken.  They are copied, with NaN and infinity as null.  Where the verdicts say the same,
+    they win: `rematch.emitted` is counted, not copied.
 
-    Added to the facts: pairs, unreadable, flagged (rematched + noisy), verdicts (a count each), unreadable_reasons,
-    noisy_reasons (why there was no rematch), unjudged_reasons (counts, the commonest first, the rest under "other"),
-    and clean_probability_histogram {edges: 41 floats from 0 to 1, kept: 40 counts, flagged: 40 counts}.
+    Added to the facts are pairs, unreadable, flagged (rematched + noisy), verdicts (one count each),
+    unreadable_reasons, noisy_reasons (why there was no rematch), unjudged_reasons (counts, the most frequent first, the
+    rest as "other"), and clean_probability_histogram {edges: 41 floats from 0 to 1, kept: 40 counts, flagged: 40
+    counts}.
     """
     counts = dict.fromkeys(Verdict, 0)
     reasons = {verdict: _Reasons() for verdict in (Verdict.UNREADABLE, Verdict.NOISY, Verdict.UNJUDGED)}
@@ -81,7 +82,7 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
 
 
 class _Reasons:
-    """Counts of reasons in bounded memory; what does not fit is counted as "other"."""
+    """Counts of reasons in bounded memory; reasons that do not fit are counted as "other"."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -110,7 +111,7 @@ def _histogram(column: pa.ChunkedArray, edges: np.ndarray) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in the types that JSON has: NumPy's scalars and arrays unpacked, NaN and infinity as None."""
+    """`value` in JSON's types: NumPy scalars and arrays converted, NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,11 +1,10 @@
-"""Beside the stages: mismatch rates by the columns of the source, read when they are asked for."""
+"""Mismatch rates of a finished run by the columns of its source, which are read on demand."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..judge import Judgement
 from ..pairs import Shard, UserError, Verdict
 from ..run import Run
-from ..run.common import embedded_source, load_array
+from ..run.results import open_judgement
+from ..run.source import embedded_source
 from ..sources import Source
 from ..sources.roles import same
 from ..sources.tables import texts
@@ -28,11 +29,11 @@ DOMAIN, URL, SHARD = "domain", "url", "shard"
 
 @dataclass(frozen=True)
 class Audit:
-    """Mismatch rates of a run, of the whole and of groups.
+    """Mismatch rates of a run, overall and by group.
 
-    by: the columns that the pairs are grouped by, as `groups` calls them.  whole: pairs, judged, unjudged, unreadable,
-    estimate, low, high, level; with another run also against {the same} and difference {estimate, low, high}.
-    groups: one row a group, the columns of `evaluate.audit.audit` (or `compare`), None where `by` is empty.
+    by: the grouping columns, as they are named in `groups`.  whole: pairs, judged, unjudged, unreadable, estimate, low,
+    high, level; if two runs are compared, also against {the same} and difference {estimate, low, high}.
+    groups: one row per group, the columns of `metrics.group_rates.audit` (or `compare`); None if `by` is empty.
     types: the source's types of the columns `by`, as `groups` calls them.
     """
 
@@ -54,24 +55,26 @@ class Audit:
         return pa.table(columns)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not known is None."""
+        """Plain values for JSON; unknown ones are None."""
         rows = [] if self.groups is None else self.groups.to_dict("records")
         groups = [{name: _plain(value) for name, value in row.items()} for row in rows]
         return {"by": list(self.by), "whole": self.whole, "groups": groups}
 
 
 def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Audit:
-    """Mismatch rates with intervals: of the whole, and of every group of pairs that agree in the columns `by`.
+    """Mismatch rates with intervals, overall and for every group of pairs with equal values in the columns `by`.
 
-    by: none, one or two (crossed) of the source's columns; `shard` is the file a pair is in, and `domain`, where the
-    source has no such column, the host in its column `url`.  against: another run, to compare with.
-    Raises UserError where a run is not finished, its source has changed, or there is no such column.
+    run: a finished run.
+    by: none, one or two (crossed) of the source's columns; `shard` is the file of a pair, and `domain`, if the source
+    has no such column, is the host in its column `url`.
+    against: another run to compare with.
+    Raises UserError if a run is not finished, its source has changed, or there is no such column.
     """
     from ..metrics.group_rates import compare, difference, shown_names
 
     by = tuple(by)
     if len(set(by)) != len(by) or len(by) > 2:
-        raise UserError("group by one column or by two different ones")
+        raise UserError("pairs are grouped by at most two columns: name one, or two different ones")
     for one in (run,) if against is None else (run, against):
         one.must_be_done("export")
     whole, groups = _whole(run), _groups(run, by) if by else None
@@ -110,16 +113,16 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
-    """What divides the pairs into groups of unlike rates: (column, its audit), the most uneven first.
+    """The columns whose groups differ most in their mismatch rate: (column, its audit), the most uneven first.
 
-    Looked at are the shards, the domains where there is a column `url`, and the source's plain columns with 2 to
-    `most_values` values; of these the ones with two groups or more of `fewest_pairs` judged pairs.
+    Considered are the shards, the domains if there is a column `url`, and the source's plain columns with 2 to
+    `most_values` values; of these, the ones with at least two groups of `fewest_pairs` judged pairs.
     """
     found = []
     for column in _candidates(source, most_values):
         try:
             groups = _groups(run, (column,), source)
-        except UserError:  # not in every shard
+        except UserError:  # the column is not in every shard
             continue
         large = groups[groups["judged"] >= fewest_pairs]
         few = column in (SHARD, DOMAIN) or len(groups) <= most_values
@@ -146,7 +149,7 @@ def _candidates(source: Source, most_values: int) -> list[str]:
 
 
 def _first_values(source: Source, column: str) -> pa.Array | None:
-    """The beginning of a column that can be grouped by; None for any other."""
+    """The first values of a column, if pairs can be grouped by it; else None."""
     try:
         batch = next(iter(source.batches(source.shards[0], [column])), None)
         return None if batch is None or not _is_plain(batch.column(0).type) else batch.column(0)
@@ -163,22 +166,22 @@ def _is_plain(kind: pa.DataType) -> bool:
 def _groups(run: Run, by: Sequence[str], source: Source | None = None) -> pd.DataFrame:
     from ..metrics import group_rates as rates
 
-    judged = _judged(run)
+    judged = open_judgement(run)
     tallies = [rates.tally(*part) for part in _parts(run, by, source)]
-    return rates.audit(tallies, by, prior=_prior(judged), whole=judged.get("mismatch_rate") or {})
+    return rates.audit(tallies, by, prior=_prior(judged), whole=asdict(judged.rate) if judged.rate else {})
 
 
 def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
-    """Each shard's groups, clean probabilities, and which pairs are unreadable.
+    """For each shard: the groups, the clean probabilities, and which pairs are unreadable.
 
-    The probabilities are the judge's: the verdicts hold lower ones where rematching overturned the judgement, and it
-    is the former from which the calibration's prior can be taken out.
+    The probabilities are the judge's. The verdicts contain lower ones where rematching overturned the judgement, but
+    the calibration's prior can only be removed from the judge's.
     """
     import pandas as pd
 
     opened = source or (embedded_source(run) if set(by) != {SHARD} else None)
     shards = {} if opened is None else {shard.name: shard for shard in opened.shards}
-    clean, start = load_array(run.path / "judge" / "clean_probability.npy"), 0
+    clean, start = open_judgement(run).clean_probability, 0
     for name, table in _verdicts(run):
         columns: dict[str, Any] = {}
         for column in by:
@@ -199,38 +202,31 @@ def _verdicts(run: Run) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _values(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np.ndarray:
-    """A column's values of these rows, objects; None for null."""
+    """The values of a column in these rows, as objects; None for null."""
     from ..metrics.group_rates import domain_of
 
     derived = column == DOMAIN and DOMAIN not in source.columns
     url = same(source.columns, URL)
     if derived and url is None:
-        raise UserError(f"{source.path} has no column 'domain', and no 'url' to take it from")
+        raise UserError(f"{source.path} has no column 'domain', and no 'url' to take it from: name another column")
     batches = list(source.batches(shard, [url if derived and url else column]))
     chunks = [batch.column(0) for batch in batches]
     if not chunks:
         return np.empty(0, object)
     kind = chunks[0].type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raise UserError(f"pairs cannot be grouped by {column!r}, which holds {kind}: name a column of plain values")
+        raise UserError(f"pairs cannot be grouped by {column!r}, which holds {kind}: name a column with plain values")
     if pa.types.is_dictionary(kind):
         chunks = [chunk.dictionary_decode() for chunk in chunks]
     values = np.array([value for chunk in chunks for value in texts(chunk)], object)[rows]
     return np.array([domain_of(value) for value in values], object) if derived else values
 
 
-def _prior(judged: dict[str, Any]) -> float | None:
-    """P(mismatched) before the score is seen, as the clean probabilities have it."""
-    calibration = judged.get("calibration")
-    if calibration is None:
+def _prior(judged: Judgement) -> float | None:
+    """P(mismatched) before the score is seen, which the clean probabilities contain."""
+    if judged.calibration is None:
         return None
-    rate = calibration["prior"] if "prior" in calibration else calibration["mismatch_rate"]["estimate"]
-    return min(max(float(rate), 1e-6), 1 - 1e-6)
-
-
-def _judged(run: Run) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    return content
+    return min(max(judged.calibration.prior, 1e-6), 1 - 1e-6)
 
 
 def _whole(run: Run) -> dict[str, Any]:
@@ -240,8 +236,7 @@ def _whole(run: Run) -> dict[str, Any]:
         judged = len(table) - table["clean_probability"].null_count
         found = (len(table), judged, len(table) - judged - unreadable, unreadable)
         counts = {name: counts[name] + value for name, value in zip(counts, found, strict=True)}
-    nothing = {"estimate": None, "low": None, "high": None, "level": None}
-    return {**counts, **nothing, **(_judged(run).get("mismatch_rate") or {})}
+    return {**counts, **open_judgement(run).mismatch_rate}
 
 
 def _plain(value: Any) -> Any:

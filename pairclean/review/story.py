@@ -1,9 +1,8 @@
-"""Beside the stages: everything that a run knows about one pair, in one place."""
+"""Everything that a run knows about one pair."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,19 +16,19 @@ import pyarrow.parquet as pq
 
 from ..align import Alignment, ZeroShot
 from ..embed import Embeddings
-from ..judge import ENCODER_SCORES
 from ..pairs import UserError, Verdict
 from ..run import Run
-from ..run.common import embedded_source, flag_below, load_array, open_embeddings
+from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
+from ..run.source import embedded_source
 
 NEAREST = 5
 _CHUNK = 65_536
-_PROMPT = 20_000  # identifiers that are compared letter by letter, at most
+_PROMPT = 20_000  # at most this many identifiers are compared letter by letter
 
 
 @dataclass(frozen=True)
 class Near:
-    """A pair whose caption (or image) is near, and its cosine in the space in which the pair was judged."""
+    """A pair whose caption (or image) is near, and its cosine similarity in the space in which the pair was judged."""
 
     pair_id: str
     caption: str | None
@@ -40,10 +39,11 @@ class Near:
 class Story:
     """What a run knows about one pair.
 
-    verdict: its row of the verdicts.  caption: as it came.  source: the file of its shard, None where it is gone.
-    why: the verdict in a sentence.  captions: those nearest to its image, images: the pairs whose images are nearest to
-    its caption, both without what the pair itself carries; caption_rank: the place of its own caption among all
-    different ones, by likeness to its image, of `caption_count`.  Empty and None where the pair was not judged.
+    verdict: its row of the verdicts.  caption: as in the source.  source: the file of its shard, None if it is gone.
+    why: the reason for the verdict, in a sentence.  captions: the pairs with the captions nearest to its image.
+    images: the pairs with the images nearest to its caption; both without its own.
+    caption_rank: the rank of its own caption among the `caption_count` distinct captions, by similarity to its image.
+    If the pair was not judged, the lists are empty and the ranks None.
     """
 
     verdict: dict[str, Any]
@@ -60,7 +60,10 @@ class Story:
 
 
 def story(run: Run, pair_id: str) -> Story:
-    """Raises UserError where the run is not finished or has no such pair; the sentence names ids like it."""
+    """Everything that a finished run knows about one pair.
+
+    Raises UserError if the run is not finished or has no such pair; the sentence suggests similar ids.
+    """
     place, verdict = _find(run, pair_id)
     emb = open_embeddings(run)
     row = int(emb.shard_offsets[run.shards.index(verdict["shard"])]) + place
@@ -69,7 +72,7 @@ def story(run: Run, pair_id: str) -> Story:
         "verdict": verdict,
         "caption": table["caption"][0].as_py(),
         "source": _source_file(run, verdict["shard"]),
-        "why": _why(verdict, flag_below(run)),
+        "why": _why(verdict, open_rematches(run).flag_below),
     }
     if verdict["clean_probability"] is None:
         return Story(**told, captions=[], images=[])
@@ -77,9 +80,10 @@ def story(run: Run, pair_id: str) -> Story:
 
 
 def write_picture(run: Run, verdict: dict[str, Any], folder: Path) -> Path:
-    """Write the pair's image, as it is in the source, to a new file in `folder`; returns its path.
+    """Write the pair's image, unchanged, to a new file in `folder`; returns its path.
 
-    Raises UserError where the image cannot be had, or another file of that name is there.
+    verdict: the pair's row of the verdicts.
+    Raises UserError if the image is not available, or another file has that name.
     """
     source = embedded_source(run)
     shard = next(shard for shard in source.shards if shard.name == verdict["shard"])
@@ -87,7 +91,7 @@ def write_picture(run: Run, verdict: dict[str, Any], folder: Path) -> Path:
     path = folder / (_safe_name(verdict["pair_id"]) + _ending(data))
     try:
         if path.exists() and path.read_bytes() != data:
-            raise UserError(f"{path} is there already and holds something else: move it away first")
+            raise UserError(f"{path} already exists with other content: move it away first")
         path.write_bytes(data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
@@ -95,7 +99,7 @@ def write_picture(run: Run, verdict: dict[str, Any], folder: Path) -> Path:
 
 
 def _find(run: Run, pair_id: str) -> tuple[int, dict[str, Any]]:
-    """The pair's place within its shard, and its verdict."""
+    """The pair's position within its shard, and its verdict."""
     run.must_be_done("export")
     if not _is_text(pair_id):
         raise UserError(f"{run.path} has no pair {pair_id!r}")
@@ -105,12 +109,12 @@ def _find(run: Run, pair_id: str) -> tuple[int, dict[str, Any]]:
         if place >= 0:
             return place, pq.read_table(path).slice(place, 1).to_pylist()[0]
     like = _ids_like(run, pair_id)
-    hint = f"; ids like it are {', '.join(like)}" if like else ""
+    hint = f"; similar ids are {', '.join(like)}" if like else ""
     raise UserError(f"{run.path} has no pair {pair_id!r}{hint}")
 
 
 def _is_text(typed: str) -> bool:
-    """Not so where a terminal's bytes were none."""
+    """Whether this is Unicode text; bytes typed into a terminal need not be."""
     try:
         typed.encode()
     except UnicodeEncodeError:
@@ -119,7 +123,7 @@ def _is_text(typed: str) -> bool:
 
 
 def _ids_like(run: Run, pair_id: str) -> list[str]:
-    """At most three identifiers that look like this one, among those with the longest common beginning."""
+    """At most three identifiers that look like this one, among those with the longest common prefix."""
     everything = pa.chunked_array(
         [
             chunk
@@ -143,32 +147,24 @@ def _why(verdict: dict[str, Any], threshold: float) -> str:
         return f"It cannot be read: {reason}."
     if kind is Verdict.UNJUDGED:
         return f"It was not judged: {reason}."
-    said = f"It is clean with a probability of {probability:.3g}"
+    said = f"Its clean probability is {probability:.3g}"
     if kind is Verdict.CLEAN:
         return f"{said}, so it is kept."
     if kind is Verdict.REMATCHED:
-        sure = verdict["rematch_probability"]
-        return f"{said}, so it is flagged; the caption of {verdict['rematch_pair_id']} fits it, {sure:.1%} sure."
+        sure, partner = verdict["rematch_probability"], verdict["rematch_pair_id"]
+        return f"{said}, so it is flagged; the caption of {partner} fits it with a probability of {sure:.1%}."
     below = f", below {threshold:g}" if probability < threshold else ""
     return f"{said}{below}, so it is flagged; it got no other caption because {reason}."
 
 
 def _space(run: Run, image_id: int) -> Alignment:
     """The space in which this image was judged: the encoder's own, or that of a model that never trained on it."""
-    score = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))["score"]
-    if score in ENCODER_SCORES:
+    learned = open_learned(run)
+    models = open_judgement(run).models(learned)
+    if not models:
         return ZeroShot()
-    models = sorted((run.path / "model").glob(f"{score}_*.safetensors"))
-    return Alignment.load(models[_fold(run, image_id, len(models))])
-
-
-def _fold(run: Run, image_id: int, folds: int) -> int:
-    from ..judge import FOLDS, fold_of
-
-    home = (run.frozen_from or run).path / "judge"
-    tied = np.flatnonzero(np.asarray(load_array(home / "tied_image_id.npy")) == image_id)
-    fold = load_array(home / "tied_fold.npy")[tied[0]] if len(tied) else fold_of(np.array([image_id]), FOLDS)[0]
-    return int(fold) % folds
+    (fold,) = learned.folds(np.array([image_id]))
+    return models[fold % len(models)]
 
 
 def _neighbours(emb: Embeddings, row: int, space: Alignment) -> dict[str, Any]:
@@ -197,7 +193,7 @@ def _similarities(vectors: Any, embed: Callable[[np.ndarray], np.ndarray], to: n
 
 
 def _nearest(emb: Embeddings, similarity: np.ndarray, identity: np.ndarray, own: int) -> list[Near]:
-    """The nearest by identity, each once; without the pair's own."""
+    """The nearest pairs, each identity once, without the pair's own."""
     found: list[int] = []
     seen = {int(own)}
     for row in np.argsort(-similarity, kind="stable").tolist():
@@ -225,7 +221,7 @@ def _pair_ids(emb: Embeddings, rows: np.ndarray) -> list[str]:
 def _source_file(run: Run, shard_name: str) -> str | None:
     try:
         return next((shard.path for shard in run.open_source().shards if shard.name == shard_name), None)
-    except UserError:  # moved since: the run still knows the pair
+    except UserError:  # the source was moved; the run still knows the pair
         return None
 
 
@@ -241,6 +237,6 @@ def _ending(data: bytes) -> str:
     try:
         with Image.open(BytesIO(data)) as image:
             kind = (image.format or "").lower()
-    except Exception:  # whatever it is, its bytes are the user's
+    except Exception:  # not an image that Pillow reads: the bytes are written as they are
         return ".bin"
     return ".jpg" if kind == "jpeg" else f".{kind}"

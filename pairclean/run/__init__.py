@@ -1,6 +1,6 @@
-"""A run directory: manifest, lock, execution, and the results that lie in it."""
+"""A run directory: manifest, lock, and the results in it."""
 
+from ..execution import Execution, Progress
 from .directory import Run
-from .execution import Execution, Progress
 
 __all__ = ["Execution", "Progress", "Run"]

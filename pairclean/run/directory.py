@@ -1,4 +1,4 @@
-"""A run directory: what was asked for, what is done, and which process works on it."""
+"""A run directory: its options, which stages are done, and which process works on it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..sources import Source
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-LAYOUT = 1  # of the run directory; a change makes older ones unreadable
-_MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # what every manifest holds
+LAYOUT = 2  # of the run directory: raised when files are renamed or change what they hold
+_MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # in every manifest
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Objects:
 
 
 class Run:
-    """A run directory.  Made by `Run.create`, found again by `Run.open`."""
+    """A run directory.  `Run.create` makes one, `Run.open` opens one."""
 
     def __init__(self, path: Path, manifest: dict[str, Any], objects: Objects = Objects()):
         self.path, self.manifest, self.objects = path, manifest, objects
@@ -65,8 +65,8 @@ class Run:
         frozen_from: Run | None = None,
         objects: Objects = Objects(),
     ) -> Run:
-        """A new run, or the one that is there if it was asked for the same. Nothing is written before the first stage
-        has opened the source and the encoder.
+        """A new run, or the existing one if its source and options are the same. Nothing is written before the first
+        stage has opened the source and the encoder.
 
         compare: the stages whose options have to be the same.  frozen_from: the run whose model judges this one.
         objects: what is used in place of what `source`, the model and the layout name; `source` is then its name.
@@ -104,7 +104,7 @@ class Run:
             "writer": writer,
             "stages": {},
         }
-        if frozen_from is not None:  # whose vectors its model was learned on, so these have to be the same encoder's
+        if frozen_from is not None:  # its model was learned from vectors of this encoder
             manifest["encoder"] = frozen_from.manifest["encoder"]
         return cls(path, manifest, objects)
 
@@ -120,11 +120,14 @@ class Run:
         if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST:
             raise UserError(f"{path}/manifest.json is damaged: start a new run, or put the file back")
         if manifest["layout"] != LAYOUT:
-            raise UserError(f"{path} was made by pairclean {manifest.get('pairclean')}, which this one cannot continue")
+            raise UserError(
+                f"{path} was made by pairclean {manifest['pairclean']}, in a layout that this version does not read: "
+                "start a new run in another directory"
+            )
         return cls(path, manifest)
 
     def _as_judge(self) -> dict[str, str]:
-        """What another run notes down when this one's model and calibration are to judge it."""
+        """What the manifest of another run records if this run's model and calibration judge it."""
         if not self.is_done("judge"):
             raise UserError(f"{self.path} has judged nothing yet: run `pairclean clean` on it to its end first")
         return {"path": os.path.abspath(self.path), "judge": self.manifest["stages"]["judge"]["fingerprint"]}
@@ -139,7 +142,7 @@ class Run:
                 there = getattr(self.config, name)
                 if value != there:
                     change = f"`pairclean {stage} {shlex.quote(str(self.path))} {flag(name)} {shlex.quote(str(value))}`"
-                    # The command line has no word for None.
+                    # The command line cannot express None.
                     instead = f", or change only that with {change}" if stage != "embed" and value is not None else ""
                     raise UserError(
                         f"{self.path} is a run with {_spoken(name, there)}, not with {_spoken(name, value)}: "
@@ -155,7 +158,7 @@ class Run:
         return Config.make(**self.manifest["config"])
 
     def open_source(self, *, strict: bool = False) -> Source:
-        """The source with `limit` applied to its shards.  strict: whether a broken file raises UserError."""
+        """The source, with `limit` applied to its shards.  strict: whether a broken file raises UserError."""
         from ..sources import open_source
 
         config = self.config
@@ -179,12 +182,12 @@ class Run:
 
     @property
     def comparable(self) -> bool:
-        """Whether the encoder's two spaces are one before anything is learned."""
+        """Whether images and captions share the encoder's space before anything is learned."""
         return bool(self.manifest["encoder"]["comparable"])
 
     @cached_property
     def frozen_from(self) -> Run | None:
-        """The run whose model and calibration judge this one, if it does not learn its own."""
+        """The run whose model and calibration judge this one; None if it learns its own."""
         origin = self.manifest["frozen_from"]
         if origin is None:
             return None
@@ -204,13 +207,13 @@ class Run:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The content of report.json.  Raises UserError where it is not there, or not up to date."""
+        """The content of report.json.  Raises UserError if it is missing or out of date."""
         self.must_be_done("report")
         content: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
         return content
 
     def verdict_tables(self) -> Iterator[pa.Table]:
-        """One table a shard, `pairs.VERDICT_SCHEMA`.  Raises UserError where they are not there, or not up to date."""
+        """One table per shard, `pairs.VERDICT_SCHEMA`.  Raises UserError if they are missing or out of date."""
         import pyarrow.parquet as pq
 
         self.must_be_done("export")
@@ -218,7 +221,7 @@ class Run:
             yield pq.read_table(self.path / "verdicts" / f"{name}.parquet")
 
     def verdicts(self) -> pa.Table:
-        """All verdicts, one row an input pair, in input order; `.to_pandas()` gives a frame."""
+        """All verdicts, one row per input pair, in input order; `.to_pandas()` gives a frame."""
         import pyarrow as pa
 
         return pa.concat_tables(self.verdict_tables())
@@ -237,7 +240,7 @@ class Run:
         return record is not None and record["fingerprint"] is not None and record["fingerprint"] == self._due(stage)
 
     def _due(self, stage: str) -> str | None:
-        """The fingerprint of a stage's result: its options, and everything before it. None if that is not done."""
+        """The fingerprint of a stage's result: of its options and of all earlier stages. None if those are not done."""
         before = list(STAGES)[: list(STAGES).index(stage)]
         if not before:
             return fingerprint(stage, self.manifest.get("parts"), self.config.of(stage))
@@ -246,27 +249,27 @@ class Run:
         return fingerprint(stage, self.manifest["stages"][before[-1]]["fingerprint"], self.config.of(stage))
 
     def set_done(self, stage: str, seconds: float) -> bool:
-        """Note down that a stage is done.  Returns whether its result is new."""
+        """Record that a stage is done.  Returns whether its result is new."""
         before = self.manifest["stages"].get(stage)
         done = {"fingerprint": self._due(stage), "seconds": round(seconds, 3)}
         new = before is None or before["fingerprint"] != done["fingerprint"]
-        if self._alone:  # otherwise another process has embedded the last part, and noted it down
-            # `embed` always looks; where nothing is new, what it took when it was is what is worth knowing.
+        if self._alone:  # otherwise another process embedded the last part, and recorded it
+            # `embed` always looks for changes; if there are none, the time that it took earlier is kept.
             self.manifest["stages"][stage] = done if new else before
             self.save()
         return new
 
     def set_stale(self, stage: str) -> None:
-        """From here on the stage's files are no longer what its record says, however this process ends."""
+        """Mark a stage's record as out of date, before its files change: it stays so if this process is killed."""
         if stage in self.manifest["stages"]:
             self.manifest["stages"][stage] = {**self.manifest["stages"][stage], "fingerprint": None}
             self.save()
 
     @contextmanager
     def locked(self, stage: str) -> Iterator[None]:
-        """One process at a time, from this stage on; but several may embed.
+        """Only one process at a time may work on a run, except that several may embed.
 
-        The lock is held alone, or shared while parts are embedded: then another process that wants to embed joins in.
+        The lock is exclusive, or shared while parts are embedded, so that another process can embed too.
         Raises UserError if another process is in a stage that cannot be shared.
         """
         try:
@@ -285,13 +288,13 @@ class Run:
                 raise UserError(f"cannot write to {self.path}: {error.strerror}; make room, then go on") from error
             finally:
                 self._lock, alone, self._alone = None, self._alone, False
-                if alone and not (self.path / "manifest.json").exists():  # the run never came to be
+                if alone and not (self.path / "manifest.json").exists():  # nothing was ever recorded
                     lock.path.unlink(missing_ok=True)
                     with suppress(OSError):
                         self.path.rmdir()
 
     def _enter(self, stage: str) -> None:
-        """Take the lock: alone if nobody has it, else shared with those that embed."""
+        """Take the lock: exclusively if it is free, otherwise shared with processes that embed."""
         assert self._lock is not None
         looks = 0
         while not self._lock.take():
@@ -299,20 +302,22 @@ class Run:
                 return
             if looks and (stage != "embed" or self._lock.note != "embed"):
                 raise self._taken()
-            looks += 1  # twice at least: who has just taken it may not have said yet what for
+            looks += 1  # at least twice: a process that has just taken the lock may not have written its note yet
             time.sleep(PAUSE)
         self._set_alone(stage)
 
     def _set_alone(self, stage: str) -> None:
         assert self._lock is not None
         self._alone, self._lock.note = True, stage
-        for left in self.path.iterdir():  # by a process that was killed
+        for left in self.path.iterdir():  # left by a process that was killed
             if is_temporary(left.name):
                 left.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "locks", ignore_errors=True)  # who has none of the run has none of its parts
+        shutil.rmtree(
+            self.path / "locks", ignore_errors=True
+        )  # an exclusive lock on the run means that no part is locked
 
     def have_alone(self, stage: str) -> None:
-        """Before a stage that cannot be shared.  Raises UserError if another process is there."""
+        """Take the run exclusively, for a stage that cannot be shared.  Raises UserError if another process has it."""
         assert self._lock is not None
         if not self._alone and not self._lock.take():
             raise self._taken()
@@ -326,13 +331,13 @@ class Run:
         return UserError(f"another process is working on {self.path}{at}: wait for it, or stop it")
 
     def begin_parts(self, parts: dict[str, str], **about: Any) -> None:
-        """Note down what is embedded from here on: a fingerprint a shard, and what else the manifest says of them.
+        """Record what is embedded from now on.  parts: a fingerprint by shard.  about: further entries of the manifest.
 
-        Raises UserError if processes that embed already found another source.
+        Raises UserError if other processes that embed have found another source.
         """
         if self._alone:
             if parts != self.manifest.get("parts"):
-                self.set_stale("embed")  # from here on its files are not what its record says
+                self.set_stale("embed")  # its files are about to change
             self.manifest |= {"parts": parts, "shards": list(parts), **about}
             self.save()
         elif parts != self.manifest.get("parts"):
@@ -343,16 +348,16 @@ class Run:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Parts are written here by any number of processes; afterwards one of them has the run alone."""
+        """Any number of processes may write parts within this block; after it, one of them has the run exclusively."""
         assert self._lock is not None
         self._alone = False
         while not self._lock.take(shared=True):
             time.sleep(PAUSE)
         yield
-        # All parts are there, so nobody takes long to come here.
+        # All parts are written, so that no process takes long to get here.
         while not self._lock.take():
             self._reread()
-            if self.is_done("embed"):  # noted down by the one that was first, which goes on
+            if self.is_done("embed"):  # recorded by the first process, which continues
                 return
             time.sleep(PAUSE)
         self._reread()
@@ -360,12 +365,12 @@ class Run:
 
     @contextmanager
     def claim(self, part: str) -> Iterator[bool]:
-        """Whether this process may write the part now; no other one may meanwhile."""
+        """Whether this process may write the part; while it may, no other process can."""
         with Lock(self.path / "locks" / f"{part}.lock") as lock:
             yield lock.take()
 
     def _reread(self) -> None:
-        """The process that held the lock before may have gone on with this run, or made it."""
+        """Read the manifest again: the process that had the lock may have changed it."""
         if (self.path / "manifest.json").exists():
             now = Run.open(self.path).manifest
             if any(now[key] != self.manifest[key] for key in ("source", "config", "frozen_from")):
@@ -387,7 +392,7 @@ def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
 
 
 def _is_litter(name: str) -> bool:
-    """What a process that was killed may leave of a run that did not come to be."""
+    """Whether a file may be left by a process that was killed before it recorded a run."""
     return name in ("run.lock", "locks") or is_temporary(name)
 
 

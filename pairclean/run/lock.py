@@ -1,4 +1,4 @@
-"""A lock that several processes see, and that goes with the process that held it, however that ended."""
+"""A lock between processes, which is released when the process that holds it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TextIO
 
 from ..pairs import UserError
 
-#: How long to wait before asking again for what another process has, in seconds.
+#: Seconds between two attempts to take a lock that another process holds.
 PAUSE = 0.1
 
 
 class Lock:
-    """A file that is held alone by one process, or shared by several; never waited for.
+    """A file lock, exclusive or shared; taking it never waits.
 
-    `note` is what a holder says about itself for others to read; it means nothing where nobody holds the lock.
+    `note` is what the holder writes for other processes to read; without a holder it means nothing.
     """
 
     def __init__(self, path: Path):
@@ -25,13 +25,13 @@ class Lock:
         self._file = self._open()
 
     def take(self, *, shared: bool = False) -> bool:
-        """Hold it, also instead of the other way.  Returns False, and holds nothing, if another is in the way."""
+        """Take the lock, or change it between shared and exclusive.  Returns False, holding nothing, if that fails."""
         import fcntl
 
         try:
             fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # a lock that could not be changed may be lost, or kept
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # after a failed change the old lock may or may not be held
             return False
         except OSError as error:
             raise UserError(f"cannot lock {self.path}: {error.strerror}; name a directory on another disk") from None
@@ -50,7 +50,7 @@ class Lock:
 
     @note.setter
     def note(self, words: str) -> None:
-        with suppress(OSError):  # a courtesy, which a full disk need not end
+        with suppress(OSError):  # a full disk must not end the run for a note
             self.path.write_text(words, encoding="utf-8")
 
     def _open(self) -> TextIO:
@@ -58,7 +58,7 @@ class Lock:
         return self.path.open("a")
 
     def _was_replaced(self) -> bool:
-        """Whether its last holder removed the file while it was asked for."""
+        """Whether the last holder removed the file in the meantime."""
         try:
             return not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
         except FileNotFoundError:

@@ -164,13 +164,14 @@ class Vectors:
     """Some rows of a source of vectors.
 
     rows: n, each with one caption; `reason` where a row is lost.  image: (n, d), text: (n, d') float32, as they came.
-    image_id: (n,) int64, the identities of the images where the source knows them.
+    image_id, caption_id: (n,) int64 identities, where the source knows them better than the vectors and captions do.
     """
 
     rows: list[Row]
     image: np.ndarray
     text: np.ndarray
     image_id: np.ndarray | None = None
+    caption_id: np.ndarray | None = None
 
 
 class VectorSource(Source, Protocol):

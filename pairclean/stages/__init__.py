@@ -1,4 +1,4 @@
-"""What each stage does to a run directory, one file a stage. Their order, and whether one is due, is `run.py`'s."""
+"""What each stage does to a run directory, one file per stage. `pipeline` knows their order, and which one is due."""
 
 from .align import align
 from .embed import embed

@@ -1,4 +1,4 @@
-"""Stage one: pictures and captions become vectors, a part file a shard."""
+"""Stage one: images and captions become vectors, one part file per shard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..embed import Encoder, check_readable, embed_source, keep_source, load_enc
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
-from ..run.common import open_embeddings, part_fingerprints
+from ..run.results import open_embeddings
+from ..run.source import part_fingerprints
 from ..sources import Source, VectorSource, has_vectors
 from ..sources.base import CORRUPT
 
@@ -29,7 +30,7 @@ def embed(run: Run, execution: Execution) -> None:
     own = run.objects.encoder
     devices = resolve_devices(execution.device) if own is None else [own.device]
     work = _given(run, source, execution) if has_vectors(source) else _encoded(run, source, execution, devices)
-    # Through JSON, as the manifest will give it back: a tuple is not a list.
+    # Through JSON, as the manifest returns it: tuples become lists.
     encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
     if run.manifest.setdefault("encoder", encoder) != encoder:
         raise UserError(f"{work.not_the_same}: name another directory")
@@ -96,7 +97,7 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
 
 
 def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
-    """The source has vectors already, whatever the model is."""
+    """The source has vectors already; no model is used."""
     image, text = source.dims
     return _Work(
         description={"vectors": source.vectors, "image_dim": image, "text_dim": text},
@@ -115,7 +116,7 @@ def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
 
 
 def _corrupt(run: Run, source: Source) -> dict[str, str]:
-    """The files that turned out to be broken in part when they were read, with what their pairs say."""
+    """Files that turned out to be partly broken when they were read, with the first reason."""
     emb = open_embeddings(run)
     found = {}
     for shard in source.shards:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..files import write_json
+from ..judge import Judgement
 from ..pairs import UserError
+from ..rematch import Rematches
 from ..report import (
     check_calibration,
     choose_gallery,
@@ -20,101 +22,84 @@ from ..report import (
 )
 from ..review.audit import uneven_columns
 from ..run import Execution, Run
-from ..run.common import embedded_source, flag_below, load_array, open_embeddings
+from ..run.results import open_embeddings, open_judgement, open_learned, open_rematches
+from ..run.source import embedded_source
 from ..sources import Source
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_VALUES = 100  # of a column that pairs are grouped by
-FEWEST_PAIRS = 20  # judged, in each of two groups at least
+MOST_VALUES = 100  # distinct values of a column by which pairs are grouped
+FEWEST_PAIRS = 20  # judged pairs in at least two groups
 COLUMNS_SHOWN, GROUPS_SHOWN = 6, 12
 
 
 def report(run: Run, execution: Execution) -> None:
     config = run.config
     execution.progress.start("report")
-    judged = json.loads((run.path / "judge" / "judge.json").read_text(encoding="utf-8"))
-    rematched = json.loads((run.path / "rematch" / "rematch.json").read_text(encoding="utf-8"))
+    judged, rematched = open_judgement(run), open_rematches(run)
     try:
         source = embedded_source(run)
-    except UserError:  # moved or changed since: the numbers stand without the pictures
+    except UserError:  # moved or changed since: the report has its numbers, without the images
         source = None
-    nothing = {"estimate": None, "low": None, "high": None, "level": None}
     facts = {
         "version": run.manifest["pairclean"],
         "source": run.manifest["source"],
         "layout": run.manifest["layout_of_source"],
         "model": run.manifest["encoder"]["description"].get("vectors", config.model),
-        "method": _method(run),
-        "score": judged["score"],
+        "method": open_learned(run).method or config.method,  # nothing was learned from too few pairs
+        "score": judged.score,
         "calibration": config.calibration,
-        "flag_below": flag_below(run),
+        "flag_below": rematched.flag_below,
         "min_precision": config.min_precision,
         "device": run.manifest["device"],
         "seconds": {stage: record["seconds"] for stage, record in run.manifest["stages"].items() if stage != "report"},
-        "mismatch_rate": judged.get("mismatch_rate", nothing),
-        "rematch": {k: rematched[k] for k in ("emitted", "expected_precision", "calibrated_on", "orphans")},
-        "retrieval": judged["retrieval"],
-        "notes": [*judged["notes"], *_half_right(run), *(f"{k} {v}" for k, v in run.manifest.get("notes", {}).items())],
-        "score_histogram": judged.get("score_histogram"),
-        "calibration_check": _calibration_check(run, judged),
-        "rematch_curve": _rematch_curve(run, rematched["emitted"]),
+        "mismatch_rate": judged.mismatch_rate,
+        "rematch": {k: getattr(rematched, k) for k in ("emitted", "expected_precision", "calibrated_on", "orphans")},
+        "retrieval": judged.retrieval and asdict(judged.retrieval),
+        "notes": [
+            *judged.notes,
+            *_half_right(judged, rematched),
+            *(f"{path} {note}" for path, note in run.manifest.get("notes", {}).items()),
+        ],
+        "score_histogram": judged.histogram and asdict(judged.histogram),
+        "calibration_check": _calibration_check(judged, rematched),
+        "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
         "broken": run.manifest.get("broken") or {},
     }
     content = summarise(run.verdict_tables(), facts)
     write_json(run.path / "report.json", content)
-    picks = choose_gallery(run.verdict_tables(), flag_below=flag_below(run))
+    picks = choose_gallery(run.verdict_tables(), flag_below=rematched.flag_below)
     emb = open_embeddings(run)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
 
 
-def _method(run: Run) -> str:
-    """The one that was taken, where the choice was left open."""
-    taken = run.path / "model" / "method.json"
-    if not taken.exists():  # nothing was learned
-        return run.config.method
-    return str(json.loads(taken.read_text(encoding="utf-8"))["method"])
-
-
-def _half_right(run: Run) -> list[str]:
-    """What becomes of captions that are half right, where it is known."""
-    path = run.path / "judge" / "mixed_clean_probability.npy"
-    mixed = np.asarray(load_array(path)) if path.exists() else np.zeros(0)
+def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
+    """What happens to captions that are half right, if it is known."""
+    mixed = judged.mixed_clean_probability
     if not len(mixed):
         return []
-    share = (mixed < flag_below(run)).mean()
+    share = (mixed < rematched.flag_below).mean()
     return [
         f"Of pairs of which half of the caption belongs to another picture, about {share:.0%} are flagged; the "
         "mismatch rate counts few of the others."
     ]
 
 
-def _calibration_check(run: Run, judged: dict[str, Any]) -> dict[str, Any] | None:
-    rate = judged.get("mismatch_rate")
-    if rate is None:
+def _calibration_check(judged: Judgement, rematched: Rematches) -> dict[str, Any] | None:
+    if judged.rate is None:
         return None
-    home = run.path / "judge"
-    clean = np.asarray(load_array(home / "clean_probability.npy"))
-    decoys = np.asarray(load_array(home / "decoy_clean_probability.npy"))
-    found = check_calibration(clean, decoys, rate["estimate"])
+    clean = np.asarray(judged.clean_probability)
+    found = check_calibration(clean, np.asarray(judged.decoy_clean_probability), judged.rate.estimate)
     if found is not None:
-        after = np.asarray(load_array(run.path / "rematch" / "clean_probability.npy"))
-        found["overturned"] = int((after < clean).sum())
+        found["overturned"] = int((rematched.clean_probability < clean).sum())
     return found
 
 
-def _rematch_curve(run: Run, emitted: int) -> dict[str, Any] | None:
-    offered, trials = (run.path / "rematch" / f"{name}.npy" for name in ("offered", "trials"))
-    if not offered.exists():  # rematched by an earlier version
-        return None
-    return rematch_curve(np.asarray(load_array(offered)), np.asarray(load_array(trials)), emitted)
-
-
 def _groups(run: Run, source: Source | None) -> list[dict[str, Any]]:
-    """The columns whose groups differ most, each with its largest groups, the worst first."""
+    """The columns whose groups differ most, each with its largest groups, the highest rates first."""
     if source is None:
         return []
     columns = uneven_columns(run, source, most_values=MOST_VALUES, fewest_pairs=FEWEST_PAIRS)

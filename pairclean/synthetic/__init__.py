@@ -1,1 +1,1 @@
-"""Beside the corridor: drawn scenes, their captions, and planted mismatches, whose truth is known."""
+"""Synthetic data with a known truth: drawn scenes, their captions, and planted mismatches."""

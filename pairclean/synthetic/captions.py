@@ -1,4 +1,4 @@
-"""Captions for drawn scenes: always true, in varied wording, saying as much or as little as people do."""
+"""Captions for drawn scenes: always true, in varied wording, and as detailed or as brief as people write them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ GROUNDS = {  # words for the background; c is its main colour, d the second
     "waves": ["wavy {c} and {d} lines", "{c} and {d} waves", "a {c} and {d} background with wavy stripes"],
     "rings": ["{c} and {d} rings", "a target of {c} and {d} rings", "concentric {c} and {d} rings"],
 }
-SENTENCES = [  # s is what is seen; most people just name it
+SENTENCES = [  # s describes what is visible; most captions just name it
     "{s}",
     "{s}",
     "{s}",
@@ -92,7 +92,7 @@ def _colour(rng: Rng, colour: str) -> str:
 
 
 def _sizes(scene: Scene) -> list[str]:
-    """'small', 'big' or '' for each group: only what is so on the page and beside the other groups."""
+    """'small', 'big' or '' for each group: only where it is true of the picture and compared with the other groups."""
     radii = [slots(box, group)[1] for box, group in zip(LAYOUTS[scene.layout], scene.groups, strict=True)]
     return [
         "small" if r <= 0.14 and group.small and r == min(radii) else "big" if r >= 0.2 and r == max(radii) else ""
@@ -101,7 +101,7 @@ def _sizes(scene: Scene) -> list[str]:
 
 
 def _things(rng: Rng, group: Group, size: str) -> str:
-    """'a big red ball', 'three houses in blue': size is not always named."""
+    """'a big red ball', 'three houses in blue'; the size is named only sometimes."""
     size = f"{pick(rng, SIZE_WORDS[size])} " if size and rng.random() < 0.6 else ""
     nouns = NOUNS[group.kind]
     one, many = nouns[int(rng.integers(len(nouns)))]
@@ -113,7 +113,14 @@ def _things(rng: Rng, group: Group, size: str) -> str:
 
 
 def caption_scene(scene: Scene, rng: Rng) -> str:
-    """A caption in random wording that is true of the scene; one in eight says nothing of the background."""
+    """A caption in random wording that is true of the scene; one in eight does not mention the background.
+
+    >>> import numpy as np
+    >>> from pairclean.synthetic.drawing import Group, Scene
+    >>> scene = Scene("plain", ("white", "red"), "centre", (Group("ball", "blue", 1),))
+    >>> caption_scene(scene, np.random.default_rng(3))
+    'on white, a big blue ball in the middle.'
+    """
     phrases = [_things(rng, group, size) for group, size in zip(scene.groups, _sizes(scene), strict=True)]
     if scene.layout in RELATIONS:
         seen = pick(rng, RELATIONS[scene.layout]).format(**dict(zip("abc", phrases, strict=False)))

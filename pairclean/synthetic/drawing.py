@@ -1,4 +1,4 @@
-"""Compositional scenes and their pictures: coloured things in groups on a textured background, drawn with Pillow."""
+"""Compositional scenes and their pictures: groups of coloured things on a textured background, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be seen, without the accidents of one drawing: `layout` names the place of each group (`LAYOUTS`)."""
+    """What a picture shows, independent of any one drawing: `layout` names the place of each group (`LAYOUTS`)."""
 
     texture: str
     colours: tuple[str, str]  # the background's main colour and its second (unused where the texture is plain)
@@ -163,7 +163,7 @@ LAYOUTS: dict[str, tuple[Box, ...]] = {
     "column": ((0.5, 0.18, 0.9, 0.32), (0.5, 0.5, 0.9, 0.32), (0.5, 0.82, 0.9, 0.32)),
     "pyramid": ((0.5, 0.26, 0.9, 0.47), (0.26, 0.74, 0.48, 0.47), (0.74, 0.74, 0.48, 0.47)),
 }
-ROWS: dict[int, tuple[tuple[int, ...], ...]] = {  # ways to arrange so many things in rows
+ROWS: dict[int, tuple[tuple[int, ...], ...]] = {  # ways to arrange this many things in rows
     1: ((1,),),
     2: ((2,), (1, 1)),
     3: ((1, 2), (3,), (1, 1, 1)),
@@ -172,7 +172,7 @@ ROWS: dict[int, tuple[tuple[int, ...], ...]] = {  # ways to arrange so many thin
 
 
 def slots(box: Box, group: Group) -> tuple[list[tuple[float, float]], float]:
-    """Centres of the group's things and the radius of each, in units of the side: the arrangement with the largest."""
+    """Centres of the group's things and their radius, in units of the side, arranged so that the radius is largest."""
     x, y, width, height = box
     rows = max(ROWS[group.count], key=lambda rows: min(width / max(rows), height / len(rows)))
     step = min(width / max(rows), height / len(rows))
@@ -207,7 +207,7 @@ def _bricks(phase: float) -> Floats:
     return ((v % 1 < 0.16) | (across < 0.08)).astype(np.float32)
 
 
-#: How much of the second colour each pixel of the background has (broadcasts over it), from a phase in [0, 1).
+#: The share of the second colour in each pixel of the background (broadcast over it), given a phase in [0, 1).
 TEXTURES: dict[str, Callable[[float, Rng], Floats]] = {
     "plain": lambda phase, rng: np.zeros((1, 1), np.float32),
     "horizontal stripes": lambda phase, rng: _wave(5 * _V, phase),
@@ -224,7 +224,7 @@ TEXTURES: dict[str, Callable[[float, Rng], Floats]] = {
 
 
 def sample_scene(rng: Rng) -> Scene:
-    """A random scene: kinds differ between the groups, and no group has a colour of the background."""
+    """Draw a random scene: the groups differ in kind, and none has a colour of the background."""
     number = int(rng.choice([1, 2, 3], p=[0.45, 0.4, 0.15]))
     layouts = [name for name, boxes in LAYOUTS.items() if len(boxes) == number]
     main, second, *others = (str(c) for c in rng.permutation(list(COLOURS)))
@@ -256,7 +256,7 @@ def _paint(draw: ImageDraw.ImageDraw, kind: str, colour: str, centre: Floats, ra
 
 
 def draw_picture(scene: Scene, rng: Rng) -> Image.Image:
-    """One drawing of the scene, (SIDE, SIDE) RGB: phases, tints, places and tilts vary a little with `rng`."""
+    """Draw the scene once, as a (SIDE, SIDE) RGB image: phases, tints, positions and tilts vary slightly with `rng`."""
     tint = rng.integers(-10, 11, (2, 3))
     back, front = (
         tuple(int(c) for c in np.clip(np.array(COLOURS[name]) + shift, 0, 255))

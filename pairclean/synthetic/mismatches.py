@@ -1,6 +1,6 @@
-"""Drawing planted mismatches: captions moved or mixed between pairs at a known rate.
+"""Planted mismatches: captions moved or mixed between pairs at a known rate.
 
-What was planted is the truth that `evaluate.detection` compares a run with; it never reaches a method.
+What was planted is the truth that `metrics.detection` compares a run with; it never reaches a method.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pairclean.pairs import UserError, normalise_caption
 Ints = NDArray[np.int64]
 
 _TRIES = 20
-#: Where captions are cut into clauses; the cuts are kept.
+#: Where captions are split into clauses; the separators are kept.
 _CUT = re.compile(r"(\s*[,;]\s*|\s+(?:and|with)\s+)", re.IGNORECASE)
 _SPACE = re.compile(r"(\s+)")
 
@@ -25,16 +25,20 @@ _SPACE = re.compile(r"(\s+)")
 def plant(
     groups: NDArray[np.generic], rate: float, rng: np.random.Generator, *, owners: NDArray[np.generic] | None = None
 ) -> Ints:
-    """Draw which caption each pair carries: a cycle through a random choice of every group's members.
+    """Draw which caption each pair carries: captions move in a cycle through randomly chosen members of each group.
 
-    groups: (n,) labels; captions move only between pairs of one label.  rate: share of each group to move, in [0, 1].
-    owners: (n,) identities of the images, where several pairs have one: no caption moves to its own image.
-    Returns (n,) int64, the index of the caption that each pair carries. Of each group round(rate * members) move and
-    none of those keeps its own; one alone has nowhere to go and stays.
+    groups: (n,) labels; captions move only between pairs with one label.  rate: share of each group to move, in [0, 1].
+    owners: (n,) identities of the images, for images that several pairs share: no caption moves to its own image.
+    Returns (n,) int64, the index of the caption that each pair carries. In each group round(rate * members) captions
+    move, and none of them to its own pair; a caption that has no other pair to move to stays.
     Raises UserError if rate is outside [0, 1].
+
+    >>> carried = plant(np.zeros(10), 0.4, np.random.default_rng(0))
+    >>> int((carried != np.arange(10)).sum())
+    4
     """
     if not 0 <= rate <= 1:
-        raise UserError(f"The rate of planted mismatches is a share between 0 and 1, not {rate}.")
+        raise UserError(f"the rate of planted mismatches is a share between 0 and 1, not {rate}: choose one of these")
     carried = np.arange(len(groups), dtype=np.int64)
     _, label, members = np.unique(groups, return_inverse=True, return_counts=True)
     for group in np.split(np.argsort(label, kind="stable"), np.cumsum(members)[:-1]):
@@ -46,7 +50,7 @@ def plant(
 
 
 def _apart(cycle: Ints, owners: NDArray[np.generic], rng: np.random.Generator) -> Ints:
-    """The cycle in an order in which no neighbours have one owner; without some members where there is no such."""
+    """Reorder the cycle so that no neighbours have the same owner; members are dropped if that is impossible."""
 
     def clashes() -> Ints:
         return np.flatnonzero(owners[cycle] == owners[np.roll(cycle, 1)])
@@ -60,15 +64,18 @@ def _apart(cycle: Ints, owners: NDArray[np.generic], rng: np.random.Generator) -
 
 
 def mix(caption: str, other: str, rng: np.random.Generator) -> str | None:
-    """`caption` with half of its clauses taken from `other`; where it has one clause only, half of its words.
+    """`caption` with half of its clauses taken from `other`; if it has only one clause, half of its words.
 
-    Clauses end at commas, semicolons, "and" and "with". Those that are replaced follow one another, as do those that
-    replace them.  Returns None for a caption that cannot be split, or where only the same text comes out.
+    Clauses end at commas, semicolons, "and" and "with". The replaced clauses are consecutive, and so are those that
+    replace them.  Returns None for a caption that cannot be split, or if every attempt results in the same text.
+
+    >>> mix("a red ball, a blue box", "two cats, a green house", np.random.default_rng(0))
+    'a red ball, a green house'
     """
     caption = caption.strip(" ,;\t\n")
     cut = _CUT if _CUT.search(caption) else _SPACE
     pieces, theirs = cut.split(caption), [piece for piece in cut.split(other.strip())[::2] if piece]
-    count = (len(pieces) + 1) // 2  # every second piece is what is between
+    count = (len(pieces) + 1) // 2  # every second piece is a separator
     if count < 2 or not theirs:
         return None
     for _ in range(_TRIES):
@@ -84,6 +91,10 @@ def mix(caption: str, other: str, rng: np.random.Generator) -> str | None:
 
 
 def group_labels(values: Sequence[Any]) -> Ints:
-    """(n,) int64, the same number for equal values (also lists and such); -1 for None."""
+    """(n,) int64, the same number for equal values (which may be lists); -1 for None.
+
+    >>> group_labels(["a", ["b", "c"], None, "a"]).tolist()
+    [0, 1, -1, 0]
+    """
     seen: dict[str, int] = {}
     return np.array([-1 if v is None else seen.setdefault(repr(v), len(seen)) for v in values], np.int64)

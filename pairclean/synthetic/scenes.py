@@ -1,8 +1,8 @@
 """A synthetic data set for demonstrations and tests: drawn scenes with true captions, and the flaws of crawled data.
 
-A scene is one to three groups of coloured things on a coloured, textured background. Its caption is always true of it,
-but says as much or as little as people do. Among the plain pairs are near-duplicates, captions that say nothing
-("IMG_2041.jpg"), files that do not decode, and downloads that failed.
+A scene is one to three groups of coloured things on a coloured, textured background. Its caption is always true, and as
+detailed or as brief as people write captions. Among the plain pairs are near-duplicates, captions without content
+("IMG_2041.jpg"), files that cannot be decoded, and failed downloads.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pairclean.pairs import UserError
 from pairclean.synthetic.captions import caption_scene, pick
 from pairclean.synthetic.drawing import SIDE, Rng, Scene, draw_picture, sample_scene
 
-#: Share of each kind of pair; the rest is plain. Near-duplicates are a few per cent in web crawls too.
+#: Share of each kind of pair; the rest is plain. Web crawls also contain a few per cent of near-duplicates.
 SHARES = {"near_duplicate": 0.04, "boilerplate": 0.02, "corrupt": 0.003, "missing": 0.002}
 
 
-BOILERPLATE = [  # the bare word is the commonest
+BOILERPLATE = [  # the bare word is the most frequent
     "IMG_{:04d}.jpg",
     "DSC{:05d}.JPG",
     "picture{:d}.jpeg",
@@ -61,7 +61,7 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
 
 
 def _kinds(n: int, rng: Rng) -> list[str]:
-    """The kind of each of n pairs, in `SHARES`; the first is plain: near-duplicates resemble something earlier."""
+    """The kind of each of n pairs, as in `SHARES`; the first is plain, as near-duplicates resemble an earlier pair."""
     if n == 0:
         return []
     special = [kind for kind, share in SHARES.items() for _ in range(round(share * n))]
@@ -70,7 +70,7 @@ def _kinds(n: int, rng: Rng) -> list[str]:
 
 
 def _duplicate(seed: int, original: int, rng: Rng) -> tuple[bytes, str]:
-    """A copy, a re-encoding or another drawing of the pair `original`, with its caption or another wording of it."""
+    """A copy, a re-encoding or another drawing of the pair `original`, with its caption or a differently worded one."""
     scene, image, caption = _plain(seed, original)
     manner = int(rng.integers(3))
     if manner == 1:
@@ -92,14 +92,17 @@ def _corrupt(image: bytes, rng: Rng) -> bytes:
 
 
 def draw_scenes(n: int, seed: int) -> Iterator[Example]:
-    """Draw n pairs, one after the other; the same n and seed give the same bytes with the same Pillow.
+    """Draw n pairs, one at a time; the same n and seed give the same bytes with the same version of Pillow.
 
-    The shares of the kinds of pairs are `SHARES`. Near-duplicates resemble some earlier plain pair.
+    The shares of the kinds of pairs are `SHARES`. A near-duplicate resembles an earlier plain pair.
+
+    >>> [example.kind for example in draw_scenes(3, seed=0)]
+    ['plain', 'plain', 'plain']
     """
     kinds = _kinds(n, np.random.default_rng(seed))
     plain: list[int] = []
     for index, kind in enumerate(kinds):
-        rng = np.random.default_rng([seed, index, 1])  # apart from the scene's own stream
+        rng = np.random.default_rng([seed, index, 1])  # independent of the scene's own random numbers
         if kind == "near_duplicate":
             image, caption = _duplicate(seed, plain[int(rng.integers(len(plain)))], rng)
         else:
@@ -142,12 +145,20 @@ def _shard_row(example: Example, key: str) -> dict[str, object]:
 
 
 def write_shards(examples: Iterable[Example], out: Path, *, shard_size: int = 1000) -> None:
-    """Write `00000.parquet`, `00000_stats.json`, ... as img2dataset does, `shard_size` (1 to 10,000) rows each.
+    """Write `00000.parquet`, `00000_stats.json`, ... as img2dataset does.
 
-    Raises UserError if shard_size does not fit the four digits that keys have for it.
+    examples: what `draw_scenes` yields.  out: the folder, made if it is missing.
+    shard_size: rows per shard, 1 to 10,000.
+    Raises UserError if shard_size does not fit the four digits that a key has for the row.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_shards(draw_scenes(3, seed=0), Path(folder), shard_size=2)
+    ...     sorted(file.name for file in Path(folder).glob("*.parquet"))
+    ['00000.parquet', '00001.parquet']
     """
     if not 1 <= shard_size <= 10_000:
-        raise UserError(f"A shard holds 1 to 10,000 pairs, not {shard_size:,}; choose a shard size in between.")
+        raise UserError(f"a shard holds 1 to 10,000 pairs, not {shard_size:,}: choose a shard size in between")
     out.mkdir(parents=True, exist_ok=True)
     rest = iter(examples)
     shard = 0

@@ -8,6 +8,7 @@ from scipy.linalg import eigh
 
 from pairclean.align import Canonical, canonical
 from pairclean.align.canonical import RIDGE, canonical_maps
+from pairclean.arrays import Pairs
 
 CORRELATIONS = np.array([0.95, 0.85, 0.7, 0.5])
 
@@ -139,7 +140,7 @@ def test_where_nothing_varies_everything_is_the_same_point() -> None:
     y = rng.standard_normal((120, 30)).astype(np.float32)
     ids = np.arange(120)
     for image, text, rows in ((x, y, ids), (y, x, ids), (x, x, ids), (y, y, ids[:0])):
-        model = Canonical().fit(image, text, ids, ids, rows=rows)
+        model = Canonical().fit(Pairs(image, text, ids, ids), rows)
         similarity = (model.embed_image(image) * model.embed_text(text)).sum(1)
         assert np.isfinite(similarity).all()
 
@@ -147,7 +148,7 @@ def test_where_nothing_varies_everything_is_the_same_point() -> None:
 def test_the_method_weights_variates_by_their_correlations() -> None:
     x, y, _, _ = planted(2000)
     ids = np.arange(2000)
-    model = Canonical().fit(x, y, ids, ids, rows=ids)
+    model = Canonical().fit(Pairs(x, y, ids, ids), ids)
     to_x, to_y, correlation = canonical_maps(x, y, *all_rows(x))
     for found, expected in (
         (model.embed_image(x), to_x(x) * correlation),
@@ -155,6 +156,6 @@ def test_the_method_weights_variates_by_their_correlations() -> None:
     ):
         np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
     clean = np.where(ids < 1000, 1.0, 0.0)
-    weighted = Canonical().fit(x, y, ids, ids, rows=ids, clean_probability=clean).embed_image(x)
-    halved = Canonical().fit(x, y, ids, ids, rows=ids[:1000]).embed_image(x)
+    weighted = Canonical().fit(Pairs(x, y, ids, ids), ids, clean).embed_image(x)
+    halved = Canonical().fit(Pairs(x, y, ids, ids), ids[:1000]).embed_image(x)
     np.testing.assert_allclose(weighted @ weighted[0], halved @ halved[0], atol=2e-3)

@@ -21,6 +21,7 @@ from pairclean.align.drcl import (
     reversible_loss,
     true_probability,
 )
+from pairclean.arrays import Pairs
 
 CASES = ["drcl0", "drcl1", "drcl2"]
 
@@ -134,7 +135,7 @@ class Data:
         self.ids = np.arange(n), carried
 
     def fit(self, method: DRCL, clean: np.ndarray | None = None) -> DRCL:
-        return method.fit(self.image, self.text, *self.ids, rows=self.rows, clean_probability=clean)
+        return method.fit(Pairs(self.image, self.text, *self.ids), self.rows, clean)
 
     def auroc(self, model: Alignment) -> float:
         """Of unseen pairs whose caption is of its image's class above the others."""

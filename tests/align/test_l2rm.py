@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pairclean.align import L2RM, Alignment, Canonical, training
+from pairclean.arrays import Pairs
 
 TRAIN, TEST, RATE = 1500, 500, 0.4
 
@@ -31,9 +32,11 @@ class Data:
         self.rows, self.test = np.arange(TRAIN), np.arange(TRAIN, n)
 
     def fit(self, method: Alignment, clean: np.ndarray | None = None) -> Alignment:
-        return method.fit(  # type: ignore[attr-defined]
-            self.image, self.text, self.image_id, self.caption_id, rows=self.rows, clean_probability=clean
-        )
+        return method.fit(self.pairs, self.rows, clean)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def pairs(self) -> Pairs:
+        return Pairs(self.image, self.text, self.image_id, self.caption_id)
 
     def auroc(self, model: Alignment) -> float:
         """Of matched above mismatched, among pairs that the model has not seen."""
@@ -85,8 +88,8 @@ def test_comparable_spaces_start_at_the_encoder(monkeypatch: pytest.MonkeyPatch)
     assert learned.image.matrix is None
     assert data.auroc(learned) > encoder - 0.01
     monkeypatch.setattr(training, "TUNING_RATE", 1e-12)
-    untouched = data.fit(L2RM(comparable=True), np.ones(TRAIN + TEST))
-    np.testing.assert_allclose(untouched.embed_image(data.image), Alignment().embed_image(data.image), atol=1e-5)
+    unchanged = data.fit(L2RM(comparable=True), np.ones(TRAIN + TEST))
+    np.testing.assert_allclose(unchanged.embed_image(data.image), Alignment().embed_image(data.image), atol=1e-5)
 
 
 def test_the_same_twice_and_another_seed_is_another_model(data: Data) -> None:
@@ -119,7 +122,7 @@ def test_copies_do_no_harm(comparable: bool) -> None:
     for image_id, caption_id in ((apart, same), (same, apart), (same, same), (apart, few)):
         for clean in (np.full(n, 0.2), np.full(n, 0.8), None):
             model = L2RM(comparable=comparable)
-            model.fit(x, y, image_id, caption_id, rows=apart, clean_probability=clean)
+            model.fit(Pairs(x, y, image_id, caption_id), apart, clean)
             assert np.isfinite(model.embed_image(x)).all()
             assert np.isfinite(model.embed_text(y)).all()
 
@@ -127,11 +130,11 @@ def test_copies_do_no_harm(comparable: bool) -> None:
 def test_the_rematching_loss_ignores_copies_and_the_pair_itself(data: Data) -> None:
     """It is least where suspects resemble other suspects' captions, and is nothing where all are copies."""
     model = L2RM(comparable=False)
-    ids = (data.image_id, data.caption_id)
-    pairs = model._begin(data.image, data.text, *ids, data.rows, np.ones(TRAIN), 1)
+    pairs = model._begin(data.pairs, data.rows, np.ones(TRAIN), 1)
     suspects = torch.arange(64)
     assert float(model._rematching_loss(pairs, suspects, 1.0).detach()) > 0
-    alike = model._begin(data.image, data.text, np.zeros_like(ids[0]), ids[1], data.rows, np.ones(TRAIN), 1)
+    one_image = data.pairs.with_ids(np.zeros_like(data.image_id), data.caption_id)
+    alike = model._begin(one_image, data.rows, np.ones(TRAIN), 1)
     assert float(model._rematching_loss(alike, suspects, 1.0).detach()) == 0
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pairclean.align import RCAR, Alignment, Canonical, rcar
+from pairclean.arrays import Pairs
 
 TRAIN, TEST, RATE = 800, 400, 0.4
 
@@ -30,7 +31,11 @@ class Data:
         self.rows, self.test = np.arange(TRAIN), np.arange(TRAIN, n)
 
     def fit(self, method: Alignment, clean: np.ndarray | None = None) -> Alignment:
-        return method.fit(self.image, self.text, *self.ids, rows=self.rows, clean_probability=clean)  # type: ignore
+        return method.fit(self.pairs, self.rows, clean)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def pairs(self) -> Pairs:
+        return Pairs(self.image, self.text, *self.ids)
 
     def auroc(self, model: Alignment) -> float:
         """Of matched above mismatched, among pairs that the model has not seen."""
@@ -114,14 +119,14 @@ def test_a_judge_that_knows_makes_it_better(data: Data) -> None:
 
 def test_the_second_task_brings_views_together_and_never_looks_at_the_pairs(data: Data) -> None:
     model = RCAR(comparable=False)
-    pairs = model._begin(data.image, data.text, *data.ids, data.rows, np.ones(TRAIN), 1)
+    pairs = model._begin(data.pairs, data.rows, np.ones(TRAIN), 1)
     batch = torch.arange(200)
     before = float(model._consistency(pairs, batch, 0).detach())
     assert before == float(model._consistency(pairs, batch, 0).detach())
     assert before != float(model._consistency(pairs, batch, 1).detach())
     assert 0 < before < np.log(200)
     data.fit(model, np.zeros(TRAIN + TEST))  # no pair is trusted
-    pairs = model._begin(data.image, data.text, *data.ids, data.rows, np.ones(TRAIN), 20)
+    pairs = model._begin(data.pairs, data.rows, np.ones(TRAIN), 20)
     for epoch in range(20):
         model._step(model._consistency(pairs, batch, epoch))
     assert float(model._consistency(pairs, batch, 0).detach()) < before - 0.1
@@ -138,7 +143,7 @@ def test_comparable_spaces_start_at_the_encoder() -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((300, 16)).astype(np.float32)
     ids = np.arange(300)
-    model = RCAR(comparable=True).fit(x, x + 0.1, ids, ids, rows=ids, clean_probability=np.ones(300))
+    model = RCAR(comparable=True).fit(Pairs(x, x + 0.1, ids, ids), ids, np.ones(300))
     assert model.image.matrix is None
     assert (model.embed_image(x) * model.embed_text(x + 0.1)).sum(1).mean() > 0.9
 
@@ -148,6 +153,6 @@ def test_copies_do_no_harm() -> None:
     x, y = rng.standard_normal((2, 120, 20)).astype(np.float32)
     apart, same = np.arange(120), np.zeros(120, np.int64)
     for clean in (np.full(120, 0.2), None):
-        model = RCAR(comparable=False).fit(x, y, same, apart, rows=apart, clean_probability=clean)
+        model = RCAR(comparable=False).fit(Pairs(x, y, same, apart), apart, clean)
         assert np.isfinite(model.embed_image(x)).all()
         assert np.isfinite(model.embed_text(y)).all()

@@ -6,15 +6,17 @@ import numpy as np
 import torch
 
 from pairclean.align.alignment import Head
-from pairclean.align.training import BATCH, Pairs, Trainer
+from pairclean.align.training import BATCH, Batches, Trainer
+from pairclean.arrays import Pairs
 
 N = 5000
 
 
-def some_pairs() -> Pairs:
+def some_pairs() -> Batches:
     owner = Trainer(comparable=True)
     owner.image, owner.text = Head(2, seed=0), Head(2, seed=1)
-    return Pairs(np.zeros((N, 2)), np.zeros((N, 2)), np.arange(N), np.arange(N), np.arange(N), owner)
+    vectors, ids = np.zeros((N, 2)), np.arange(N)
+    return Batches(Pairs(vectors, vectors, ids, ids), ids, owner)
 
 
 def test_an_epoch_has_every_pair_once() -> None:

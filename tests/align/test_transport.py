@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from pairclean.align.transport import partial_plan, standardise
+from pairclean.align.transport import Infeasible, partial_plan, standardise
 from pairclean.pairs import UserError
 
 
@@ -92,7 +92,7 @@ def test_without_regularisation_it_is_the_exact_partial_transport(shape, share, 
     assert least - 1e-3 * mass <= reached <= least + reg * entropy + 1e-3 * mass
 
     if most < 0.99:
-        with pytest.raises(UserError, match="can carry at most"):
+        with pytest.raises(Infeasible, match="can carry at most"):
             partial_plan(torch.tensor(cost), most + 0.01, reg=reg, forbidden=torch.tensor(forbidden))
 
 
@@ -182,9 +182,9 @@ def test_a_mask_that_leaves_too_little_is_refused_with_what_it_leaves():
     forbidden = torch.ones(2, 2, dtype=torch.bool)
     forbidden[0, 0] = False
     assert float(partial_plan(draw_cost(2, 2), 0.4, reg=0.1, forbidden=forbidden)[0, 0]) == pytest.approx(0.4)
-    with pytest.raises(UserError, match=r"at most 0\.5 of the mass, not 0\.6"):
+    with pytest.raises(Infeasible, match=r"at most 0\.5 of the mass, not 0\.6"):
         partial_plan(draw_cost(2, 2), 0.6, reg=0.1, forbidden=forbidden)
-    with pytest.raises(UserError, match="at most 0 of"):
+    with pytest.raises(Infeasible, match="at most 0 of"):
         partial_plan(draw_cost(2, 2), 0.1, reg=0.1, forbidden=torch.ones(2, 2, dtype=torch.bool))
 
 

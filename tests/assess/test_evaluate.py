@@ -14,13 +14,14 @@ from pairclean_cli.main import app
 from typer.testing import CliRunner, Result
 
 import pairclean.pipeline
-from pairclean.align import Alignment, ZeroShot
+from pairclean.align import ZeroShot
 from pairclean.assess.evaluate import evaluate
 from pairclean.embed import Embeddings, write_part
 from pairclean.metrics.detection import score_run
 from pairclean.metrics.retrieval import retrieval
 from pairclean.pairs import PAIR_SCHEMA, UserError
 from pairclean.run import Run
+from pairclean.run.results import open_learned
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}
@@ -72,7 +73,7 @@ def test_a_source_is_mapped_by_the_rematcher(home: Path) -> None:
     (folder,) = (home / "run" / "evaluate").iterdir()
     made = Run.open(folder)
     emb = Embeddings.open(made.embeddings, made.shards)
-    model = Alignment.load(home / "run/model/aligned_0.safetensors")
+    model = open_learned(Run.open(home / "run")).aligned[0]
     rows = np.flatnonzero(emb.readable)
     x, y = model.embed_image(emb.image[rows]), model.embed_text(emb.text[rows])
     expected = retrieval(x, y, image_id=emb.image_id[rows], caption_id=emb.caption_id[rows])
@@ -193,15 +194,15 @@ def test_labels_of_any_type_and_shards_of_nothing(home: Path, tmp_path: Path) ->
 def test_report_and_evaluate_show_what_the_run_uses(tmp_path: Path) -> None:
     random_embeddings(tmp_path / "emb", 120, 5)
     run = pairclean.clean(tmp_path / "emb", tmp_path / "run", method="canonical", score="negclip")
-    assert (run.path / "model" / "aligned_4.safetensors").exists()  # learned, and not what judges
+    assert len(open_learned(run).aligned) == 5  # learned, and not what judges
     reported, found = run.report["retrieval"], evaluate(run.path)
     assert (reported["learned"], reported["aligned"]) == (False, reported["zero_shot"])
     assert found["aligned"] is None
     assert found["pairs"] == reported["pairs"]
     assert {name: found["zero_shot"][name] for name in reported["zero_shot"]} == pytest.approx(reported["zero_shot"])
     assert evaluate(run.path, source=tmp_path / "emb")["aligned"] is None
-    assert "Learning was left out" in invoke("evaluate", run.path).stdout
-    assert "(" + f"{found['pairs']} clean pairs, learning was left out)" in " ".join(
+    assert "the run judges by the encoder alone" in invoke("evaluate", run.path).stdout
+    assert "(" + f"{found['pairs']} clean pairs, judged by the encoder alone)" in " ".join(
         invoke("clean", tmp_path / "emb", run.path, "--method", "canonical", "--score", "negclip").stdout.split()
     )
     by_first = pairclean.clean(tmp_path / "emb", tmp_path / "auto", method="auto")

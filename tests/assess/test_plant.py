@@ -171,8 +171,8 @@ def test_what_a_broken_file_has_lost_is_left_out(tmp_path: Path, source: Path) -
         ({"out": "source"}, "is the source itself"),
         ({"out": "full"}, "is not empty"),
         ({"out": "full/file"}, "is a file"),
-        ({"out": "source/copy"}, r"source/copy is in the source, where copy\.truth\.parquet would be a shard"),
-        ({"out": "full/../there"}, r"there\.truth\.parquet is there already"),
+        ({"out": "source/copy"}, r"source/copy is in the source, where copy\.truth\.parquet would be read as a shard"),
+        ({"out": "full/../there"}, r"there\.truth\.parquet already exists"),
     ],
 )
 def test_what_cannot_be_planted_is_refused(tmp_path: Path, source: Path, options: dict, sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -9,18 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_args
 
+import pairclean_cli
 import pytest
-from pairclean_cli import options
 from pairclean_cli.main import app
 from pairclean_cli.text import duration, percent, safe, size
 from typer.testing import CliRunner, Result
 
 from pairclean import __version__
 from pairclean.config import Config
-from pairclean.options import EXECUTION, HELP, STAGES
+from pairclean.options import EXECUTION, OPTIONS, STAGES
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = ("--model", "hog-tfidf", "--method", "canonical")
@@ -53,9 +55,10 @@ def test_version() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from pairclean_cli.main import app\n"
+        "assert 'pydantic' not in sys.modules\n"  # Typer itself may load it to parse a command line
         "try: app(['clean', '--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'pyarrow', 'pandas', 'numpy', 'open_clip', 'faiss'} & set(sys.modules)\n"
+        "heavy = {'torch', 'pyarrow', 'pandas', 'numpy', 'open_clip', 'faiss', 'pairclean.config'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -64,21 +67,44 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
-    assert set(HELP) == {*Config.model_fields, *EXECUTION}
+    assert list(OPTIONS) == [*Config.model_fields, *EXECUTION]
     assert {name for names in STAGES.values() for name in names} == set(Config.model_fields)
     for stage, names in {"clean": tuple(Config.model_fields), **STAGES}.items():
         offered = set(re.findall(r"--[a-z-]+", invoke(stage, "--help", columns=200).stdout))
         expected = {"--" + name.replace("_", "-") for name in names} | {"--json", "--quiet"}
         if stage not in ("judge", "export", "report"):  # which use no device
             expected.add("--device")
-        assert offered - {"--help", "--workers", "--strict", "--config", "--dry-run"} == expected, stage
+        assert offered - {"--help", "--workers", "--strict", "--force", "--config", "--dry-run"} == expected, stage
 
 
-@pytest.mark.parametrize(("option", "choices"), [("dtype", "Dtype"), ("method", "Method"), ("score", "Score")])
-def test_choices_are_those_of_the_configuration(option: str, choices: str) -> None:
-    assert [choice.value for choice in getattr(options, choices)] == list(
-        get_args(Config.model_fields[option].annotation)
-    )
+def test_choices_and_defaults_are_those_of_the_configuration() -> None:
+    shown = " ".join(invoke("clean", "--help", columns=300).stdout.split())
+    for name in ("embeddings", "dtype", "method", "score", "calibration", "pool", "to"):
+        choices = get_args(Config.model_fields[name].annotation)
+        choices = get_args(choices[0]) if type(None) in choices else choices
+        assert len(choices) >= 2
+        assert "|".join(choices) in shown, name
+    for name, value in Config():
+        if value is not None and value is not False:
+            about = shown[shown.index(OPTIONS[name].help) :]
+            assert about.removeprefix(OPTIONS[name].help).startswith(f" [default: {value}]"), name
+    assert "[default" not in invoke("rematch", "--help", columns=300).stdout.replace("[default: auto]", "")
+
+
+def test_no_two_files_of_the_command_line_import_each_other_in_a_circle() -> None:
+    graph = {}
+    for file in Path(pairclean_cli.__file__).parent.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        graph[file.stem] = {node.module for node in nodes if node.level == 1}
+    assert "console" in graph["clean"]
+    assert not [name for name, imported in graph.items() if "main" in imported]
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_every_command_refuses_an_option_of_another(finished: Path) -> None:
+    result = CliRunner().invoke(app, ["judge", str(finished), "--flag-below", "0.3"])
+    assert result.exit_code == 2
+    assert "--flag-below" in result.stderr
 
 
 def test_clean_prints_a_summary_of_the_report(finished: Path, shards: Path) -> None:
@@ -137,7 +163,7 @@ def test_a_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:
     assert found["first_caption"][:30] in shown
 
 
-def test_flags_go_before_the_recipe(finished: Path, shards: Path, tmp_path: Path) -> None:
+def test_flags_override_the_recipe(finished: Path, shards: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('model = "hog-tfidf"\nlimit = 50\nworkers = 1\n')
     dry = ("clean", shards, tmp_path / "run", "--dry-run", "--json", "--config")
@@ -157,12 +183,12 @@ def test_doctor() -> None:
     found = json.loads(invoke("doctor", "--json").stdout)
     assert found["versions"]["pairclean"] == __version__
     assert {"torch", "pyarrow", "open_clip_torch"} <= set(found["versions"])
-    assert {"faiss GPUs", "auto takes", "mps"} <= set(found["devices"])
+    assert {"faiss GPUs", "auto chooses", "mps"} <= set(found["devices"])
     assert int(found["machine"]["cores"]) >= 1
     assert "free disk here" in invoke("doctor").stdout
 
 
-def test_an_interrupt_says_how_to_go_on(shards: Path, tmp_path: Path) -> None:
+def test_an_interrupt_says_how_to_resume(shards: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from pairclean_cli.main import main; main()"]
     run = tmp_path / "run"
     process = subprocess.Popen(
@@ -177,7 +203,7 @@ def test_an_interrupt_says_how_to_go_on(shards: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted: run the same command again to go on"
+    assert said.splitlines()[-1] == "interrupted: run the same command again to resume"
     assert "Traceback" not in said
     assert json.loads((run / "manifest.json").read_text())["config"]["model"] == "hog-tfidf"
 

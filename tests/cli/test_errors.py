@@ -1,4 +1,4 @@
-"""Everything that a user can mend gets one sentence on stderr and status 2, and leaves nothing behind."""
+"""Everything that a user can fix gets one sentence on stderr and status 2, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_output_of_another_configuration(shards: Path, embedded: Path, tmp_pa
         (("--flag-below", "nan"), "--flag-below nan"),
         (("--limit", 0), "--limit 0: input should be greater than or equal to 1"),
         (("--workers", 0), "--workers 0: it should be a number from 1 on"),
-        (("--method", "zero-shot"), "hog-tfidf tells nothing without learning"),
+        (("--method", "zero-shot"), "hog-tfidf cannot compare images with captions untrained"),
         (("--score", "clip"), "hog-tfidf has no similarity of its own"),
         (("--device", "cuda:99"), "cuda:99"),
         (("--device", "tpu"), "There is no device 'tpu'"),
@@ -165,7 +165,7 @@ def test_a_stage_before_its_turn(embedded: Path) -> None:
 
 def test_an_option_is_checked_before_anything_is_thrown_away(embedded: Path) -> None:
     before = (embedded / "manifest.json").read_bytes()
-    assert "hog-tfidf tells nothing" in complaint("align", embedded, "--method", "zero-shot")
+    assert "hog-tfidf cannot compare images" in complaint("align", embedded, "--method", "zero-shot")
     assert (embedded / "manifest.json").read_bytes() == before
 
 
@@ -184,11 +184,11 @@ def test_recipes(shards: Path, tmp_path: Path) -> None:
     clean = ("clean", shards, tmp_path / "run", "--config", recipe)
     assert "cannot read the recipe" in complaint(*clean)
     recipe.write_text("model = ")
-    assert "is no recipe" in complaint(*clean)
+    assert "is not a recipe" in complaint(*clean)
     recipe.write_text("modle = 'x'")
     assert "unknown option modle" in complaint(*clean)
     (tmp_path / "list.json").write_text("[]")
-    assert "is no recipe" in complaint("clean", shards, tmp_path / "run", "--config", tmp_path / "list.json")
+    assert "is not a recipe" in complaint("clean", shards, tmp_path / "run", "--config", tmp_path / "list.json")
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:

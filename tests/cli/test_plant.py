@@ -26,7 +26,7 @@ def test_what_was_planted_is_told(tmp_path: Path) -> None:
     code, shown, _ = invoke("plant", source, out, "--rate", 1, "--kind", "partial")
     assert code == 0
     for words in (
-        "9 (90.0%) with a caption that is not theirs",
+        "9 (90.0%) with the caption of another",
         "1 whose captions cannot be split",
         f"{out}.truth.parquet",
     ):

@@ -119,7 +119,7 @@ def test_planted_captions_bring_their_vectors(tmp_path: Path, request: pytest.Fi
     image, text = (np.concatenate([getattr(part, name) for part in found]) for name in ("image", "text"))
     assert image.tolist() == ARRAYS["b32_img"][own].astype(np.float32).tolist()
     assert text.tolist() == ARRAYS["b32_txt"][carried].astype(np.float32).tolist()
-    with pytest.raises(UserError, match="a mixed caption has none"):
+    with pytest.raises(UserError, match="none for a mixed caption"):
         plant(request.getfixturevalue(layout), tmp_path / "more", rate=1, kind="partial", **options)
 
 

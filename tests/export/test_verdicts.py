@@ -36,7 +36,7 @@ def test_the_five_verdicts() -> None:
         rematch_probability=np.array([NAN, 0.75, NAN, NAN, NAN], np.float32),
         why_not=objects(*["none fits"] * 5),
         noise_kind=objects("partial", "complete", None, "complete", "complete"),
-        unjudged="too few",
+        unjudged=objects(*["too few"] * 5),
         flag_below=0.5,
     )
     table = verdict_table(pairs, found)
@@ -56,5 +56,5 @@ def test_the_five_verdicts() -> None:
 
 def test_a_shard_without_pairs() -> None:
     none, floats = objects(), np.zeros(0, np.float32)
-    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, None, 0.5)
+    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, 0.5)
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()

@@ -22,9 +22,9 @@ from small import OPTIONS
 import pairclean
 from pairclean import pipeline, stages
 from pairclean.embed import embed as embedding
+from pairclean.execution import side_by_side
 from pairclean.options import STAGES
 from pairclean.run import Execution, Run
-from pairclean.run.execution import side_by_side
 
 
 class Process:

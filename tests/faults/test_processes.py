@@ -16,11 +16,11 @@ from small import OPTIONS, Small, use_small, write_bars
 
 import pairclean
 from pairclean import pipeline
+from pairclean.execution import side_by_side
 from pairclean.options import STAGES
 from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution
-from pairclean.run.execution import side_by_side
 from pairclean.run.lock import Lock
 
 HERE = Path(__file__).parent
@@ -71,12 +71,12 @@ def test_a_second_process_is_refused_where_all_is_one(found: dict[str, Any], sta
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupt_says_how_to_go_on(found: dict[str, Any], stage: str) -> None:
     assert found["interrupted"][stage]["status"] == 130
-    assert found["interrupted"][stage]["said"].endswith("interrupted: run the same command again to go on\n")
+    assert found["interrupted"][stage]["said"].endswith("interrupted: run the same command again to resume\n")
 
 
 def test_an_interrupt_does_not_wait_for_threads(found: dict[str, Any]) -> None:
     """Threads that learn cannot be interrupted; a process that was does not wait for them."""
-    assert found["threads"] == {"status": 130, "said": "interrupted: run the same command again to go on\n"}
+    assert found["threads"] == {"status": 130, "said": "interrupted: run the same command again to resume\n"}
 
 
 def test_while_others_embed_nothing_else_is_done(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_learning_thread_that_dies_ends_the_stage() -> None:
 
 
 def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairclean.embed.embed.available_cores", lambda: 2)
+    monkeypatch.setattr("pairclean.execution.available_cores", lambda: 2)
     begun, release, over = threading.Event(), threading.Event(), threading.Event()
     kept: list[int] = []
 
@@ -154,13 +154,13 @@ def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> 
             over.set()
         return k
 
-    def keep(k: int, result: int) -> None:
+    def done() -> None:
         begun.wait()  # the other thread is at work, and nobody can stop it
-        kept.append(result)
+        kept.append(1)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(work, 2, "cpu", keep)
+        side_by_side(work, 2, "cpu", done)
     release.set()
     assert over.wait(60)
-    assert kept == [0]
+    assert kept == [1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pairclean.align import Alignment, ZeroShot
+from pairclean.arrays import Pairs
 from pairclean.judge import crossfit
-from pairclean.judge.crossfit import Scores, cosine_scores, cross_scores, frozen_scores, separates_better
+from pairclean.judge.crossfit import CrossFit, Scores, cosine_scores, separates_better
 from pairclean.judge.scores import TEMPERATURES, Scorer
 
 N, K = 400, 24
@@ -52,15 +55,23 @@ def data() -> dict[str, np.ndarray]:
     }
 
 
+def pairs_of(data: dict[str, np.ndarray]) -> Pairs:
+    return Pairs(*(data[name] for name in ("image", "text", "image_id", "caption_id")))
+
+
+def scored(models: list[Alignment], data: dict[str, np.ndarray], **options: Any) -> Scores:
+    return CrossFit(models, data["rows"], data["fold"]).scores(pairs_of(data), **options)
+
+
 def test_each_pair_is_scored_by_its_folds_model(data: dict[str, np.ndarray]) -> None:
     models = [Rotated(k) for k in range(3)]
-    found = cross_scores(models, **data, temperatures=(0.05,))
-    alone = cross_scores([ZeroShot()], **data, temperatures=(0.05,))
+    found = scored(models, data, temperatures=(0.05,))
+    alone = scored([ZeroShot()], data, temperatures=(0.05,))
     np.testing.assert_allclose(found.similarity, alone.similarity, atol=1e-5)  # rotations change no cosine
     np.testing.assert_allclose(found.score, alone.score, atol=1e-3)
     wrong = Rotated(9)
     wrong.embed_text = lambda text: -text @ wrong.rotation  # type: ignore[method-assign]
-    partly = cross_scores([models[0], wrong, models[2]], **data)
+    partly = scored([models[0], wrong, models[2]], data)
     np.testing.assert_allclose(partly.similarity[data["fold"] != 1], alone.similarity[data["fold"] != 1], atol=1e-5)
     np.testing.assert_allclose(partly.similarity[data["fold"] == 1], -alone.similarity[data["fold"] == 1], atol=1e-5)
     assert len(partly.scorers) == 3
@@ -68,25 +79,25 @@ def test_each_pair_is_scored_by_its_folds_model(data: dict[str, np.ndarray]) -> 
 
 
 def test_decoys_are_twenty_a_pair_and_within_the_fold(data: dict[str, np.ndarray]) -> None:
-    found = cross_scores([Rotated(k) for k in range(3)], **data)
+    found = scored([Rotated(k) for k in range(3)], data)
     assert len(found.decoys) == 20 * len(data["rows"])
     # One fold's captions all point one way and another's the other way: across folds they would be far apart.
     image, text = data["image"].copy(), data["text"].copy()
     sign = np.where(np.arange(N) % 3 == 0, 1.0, -1.0).astype(np.float32)
     image[:], text[:] = 0.05 * image, 0.05 * text
     image[:, 0], text[:, 0] = sign, sign
-    within = cross_scores([ZeroShot(), ZeroShot(), ZeroShot()], **{**data, "image": image, "text": text})
+    within = scored([ZeroShot(), ZeroShot(), ZeroShot()], {**data, "image": image, "text": text})
     assert within.similarity.min() > 0.9
     spread = np.ptp(within.decoys)
-    across = cross_scores([ZeroShot()], **{**data, "image": image, "text": text})
+    across = scored([ZeroShot()], {**data, "image": image, "text": text})
     assert spread < np.ptp(across.decoys) / 5
 
 
 def test_the_temperature_is_the_one_that_separates_best(data: dict[str, np.ndarray]) -> None:
-    found = cross_scores([ZeroShot()], **data)
+    found = scored([ZeroShot()], data)
     by_temperature = {}
     for t in TEMPERATURES:
-        by_temperature[t] = cross_scores([ZeroShot()], **data, temperatures=(t,)).separation
+        by_temperature[t] = scored([ZeroShot()], data, temperatures=(t,)).separation
     assert found.separation == max(by_temperature.values())
     assert by_temperature[found.scorers[0].temperature] == found.separation
     assert len(set(by_temperature.values())) > 1
@@ -95,13 +106,13 @@ def test_the_temperature_is_the_one_that_separates_best(data: dict[str, np.ndarr
 def test_of_many_pairs_a_sample_chooses_the_temperature(
     data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = cross_scores([ZeroShot()], **data)
+    every = scored([ZeroShot()], data)
     monkeypatch.setattr(crossfit, "CHOOSING", 150)
-    found = cross_scores([ZeroShot()], **data)
+    found = scored([ZeroShot()], data)
     chosen = found.scorers[0].temperature
     assert len(found.score) == len(data["rows"])
     assert found.separation > every.separation - 0.01
-    alone = cross_scores([ZeroShot()], **data, temperatures=(chosen,))
+    alone = scored([ZeroShot()], data, temperatures=(chosen,))
     assert np.array_equal(found.score, alone.score)
     assert np.array_equal(found.decoys, alone.decoys)
 
@@ -118,23 +129,23 @@ def test_separation_is_the_auroc_against_decoys() -> None:
 
 def test_frozen_scores_are_the_same_for_the_same_data(data: dict[str, np.ndarray]) -> None:
     models = [Rotated(k) for k in range(3)]
-    found = cross_scores(models, **data, seed=4)
-    again = frozen_scores(models, found.scorers, **data, seed=4)
+    found = scored(models, data, seed=4)
+    again = scored(models, data, seed=4, scorers=found.scorers)
     assert np.array_equal(again.score, found.score)
     assert np.array_equal(again.decoys, found.decoys)
     assert np.array_equal(again.similarity, found.similarity)
 
 
 def test_frozen_scores_of_a_pair_do_not_depend_on_the_others(data: dict[str, np.ndarray]) -> None:
-    found = cross_scores([ZeroShot()], **data)
+    found = scored([ZeroShot()], data)
     few = np.array([3, 7, 250])
     at = np.searchsorted(data["rows"], few)
-    alone = frozen_scores([ZeroShot()], found.scorers, **{**data, "rows": few, "fold": np.zeros(3, np.int64)})
+    alone = CrossFit.single(ZeroShot(), few).scores(pairs_of(data), scorers=found.scorers)
     np.testing.assert_allclose(alone.score, found.score[at], atol=1e-4)
 
 
 def test_the_seed_draws_decoys(data: dict[str, np.ndarray]) -> None:
-    one, same, other = (cross_scores([ZeroShot()], **data, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (scored([ZeroShot()], data, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(one.decoys, same.decoys)
     assert not np.array_equal(one.decoys, other.decoys)
     np.testing.assert_allclose(one.score, other.score, atol=1e-4)  # all pairs are the reference, whatever the seed
@@ -142,12 +153,12 @@ def test_the_seed_draws_decoys(data: dict[str, np.ndarray]) -> None:
 
 def test_an_empty_fold_is_no_error(data: dict[str, np.ndarray]) -> None:
     data["fold"] = np.where(data["fold"] == 1, 2, data["fold"])
-    found = cross_scores([Rotated(k) for k in range(3)], **data)
+    found = scored([Rotated(k) for k in range(3)], data)
     assert np.isfinite(found.score).all()
 
 
 def test_a_better_space_separates_better(data: dict[str, np.ndarray]) -> None:
-    good, bad = (cross_scores([model], **data) for model in (Rotated(0), Rotated(0, noise=0.2)))
+    good, bad = (scored([model], data) for model in (Rotated(0), Rotated(0, noise=0.2)))
     assert isinstance(good.scorers[0], Scorer)
     assert separates_better(good, bad)
     assert not separates_better(bad, good)
@@ -155,9 +166,8 @@ def test_a_better_space_separates_better(data: dict[str, np.ndarray]) -> None:
 
 
 def test_cosines_are_scores_too(data: dict[str, np.ndarray]) -> None:
-    arguments = {k: v for k, v in data.items() if k != "fold"}
-    found = cosine_scores(**arguments, seed=2)
     rows = data["rows"]
+    found = cosine_scores(pairs_of(data), rows, seed=2)
     np.testing.assert_allclose(found.score, (data["image"][rows] * data["text"][rows]).sum(1), atol=1e-6)
     assert np.array_equal(found.similarity, found.score.astype(np.float32))
     assert len(found.decoys) == 20 * len(rows)
@@ -168,17 +178,17 @@ def test_cosines_are_scores_too(data: dict[str, np.ndarray]) -> None:
 
 
 def test_chunks_change_nothing(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = cross_scores([ZeroShot()] * 3, **data)
+    whole = scored([ZeroShot()] * 3, data)
     monkeypatch.setattr(crossfit, "CHUNK", 50)
-    parts = cross_scores([ZeroShot()] * 3, **data)
+    parts = scored([ZeroShot()] * 3, data)
     np.testing.assert_allclose(parts.score, whole.score, atol=1e-4)
     np.testing.assert_allclose(parts.decoys, whole.decoys, atol=1e-4)
 
 
 def test_of_many_pairs_some_give_the_decoys(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    all_of_them = cross_scores([ZeroShot()] * 3, **data)
+    all_of_them = scored([ZeroShot()] * 3, data)
     monkeypatch.setattr(crossfit, "DECOY_PAIRS", 90)
-    some = cross_scores([ZeroShot()] * 3, **data)
+    some = scored([ZeroShot()] * 3, data)
     assert len(some.decoys) == 20 * 90
     np.testing.assert_allclose(some.score, all_of_them.score, atol=1e-6)
     np.testing.assert_allclose(some.decoys.mean(), all_of_them.decoys.mean(), atol=3 * all_of_them.decoys.std() / 9)

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from pairclean.judge.folds import BOILERPLATE, assign_folds, fold_of
-
-FOLDS = 5
+from pairclean.judge.folds import BOILERPLATE, FOLDS, Folds, assign_folds, fold_of
 
 
 def ids(n: int, seed: int = 0) -> np.ndarray:
@@ -111,3 +109,18 @@ def test_the_hash_is_splitmix64s() -> None:
     for folds in (2, 5, 7):
         assert fold_of(image, folds).tolist() == [finalise(int(i)) % folds for i in image]
     assert image[2] == -1  # left as it was
+
+
+def test_folds_are_known_for_any_image_afterwards() -> None:
+    """Tied images are where they were assigned, all others where their own identity says."""
+    rng = np.random.default_rng(0)
+    image_id = rng.integers(-(2**62), 2**62, 400)
+    caption_id = np.r_[np.repeat(np.arange(100), 2), np.arange(1000, 1200)]
+    fold = assign_folds(image_id, caption_id, FOLDS)
+    folds = Folds.of(image_id, fold)
+    assert 30 < len(folds.image_id) < 100  # of each pair of images that shares a caption one is elsewhere, or none
+    assert np.array_equal(folds(image_id), fold)
+    assert np.array_equal(folds(image_id[::-1]), fold[::-1])
+    other = rng.integers(-(2**62), 2**62, 50)
+    assert np.array_equal(folds(other), fold_of(other, FOLDS))
+    assert np.array_equal(Folds.of(other, fold_of(other, FOLDS))(other), fold_of(other, FOLDS))

@@ -1,101 +1,143 @@
-"""When nothing can be judged, and whose mismatch rate counts."""
+"""The judge's choices in a whole run: which score, which calibration, which threshold."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from pairclean.align import ZeroShot
-from pairclean.judge import Scores, all_alike, calibrate, cannot_judge, cross_scores, judge_scores, keeping
+from pairclean.config import Config
+from pairclean.judge import NOISE_KINDS, Judgement
+from pairclean.pairs import PAIR_SCHEMA
+from pairclean.pipeline import advance, redo
+from pairclean.run import Execution, Run
+from pairclean.run.embedded import embedded_run
+from pairclean.run.results import open_judgement, open_learned
 
-SAME = "every pair scores the same: the encoder tells nothing apart"
-NO_HIGHER = "the pairs score no higher than random re-pairings: the encoder does not tell matches from mismatches here"
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-
-
-def scored(image: np.ndarray, text: np.ndarray, caption_id: np.ndarray | None = None, seed: int = 0) -> Scores:
-    rows = np.arange(len(image))
-    ids = rows if caption_id is None else caption_id
-    return cross_scores([ZeroShot()], image, text, rows, ids, rows, rows % 5, seed=seed)
+N, D = 700, 48
 
 
-def test_random_embeddings_are_not_judged() -> None:
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        image, text = unit(rng.standard_normal((300, 16))), unit(rng.standard_normal((300, 16)))
-        assert cannot_judge(scored(image, text)) == NO_HIGHER
+def run_over(
+    home: Path, image: np.ndarray, text: np.ndarray, carried: np.ndarray, *, first: int = 0, **options: Any
+) -> Run:
+    """A run directory over vectors, as if an encoder whose spaces are comparable had made them; numbered from first."""
+    n = len(image)
+    columns = {
+        "pair_id": [str(i) for i in range(n)],
+        "shard": ["all"] * n,
+        "row": np.arange(n),
+        "caption_index": np.zeros(n, np.int32),
+        "caption": [f"caption {c}" for c in carried],
+        "image_id": np.arange(first, first + n) * 1024 + 5,
+        "caption_id": carried * 1024 + 9,
+        "reason": pa.nulls(n, pa.string()),
+    }
+    parts = [("all", pa.table(columns, schema=PAIR_SCHEMA), image, text)]
+    return embedded_run(home, Config.make(**options), parts, encoder={"comparable": True})
 
 
-def test_aligned_embeddings_are() -> None:
-    rng = np.random.default_rng(0)
-    image = rng.standard_normal((300, 16))
-    text = image + rng.standard_normal((300, 16))
-    assert cannot_judge(scored(unit(image), unit(text))) is None
-    mostly = text.copy()
-    mostly[60:] = np.roll(text[60:], 1, 0)  # four in five mismatched
-    assert cannot_judge(scored(unit(image), unit(mostly))) is None
-    assert cannot_judge(scored(unit(image), unit(np.roll(text, 1, 0)))) == NO_HIGHER
-    # Systematically worse than random is no better.
-    assert cannot_judge(scored(unit(image), unit(-text))) == NO_HIGHER
+def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aligned vectors with a hub among the captions, two in five of which were moved."""
+    rng = np.random.default_rng(seed)
+    meaning = rng.standard_normal((N, D)) * np.geomspace(3, 0.3, D)
+    image, text = (meaning + 1.2 * rng.standard_normal((N, D)) for _ in range(2))
+    carried = np.arange(N)
+    carried[: 2 * N // 5] = np.roll(carried[: 2 * N // 5], 1)
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text[carried]))
+    return image, text, carried
 
 
-def test_embeddings_that_are_all_one_are_not() -> None:
-    same = np.tile(unit(np.ones((1, 16))), (200, 1))
-    assert cannot_judge(scored(same, same)) == SAME
-    zero = np.zeros((200, 16), np.float32)
-    assert cannot_judge(scored(zero, zero)) == SAME
-    assert cannot_judge(scored(same, same, np.zeros(200, np.int64))) == SAME  # and there is no decoy
+def found(run: Run) -> tuple[Judgement, np.ndarray]:
+    advance(run, ("align", "judge"), Execution())
+    judged = open_judgement(run)
+    return judged, judged.clean_probability
 
 
-def test_scores_that_are_no_numbers_are_not() -> None:
-    good = np.linspace(0, 1, 100)
-    for score, decoys in ((np.r_[good, np.nan], good - 1), (good, np.r_[good - 1, np.inf]), (good, good[:0])):
-        assert cannot_judge(Scores(score, score.astype(np.float32), decoys, [])) == SAME
-    mostly = Scores(good, good.astype(np.float32), np.r_[np.zeros(1000), 1.0], [])
-    assert all_alike(mostly) == SAME  # all decoys but one
+@pytest.mark.parametrize("score", ["clip", "negclip", "lemon", "auto"])
+def test_every_score_judges_and_judges_other_data_alike(score: str, tmp_path: Path) -> None:
+    image, text, carried = world()
+    run = run_over(tmp_path / "run", image, text, carried, method="zero-shot", score=score)
+    judged, p = found(run)
+    assert judged.score == ("negclip" if score == "auto" else score)
+    assert judged.rate.estimate == pytest.approx(0.4, abs=0.08)
+    noisy = carried != np.arange(N)
+    assert (p[~noisy] > 0.5).mean() > 0.85
+    assert (p[noisy] < 0.5).mean() > 0.85
+    order = np.argsort(p)
+    if score == "clip":
+        cosine = judged.similarity
+        assert (np.diff(cosine[order]) >= -1e-3).all()  # the embeddings are kept as float16
+    half = np.arange(N // 2, N)
+    some = image[half], text[half], carried[half]
+    again = run_over(tmp_path / "again", *some, first=N // 2, method="zero-shot", score=score)
+    again.manifest["frozen_from"] = run._as_judge()
+    again.save()
+    _, q = found(again)
+    np.testing.assert_allclose(q, p[half], atol=2e-3)
 
 
-def test_few_values_are_enough() -> None:
-    rng = np.random.default_rng(0)
-    score = rng.integers(1, 4, size=200).astype(float)
-    found = Scores(score, score.astype(np.float32), rng.integers(0, 2, size=4000).astype(float), [])
-    assert cannot_judge(found) is None
-    p = judge_scores(found, found).clean_probability(np.array([1.0, 2.0, 3.0]))
-    assert np.isfinite(p).all()
-    assert (np.diff(p) > 0).all()
+@pytest.mark.parametrize("score", ["clip", "auto"])
+def test_captions_that_are_half_right_are_told_from_wrong_ones(score: str, tmp_path: Path) -> None:
+    image, text, carried = world(3)
+    half, whole = np.arange(N // 5), np.arange(N // 5, 2 * N // 5)
+    own = world(3)[1][np.argsort(carried)]  # the texts in the order of their own pictures
+    text = text.copy()
+    text[half] = (own[half] + text[half]) / np.linalg.norm(own[half] + text[half], axis=1, keepdims=True)
+    run = run_over(tmp_path / "run", image, text, carried, method="zero-shot", score=score)
+    judged, _ = found(run)
+    kind, mixed = judged.noise_kind, judged.mixed_clean_probability
+    if score == "clip":  # knows no mixtures
+        assert not kind.any()
+        assert not len(mixed)
+    else:
+        assert (kind[half] == NOISE_KINDS.index("partial")).mean() > 0.7
+        assert (kind[whole] == NOISE_KINDS.index("complete")).mean() >= 0.9
+        assert 0.1 < np.median(mixed) < 0.999
 
 
-def test_the_rate_is_that_of_the_untouched_scores() -> None:
-    rng = np.random.default_rng(0)
-    score = np.r_[rng.normal(0, 1, 400), rng.normal(4, 1, 600)]
-    decoys = rng.normal(0, 1, 20_000)
-    untouched = Scores(score, score.astype(np.float32), decoys, [])
-    lower = np.r_[rng.normal(-0.5, 1, 400), rng.normal(5, 1, 600)]  # mismatches underrated
-    learned = Scores(lower, lower.astype(np.float32), decoys, [])
-    first = judge_scores(untouched, untouched, seed=3)
-    assert first.rate == calibrate(score, decoys, seed=3).rate
-    second = judge_scores(learned, untouched, seed=3)
-    assert second.rate == first.rate
-    assert second.clean_probability(lower).mean() != first.clean_probability(score).mean()
-    assert second.clean_probability(np.array([6.0]))[0] > 0.95
+@pytest.mark.parametrize("kind", ["decoy", "beta", "gauss"])
+def test_every_calibration_is_recorded_and_keeps_the_order(kind: str, tmp_path: Path) -> None:
+    run = run_over(tmp_path / "run", *world(), method="zero-shot", calibration=kind)
+    judged, p = found(run)
+    assert judged.calibration.kind == kind
+    assert judged.rate == judged.calibration.rate
+    assert judged.mismatch_rate["level"] == 0.95
+    assert len(np.unique(p)) > 0.9 * N
+    assert np.array_equal(p, p.astype(np.float32))
+    # Mixtures go by the score alone, and so agree; decoys are compared within kinds.
+    other_kind = "gauss" if kind == "beta" else "beta"
+    redo(run, "judge", Execution(), calibration=other_kind)
+    other = open_judgement(run).clean_probability
+    agreement = np.corrcoef(np.argsort(np.argsort(p)), np.argsort(np.argsort(other)))[0, 1]
+    assert agreement > (0.95 if kind == "decoy" else 0.999)
 
 
-@pytest.mark.parametrize("fraction", [0.001, 0.25, 1 / 3, 0.7, 0.999, 1.0])
-def test_the_share_that_was_asked_for_is_kept(fraction: float) -> None:
-    rng = np.random.default_rng(0)
-    p = rng.permutation(np.linspace(0, 1, 1009)).astype(np.float32).astype(np.float64)
-    p[rng.choice(1009, 9, replace=False)] = np.nan
-    threshold = keeping(p, fraction)
-    kept = p >= threshold
-    assert kept.sum() == max(1, round(1000 * fraction))
-    assert p[kept].min() > np.nanmax(np.where(kept, -1, p))
-    # And by the numbers as a reader of the verdicts has them.
-    assert np.array_equal(p.astype(np.float32) < np.float32(threshold), p < threshold)
+def test_spaces_that_have_only_their_size_in_common_are_learned_from_nothing(tmp_path: Path) -> None:
+    image, text, carried = world(1)
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((D, D)))[0]
+    run = run_over(tmp_path / "run", image, text @ turn, carried, seed=1)
+    judged, p = found(run)
+    assert judged.unjudged is None
+    assert judged.score in ("first", "aligned")
+    assert any("do not tell matches from mismatches" in note for note in judged.notes)
+    noisy = carried != np.arange(N)
+    assert p[~noisy].mean() > p[noisy].mean() + 0.3
+    plain, q = found(run_over(tmp_path / "plain", image, text @ turn, carried, method="zero-shot"))
+    assert "no higher than random" in plain.unjudged
+    assert np.isnan(q).all()
 
 
-def test_pairs_that_tie_are_kept_together() -> None:
-    assert keeping(np.array([0.1, 0.5, 0.5, 0.5, 0.9]), 0.4) == 0.5
-    assert keeping(np.full(5, np.nan), 0.4) == 0.0
+def test_near_copies_of_a_picture_share_their_fold(tmp_path: Path) -> None:
+    image, text, carried = world(3)
+    half = N // 2
+    image[1:half:2] = image[:half:2] + 1e-3 * np.random.default_rng(0).standard_normal((half // 2, D))
+    run = run_over(tmp_path / "run", image, text, carried, method="zero-shot")
+    found(run)
+    near = open_learned(run).image_id
+    assert np.array_equal(near[:half:2], near[1:half:2])
+    assert len(set(near)) == N - half // 2
+    tied = open_learned(run).folds.image_id
+    assert len(tied) > N / 8  # in another fold than their own hash says

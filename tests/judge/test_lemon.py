@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pairclean.arrays import Pairs
 from pairclean.judge import lemon
-from pairclean.judge.lemon import Company, lemon_scores
+from pairclean.judge.lemon import NeighbourIndex, lemon_scores
 from pairclean.judge.scores import Reference, draw_decoys
 
 K = 4
 
 
 @pytest.fixture
-def pairs(monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, ...]:
+def pairs(monkeypatch: pytest.MonkeyPatch) -> Pairs:
     """Aligned vectors, a third of the captions moved."""
     monkeypatch.setattr(lemon, "NEIGHBOURS", K)
     rng = np.random.default_rng(0)
@@ -24,7 +25,7 @@ def pairs(monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, ...]:
     image, text = (latent + 0.5 * rng.standard_normal((n, 12)) for _ in range(2))
     carried = np.r_[np.roll(np.arange(20), 1), 20:n]
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-    return image.astype(np.float32), text[carried].astype(np.float32), np.arange(n) + 7, carried + 900
+    return Pairs(image.astype(np.float32), text[carried].astype(np.float32), np.arange(n) + 7, carried + 900)
 
 
 def naive(image: np.ndarray, text: np.ndarray, i: int, j: int) -> float:
@@ -44,9 +45,9 @@ def naive(image: np.ndarray, text: np.ndarray, i: int, j: int) -> float:
     return -float(1 - x[i] @ y[j] + 5 * side(x, y, i, j) + 5 * side(y, x, j, i))
 
 
-def test_scores_and_decoys_are_the_formula(pairs: tuple[np.ndarray, ...]) -> None:
-    image, text, image_id, caption_id = pairs
-    found = lemon_scores(*pairs, np.arange(60), seed=3)
+def test_scores_and_decoys_are_the_formula(pairs: Pairs) -> None:
+    image, text, image_id, caption_id = vars(pairs).values()
+    found = lemon_scores(pairs, np.arange(60), seed=3)
     np.testing.assert_allclose(found.score, [naive(image, text, i, i) for i in range(60)], atol=1e-5)
     np.testing.assert_allclose(found.similarity, (image * text).sum(1), atol=1e-6)
     rng = np.random.default_rng(3)
@@ -58,35 +59,34 @@ def test_scores_and_decoys_are_the_formula(pairs: tuple[np.ndarray, ...]) -> Non
     assert found.score[:20].mean() == pytest.approx(found.decoys.mean(), abs=np.std(found.decoys))
 
 
-def test_a_copy_of_the_pair_is_no_company(pairs: tuple[np.ndarray, ...]) -> None:
+def test_a_copy_of_the_pair_is_no_neighbour_of_it(pairs: Pairs) -> None:
     """A second and a third copy of a mismatched pair would vouch for it."""
-    once = lemon_scores(*pairs, np.arange(60))
-    thrice = tuple(np.concatenate([a, a[:1], a[:1]]) for a in pairs)
-    again = lemon_scores(*thrice, np.arange(62))
+    once = lemon_scores(pairs, np.arange(60))
+    thrice = Pairs.joined(pairs, pairs.take(np.array([0, 0])))
+    again = lemon_scores(thrice, np.arange(62))
     assert again.score[0] == pytest.approx(once.score[0], abs=1e-5)
     assert again.score[[60, 61]] == pytest.approx([once.score[0]] * 2, abs=1e-5)
 
 
-def test_another_run_s_company_judges_alike(pairs: tuple[np.ndarray, ...], tmp_path: Path) -> None:
-    found = lemon_scores(*pairs, np.arange(60))
-    company = found.scorers[0]
-    company.save(tmp_path / "company.safetensors")
+def test_another_run_s_index_judges_alike(pairs: Pairs, tmp_path: Path) -> None:
+    found = lemon_scores(pairs, np.arange(60))
+    found.scorers[0].save(tmp_path / "index.safetensors")
     few = np.array([3, 50])
-    again = lemon_scores(*pairs, few, company=Company.load(tmp_path / "company.safetensors"))
+    again = lemon_scores(pairs, few, index=NeighbourIndex.load(tmp_path / "index.safetensors"))
     np.testing.assert_allclose(again.score, found.score[few], atol=1e-6)
     assert again.scorers[0].reference.image.shape == (60, 12)
 
 
-def test_few_pairs_are_no_error(pairs: tuple[np.ndarray, ...]) -> None:
+def test_few_pairs_are_no_error(pairs: Pairs) -> None:
     for n in (1, 2, 3):
-        found = lemon_scores(*pairs, np.arange(n))
+        found = lemon_scores(pairs, np.arange(n))
         assert np.isfinite(found.score).all()
         assert np.isfinite(found.decoys).all()
 
 
-def test_beyond_the_reference_it_is_a_sample(pairs: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_the_reference_it_is_a_sample(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lemon, "REFERENCE", 30)
-    found = lemon_scores(*pairs, np.arange(60))
+    found = lemon_scores(pairs, np.arange(60))
     assert len(found.scorers[0].reference.image) == 30
     assert isinstance(found.scorers[0].reference, Reference)
     assert found.separation > 0.7

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from pairclean.align import ZeroShot
-from pairclean.judge import Scores, cosine_scores, cross_scores, kind_cut, mixed_scores
+from pairclean.arrays import Pairs
+from pairclean.judge import CrossFit, Scores, cosine_scores, kind_cut, mixed_scores
 
 N, D = 1500, 64
 
 
-def pairs(noise: float, seed: int = 0) -> dict[str, np.ndarray]:
+def pairs(noise: float, seed: int = 0) -> Pairs:
     """Vectors of which the first tenth of the captions is half another's, the second all another's."""
     rng = np.random.default_rng(seed)
     latent = rng.standard_normal((N, D))
@@ -22,13 +23,14 @@ def pairs(noise: float, seed: int = 0) -> dict[str, np.ndarray]:
     text[150:300] = foreign[150:300]
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
     ids = np.arange(1, N + 1)
-    return {"image": image, "text": text, "image_id": ids, "caption_id": ids}
+    return Pairs(image, text, ids, ids)
 
 
-def mixed(data: dict[str, np.ndarray], found: Scores, clean: np.ndarray) -> np.ndarray:
-    return mixed_scores(
-        [ZeroShot()], found, **data, rows=np.arange(N), fold=np.zeros(N, np.int64), clean_probability=clean
-    )
+ENCODER = CrossFit.single(ZeroShot(), np.arange(N))
+
+
+def mixed(data: Pairs, found: Scores, clean: np.ndarray) -> np.ndarray:
+    return mixed_scores(ENCODER, data, found, clean)
 
 
 CLEAN = np.where(np.arange(N) < 300, 0.1, 0.9)
@@ -36,7 +38,7 @@ CLEAN = np.where(np.arange(N) < 300, 0.1, 0.9)
 
 def test_mixtures_score_as_captions_that_are_half_right_do() -> None:
     data = pairs(0.4)
-    found = cross_scores([ZeroShot()], **data, rows=np.arange(N), fold=np.zeros(N, np.int64))
+    found = ENCODER.scores(data)
     made, true = mixed(data, found, CLEAN), found.score[:150]
     spread = true.std()
     assert abs(np.median(made) - np.median(true)) < 0.3 * spread
@@ -49,15 +51,15 @@ def test_mixtures_score_as_captions_that_are_half_right_do() -> None:
 
 def test_nothing_is_told_where_the_kinds_score_alike() -> None:
     data = pairs(6.0)
-    found = cross_scores([ZeroShot()], **data, rows=np.arange(N), fold=np.zeros(N, np.int64))
+    found = ENCODER.scores(data)
     assert kind_cut(mixed(data, found, CLEAN), found.decoys) is None
 
 
 def test_nothing_is_mixed_where_nothing_is_likely_to_match_or_the_score_is_another() -> None:
     data = pairs(0.4)
-    found = cross_scores([ZeroShot()], **data, rows=np.arange(N), fold=np.zeros(N, np.int64))
+    found = ENCODER.scores(data)
     assert len(mixed(data, found, np.full(N, 0.4))) == 0
-    assert len(mixed(data, cosine_scores(**data, rows=np.arange(N)), CLEAN)) == 0
+    assert len(mixed(data, cosine_scores(data, np.arange(N)), CLEAN)) == 0
     assert kind_cut(np.zeros(0), found.decoys) is None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pairclean.align import Alignment, ZeroShot
-from pairclean.judge import cross_scores, keeps_particulars, near_ranks, separates_better
+from pairclean.arrays import Pairs
+from pairclean.judge import CrossFit, keeps_particulars, near_ranks, separates_better
 
 KINDS, EACH = 12, 40
 
@@ -21,7 +22,7 @@ class OnlyKinds(Alignment):
     embed_text = embed_image
 
 
-def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def world(seed: int = 0) -> Pairs:
     """Pairs of a kind (the first KINDS dimensions) with particulars of their own, 40% swapped inside their kind."""
     rng = np.random.default_rng(seed)
     kind = np.repeat(np.arange(KINDS), EACH)
@@ -33,16 +34,15 @@ def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
         chosen = rng.permutation(np.flatnonzero(kind == k))[: int(0.4 * EACH)]
         carried[chosen] = np.roll(chosen, 1)
     x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (image, text[carried]))
-    return x.astype(np.float32), y.astype(np.float32), np.arange(n), 10_000 + carried
+    return Pairs(x.astype(np.float32), y.astype(np.float32), np.arange(n), 10_000 + carried)
 
 
 def test_a_model_that_forgets_particulars_is_found_out() -> None:
     pairs = world()
-    rows, fold = np.arange(KINDS * EACH), np.zeros(KINDS * EACH, np.int64)
-    ranks = {}
+    rows, ranks = np.arange(KINDS * EACH), {}
     for name, model in (("encoder", ZeroShot()), ("kinds", OnlyKinds())):
-        scores = cross_scores([model], *pairs, rows, fold)
-        ranks[name] = near_ranks([model], scores, *pairs, rows, fold)
+        cross_fit = CrossFit.single(model, rows)
+        ranks[name] = near_ranks(cross_fit, pairs, cross_fit.scores(pairs))
     assert ranks["encoder"].mean() > ranks["kinds"].mean() + 0.05
     assert not keeps_particulars(ranks["kinds"], ranks["encoder"])
     assert keeps_particulars(ranks["encoder"], ranks["kinds"])
@@ -50,14 +50,15 @@ def test_a_model_that_forgets_particulars_is_found_out() -> None:
 
 
 def test_near_ranks_are_those_of_the_plain_formula() -> None:
-    image, text, image_id, caption_id = world(1)
-    rows, fold = np.arange(len(image)), np.zeros(len(image), np.int64)
-    scores = cross_scores([ZeroShot()], image, text, image_id, caption_id, rows, fold)
-    found = near_ranks([ZeroShot()], scores, image, text, image_id, caption_id, rows, fold)
+    pairs = world(1)
+    image, text, _, caption_id = vars(pairs).values()
+    cross_fit = CrossFit.single(ZeroShot(), np.arange(len(pairs)))
+    scores = cross_fit.scores(pairs)
+    found = near_ranks(cross_fit, pairs, scores)
     t = scores.scorers[0].temperature
     similarity = (image @ text.T).astype(np.float64)
-    level = t * (np.logaddexp.reduce(similarity / t, axis=0) - np.log(len(image)))
-    fit = similarity - level / 2
+    penalty = t * (np.logaddexp.reduce(similarity / t, axis=0) - np.log(len(image)))
+    fit = similarity - penalty / 2
     for i in (0, 7, 200, 479):
         like = text @ text[i]
         like[caption_id == caption_id[i]] = -np.inf
@@ -67,6 +68,5 @@ def test_near_ranks_are_those_of_the_plain_formula() -> None:
 
 def test_the_same_scores_are_not_better() -> None:
     pairs = world(2)
-    rows, fold = np.arange(KINDS * EACH), np.zeros(KINDS * EACH, np.int64)
-    scores = cross_scores([ZeroShot()], *pairs, rows, fold)
+    scores = CrossFit.single(ZeroShot(), np.arange(len(pairs))).scores(pairs)
     assert not separates_better(scores, scores)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pairclean.align import Alignment
+from pairclean.arrays import Pairs
 from pairclean.judge import scores as module
 from pairclean.judge.scores import (
     DECOYS,
@@ -46,10 +47,10 @@ def test_scores_are_the_formula() -> None:
         Reference(image[sample].astype(np.float32), text[sample].astype(np.float32), ids[sample], caption_ids[sample]),
         T,
     )
-    levels = scorer.levels(image.astype(np.float32), text.astype(np.float32))
+    hubs = scorer.hubness(image.astype(np.float32), text.astype(np.float32))
     left, right = np.divmod(np.arange(81), 9)
     similarity = image @ text.T
-    found = scorer.combine(similarity[left, right], levels[0][left], levels[1][right], ids[left], caption_ids[right])
+    found = scorer.combine(similarity[left, right], hubs[0][left], hubs[1][right], ids[left], caption_ids[right])
     for i, j, score in zip(left, right, found, strict=True):
         captions = [similarity[i, k] for k in sample] + ([] if j in sample else [similarity[i, j]])
         images = [similarity[k, j] for k in sample] + ([] if i in sample else [similarity[i, j]])
@@ -61,12 +62,12 @@ def test_copies_count_as_being_in_the_reference() -> None:
     image, text = unit(3), unit(3, seed=1)
     scorer = Scorer(Reference(image[:2], text[:2], np.array([1, 2]), np.array([11, 12])), T)
     similarity = np.float64(image[2] @ text[1])
-    levels = scorer.levels(image[2:], text[1:2])
-    found = scorer.combine(np.array([similarity]), *levels, np.array([9]), np.array([12]))[0]
+    hubs = scorer.hubness(image[2:], text[1:2])
+    found = scorer.combine(np.array([similarity]), *hubs, np.array([9]), np.array([12]))[0]
     captions = [float(image[2] @ t) for t in text[:2]]
     images = [float(i @ text[1]) for i in image[:2]]
     assert found == pytest.approx(naive(similarity, captions, [*images, similarity], 2), abs=1e-4)
-    other = scorer.combine(np.array([similarity]), *levels, np.array([9]), np.array([13]))[0]
+    other = scorer.combine(np.array([similarity]), *hubs, np.array([9]), np.array([13]))[0]
     assert other < found
 
 
@@ -83,8 +84,8 @@ def test_hubs_score_lower() -> None:
     alone = (near * image[0] + np.sqrt(1 - near**2) * away).astype(np.float32)
     text = np.stack([hub, alone])
     scorer = Scorer(Reference(image, unit(50, 16, seed=2), np.arange(50), np.arange(50)), T)
-    levels = scorer.levels(image[:1], text)
-    both = scorer.combine(text @ image[0], levels[0].repeat(2), levels[1], np.zeros(2, np.int64), np.array([100, 101]))
+    hubs = scorer.hubness(image[:1], text)
+    both = scorer.combine(text @ image[0], hubs[0].repeat(2), hubs[1], np.zeros(2, np.int64), np.array([100, 101]))
     assert both[0] < both[1] - 0.5
 
 
@@ -112,7 +113,8 @@ def test_scorers_are_saved_and_loaded(tmp_path: Path) -> None:
 def test_a_reference_is_a_sample_in_the_models_space() -> None:
     image, text = 3 * unit(40), 2 * unit(40, seed=1)
     rows = np.array([30, 2, 17])
-    found = Reference.embed(Alignment(), image, text, np.arange(40) + 5, np.arange(40) + 9, rows)
+    pairs = Pairs(image, text, np.arange(40) + 5, np.arange(40) + 9)
+    found = Reference.of(pairs.take(rows).through(Alignment()))
     np.testing.assert_allclose(found.image, unit(40)[rows], atol=1e-6)
     np.testing.assert_allclose(found.text, unit(40, seed=1)[rows], atol=1e-6)
     assert found.image_id.tolist() == [35, 7, 22]
@@ -160,14 +162,14 @@ def test_a_decoy_never_joins_an_image_with_a_caption_that_a_copy_of_it_carries()
 
 def test_of_many_pairs_some_give_all_decoys() -> None:
     ids = np.arange(5000)
-    left, right = draw_decoys(ids, ids, np.random.default_rng(0), pairs=100)
+    left, right = draw_decoys(ids, ids, np.random.default_rng(0), limit=100)
     assert len(left) == 100 * DECOYS
     assert set(left) == set(right)
     assert len(set(left)) == 100
     assert max(left) > 4000  # from all over the data
     # A copy of the image outside of the hundred still says what it carries.
     image_id, caption_id = np.arange(5000) // 2, np.tile([0, 1], 2500)
-    assert len(draw_decoys(image_id, caption_id, np.random.default_rng(0), pairs=100)[0]) == 0
+    assert len(draw_decoys(image_id, caption_id, np.random.default_rng(0), limit=100)[0]) == 0
 
 
 def test_where_there_is_no_decoy_none_is_drawn() -> None:
@@ -188,10 +190,10 @@ def test_no_score_is_above_the_logarithm_of_the_size_that_a_partner_is_told_apar
     r = np.eye(8, dtype=np.float32)
     scorer = Scorer(Reference(r, r, np.arange(8), np.arange(8)), 0.01)
     one, stranger = np.ones(1, np.float32), np.array([99])
-    levels = scorer.levels(r[:1] * 0, r[:1] * 0)  # a pair like nothing in the reference
-    assert scorer.combine(one, *levels, stranger, stranger)[0] == pytest.approx(np.log(8))
-    assert scorer.combine(one, *levels, stranger, stranger, size=1000)[0] == pytest.approx(np.log(1000))
-    assert scorer.combine(one, *levels, stranger, stranger, size=2)[0] == pytest.approx(np.log(8))
+    hubs = scorer.hubness(r[:1] * 0, r[:1] * 0)  # a pair like nothing in the reference
+    assert scorer.combine(one, *hubs, stranger, stranger)[0] == pytest.approx(np.log(8))
+    assert scorer.combine(one, *hubs, stranger, stranger, size=1000)[0] == pytest.approx(np.log(1000))
+    assert scorer.combine(one, *hubs, stranger, stranger, size=2)[0] == pytest.approx(np.log(8))
 
 
 def test_hubness_on_another_device_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,5 +209,5 @@ def test_hubness_on_another_device_is_the_same(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(hubness_at(x, other, (0.01, 0.1), "cuda:1"), here, atol=2e-4)
     assert set(asked) == {"cuda:1"}
     reference = Reference(x[:300], other, np.arange(300), np.arange(300))
-    assert Scorer(reference, 0.1, "cuda:2").without(np.arange(5), np.arange(5)).levels(x[:9], x[:9])[0].shape == (9,)
+    assert Scorer(reference, 0.1, "cuda:2").without(np.arange(5), np.arange(5)).hubness(x[:9], x[:9])[0].shape == (9,)
     assert asked[-1] == "cuda:2"

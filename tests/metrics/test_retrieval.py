@@ -263,7 +263,7 @@ def test_map_of_the_published_features(shared: Path) -> None:
 
 def test_labels_that_are_none_are_refused() -> None:
     vectors = np.eye(3, dtype=np.float32)
-    with pytest.raises(UserError, match="No pair has a label"):
+    with pytest.raises(UserError, match="no pair has a label"):
         average_precisions(vectors, vectors, [None, [], float("nan")])
     with pytest.raises(ValueError, match="2 labels for 3"):
         average_precisions(vectors, vectors, [1, 2])

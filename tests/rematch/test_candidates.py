@@ -19,10 +19,10 @@ def edges(image: np.ndarray, text: np.ndarray, t: float = 0.05) -> tuple[np.ndar
     """The edges found, and the matrix of scores up to what the reference sample leaves out."""
     n = np.arange(len(image))
     scorer = Scorer(Reference(image, text, n, n), t)
-    levels = scorer.levels(image, text)
-    found = Gallery(image, text, *levels, t).edges()
+    hubs = scorer.hubness(image, text)
+    found = Gallery(image, text, *hubs, t).edges()
     np.testing.assert_allclose(found.value, (image @ text.T)[found.image, found.caption], atol=1e-3)
-    return found.image, found.caption, image @ text.T / t - levels[0][:, None] / 2 - levels[1] / 2
+    return found.image, found.caption, image @ text.T / t - hubs[0][:, None] / 2 - hubs[1] / 2
 
 
 def hubs(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,12 +104,12 @@ def test_an_inverted_file_finds_the_partner_across_a_gap_between_the_modalities(
         x[:, axis] += 10
         sides.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
     image, text = sides
-    level = rng.uniform(0, 2, n)
-    exact = Gallery(image, text, level, level, 0.05).edges()
+    hubness = rng.uniform(0, 2, n)
+    exact = Gallery(image, text, hubness, hubness, 0.05).edges()
     monkeypatch.setattr(module, "EXACT", 1000)
     monkeypatch.setattr(module, "PROBES", 32)
     monkeypatch.setattr(module, "CHUNK", 999)
-    found = Gallery(image, text, level, level, 0.05).edges()
+    found = Gallery(image, text, hubness, hubness, 0.05).edges()
     code, expected = found.image * n + found.caption, exact.image * n + exact.caption
     assert np.isin(expected, code).mean() > 0.8
     own = np.arange(n) * (n + 1)

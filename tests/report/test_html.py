@@ -227,7 +227,7 @@ def test_one_is_not_many(tmp_path: Path) -> None:
     report |= {"pairs": 1, "flagged": 1, "rematch": {"emitted": 1, "expected_precision": None}}
     text = " ".join("".join(page_of(report, Gallery(), tmp_path).text).split())
     assert "100.0% of 1 pair is estimated to be mismatched." in text
-    assert "Flagged is 1 pair: those with a clean probability below 0.5. 1 of them was rematched." in text
+    assert "1 pair is flagged: its clean probability is below 0.5. 1 of them was rematched." in text
 
 
 def test_a_source_without_pictures_gives_cards_of_text(
@@ -299,7 +299,7 @@ def test_an_encoder_without_zero_shot(report: dict[str, Any], tmp_path: Path) ->
 def test_without_learning_it_says_so(report: dict[str, Any], tmp_path: Path) -> None:
     report["retrieval"] |= {"learned": False, "aligned": report["retrieval"]["zero_shot"]}
     text = page_of(report, Gallery(), tmp_path).words()
-    assert "Learning was left out: the run uses the encoder alone." in text
+    assert "Nothing was learned: the run uses the encoder alone." in text
     assert "Recall zero-shot image → text, R@1 31.2" in text
     assert "Recall zero-shot aligned" not in text
 
@@ -322,7 +322,7 @@ def test_the_check_says_how_many_were_lowered_since(report: dict[str, Any], tmp_
     assert "rematching lowered" not in page_of(report, Gallery(), tmp_path).words()
     report["calibration_check"]["overturned"] = 12
     (tmp_path / "report.html").unlink()
-    assert "rematching lowered that of 12 afterwards." in page_of(report, Gallery(), tmp_path).words()
+    assert "rematching lowered that of 12 pairs afterwards." in page_of(report, Gallery(), tmp_path).words()
 
 
 @pytest.mark.parametrize("decoys", [None, [0.0] * 49 + [float("nan")]])

@@ -13,13 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pairclean.align import ZeroShot
 from pairclean.config import Config
-from pairclean.embed.store import write_part
-from pairclean.files import write_json
+from pairclean.judge import DecoyScale, Folds, Judgement, Learned, Rate
+from pairclean.judge.binormal import RANDOM, Binormal
+from pairclean.judge.decoy_calibration import DecoyCalibration
+from pairclean.judge.evidence import EvidenceScale
+from pairclean.judge.kinds import Kinds, Partition
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
+from pairclean.rematch import Rematches
 from pairclean.run import Run
-from pairclean.run.common import part_fingerprints, save_array
+from pairclean.run.embedded import embedded_run
+from pairclean.run.results import save_judgement, save_learned, save_rematches
 
 COLOURS = ("red", "green", "blue", "grey", "pink")
 ENCODER = {"description": {"model": "made"}, "comparable": True}
@@ -43,8 +49,8 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
     angle = np.linspace(0, np.pi / 2, total)
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     start = 0
-    run = Run.create(folder / "run", source, Config.make(model="hog-tfidf"))
-    (run.path / "verdicts").mkdir(parents=True)
+    home, parts = folder / "run", []
+    tables = {}
     for number, (columns, clean) in enumerate(zip(shards, probability, strict=True)):
         name, n = f"{number:05d}", len(clean)
         keys = [f"{name}{row:04d}" for row in range(n)]
@@ -63,30 +69,71 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
             "reason": ["no rematch is sure enough" if verdict != "clean" else None for verdict in verdicts],
         }
         nothing = dict.fromkeys(VERDICT_SCHEMA.names, [None] * n)
-        pq.write_table(pa.table({**nothing, **table}, VERDICT_SCHEMA), run.path / "verdicts" / f"{name}.parquet")
+        tables[name] = pa.table({**nothing, **table}, VERDICT_SCHEMA)
         identity = {"caption": captions, "image_id": range(start, start + n), "caption_id": map(caption_id, captions)}
         broken = [None if verdict != "unreadable" else "truncated" for verdict in verdicts]
         pairs = {**place, **{k: list(v) for k, v in identity.items()}, "reason": broken}
         part = vectors[start : start + n]
-        write_part(run.embeddings, name, "made", pa.table(pairs, PAIR_SCHEMA), part, part)
+        parts.append((name, pa.table(pairs, PAIR_SCHEMA), part, part))
         start += n
-    judged = [value for part in probability for value in part if value is not None and value == value]
-    rate = 1 - float(np.mean(judged)) if judged else None
-    content: dict[str, Any] = {"score": "clip", "notes": [], "unjudged": None if judged else "nothing to judge by"}
-    if rate is not None:
-        content["mismatch_rate"] = {"estimate": rate, "low": rate - 0.05, "high": rate + 0.05, "level": 0.95}
-        content["calibration"] = {"prior": rate}
-    write_json(run.path / "judge" / "judge.json", content)
-    judge_says = [np.nan if value is None else value for part in probability for value in part]
-    save_array(run.path / "judge" / "clean_probability.npy", np.array(judge_says, float))
-    write_json(run.path / "rematch" / "rematch.json", {"flag_below": 0.5})
-    run.manifest |= {"shards": [f"{k:05d}" for k in range(len(shards))], "encoder": ENCODER}
-    run.manifest["parts"] = part_fingerprints(run.open_source(), ENCODER)
-    for stage in list(STAGES)[:-1]:
-        run.manifest["stages"][stage] = {"fingerprint": None, "seconds": 0.0}
-        run.manifest["stages"][stage]["fingerprint"] = run._due(stage)
-    run.save()
+    run = embedded_run(home, Config.make(model="hog-tfidf"), parts, encoder=ENCODER, source=source)
+    (home / "verdicts").mkdir()
+    for name, table in tables.items():
+        pq.write_table(table, home / "verdicts" / f"{name}.parquet")
+    clean = np.array([np.nan if value is None else value for part in probability for value in part], float)
+    one = Kinds(np.ones((1, 1), np.float32), NONE)
+    ids = np.arange(total)
+    partition = Partition(one, one, one, one)
+    save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), ids, ids, partition))
+    save_judgement(run, judgement_of(clean))
+    save_rematches(run, rematches_of(clean))
+    with run.locked("align"):
+        for stage in list(STAGES)[1:-1]:
+            run.set_done(stage, 0.0)
     return run
+
+
+NONE = np.zeros(0, np.int64)
+
+
+def judgement_of(clean: np.ndarray) -> Judgement:
+    """clean: (N,) clean probability, NaN where not judged."""
+    n, judged = len(clean), clean[~np.isnan(clean)]
+    floats = np.full(n, np.nan, np.float32)
+    rate = Rate(*(1 - judged.mean() + d for d in (0, -0.05, 0.05))) if len(judged) else None
+    return Judgement(
+        unjudged=None if len(judged) else "nothing to judge by",
+        notes=[],
+        clean_probability=clean,
+        similarity=floats,
+        aligned_similarity=floats,
+        noise_kind=np.zeros(n, np.int8),
+        unjudged_reason=np.zeros(n, np.int8),
+        decoy_clean_probability=np.full(100, 0.01),
+        mixed_clean_probability=np.zeros(0),
+        score="clip",
+        calibration=rate and calibration_of(rate),
+        rate=rate,
+    )
+
+
+def calibration_of(rate: Rate) -> DecoyCalibration:
+    knots = np.array([0.0, 1.0])
+    scale = DecoyScale(knots, -knots)
+    model = Binormal(rate.estimate, 0.0, 3.0, 0.6, RANDOM, 0.0)
+    none = np.zeros(0)
+    return DecoyCalibration(EvidenceScale(scale, {}, {}, scale), model, (1, 1), none, none, rate)
+
+
+def rematches_of(clean: np.ndarray) -> Rematches:
+    n = len(clean)
+    nothing = (
+        np.full(n, np.nan, np.float32),
+        np.zeros(n, np.int8),
+        np.zeros(0, np.float32),
+        np.zeros((0, 3), np.float32),
+    )
+    return Rematches(clean, np.full(n, -1), *nothing, flag_below=0.5)
 
 
 def verdict_of(probability: float | None) -> str:

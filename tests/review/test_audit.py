@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from typer.testing import CliRunner, Result
 from pairclean.pairs import UserError
 from pairclean.review.audit import audit, uneven_columns
 from pairclean.run import Run
-from pairclean.run.common import save_array
+from pairclean.run.results import open_judgement, open_rematches
 from pairclean.stages.report import _calibration_check, _largest
 
 NAN = float("nan")
@@ -126,7 +127,7 @@ def test_against_another_run(made_run: Callable[..., Run], run: Run) -> None:
     assert row["difference_low"] > 0.8
     result = invoke(run.path, "--by", "kind", "--against", other.path)
     assert result.exit_code == 0
-    assert "against 205 pairs with 49.3%" in result.stdout
+    assert "compared with 205 pairs at 49.3%" in result.stdout
     assert "difference" in result.stdout
 
 
@@ -174,11 +175,10 @@ def test_rates_rest_on_what_was_judged_not_on_what_rematching_made_of_it(run: Ru
 
 
 def test_the_calibration_is_checked_as_it_was_judged(run: Run) -> None:
-    judged = json.loads((run.path / "judge" / "judge.json").read_text())
-    clean = np.load(run.path / "judge" / "clean_probability.npy")
-    save_array(run.path / "judge" / "decoy_clean_probability.npy", np.full(100, 0.01))
-    save_array(run.path / "rematch" / "clean_probability.npy", np.where(np.arange(len(clean)) < 7, 0.02, clean))
-    found = _calibration_check(run, judged)
+    judged, rematched = open_judgement(run), open_rematches(run)
+    clean = judged.clean_probability
+    overturned = replace(rematched, clean_probability=np.where(np.arange(len(clean)) < 7, 0.02, clean))
+    found = _calibration_check(judged, overturned)
     assert found is not None
     assert found["overturned"] == 7
     assert (found["pairs"][0], found["pairs"][9]) == (101, 102)
@@ -216,7 +216,7 @@ def test_the_table_in_the_terminal(run: Run) -> None:
 def test_thirty_groups_are_shown_and_all_are_written(made_run: Callable[..., Run], tmp_path: Path) -> None:
     run = made_run([{"kind": [f"kind {i // 2}" for i in range(72)]}], [[0.99, 0.01] * 36])
     short = invoke(run.path, "--by", "kind")
-    assert "and 6 more; --output FILE writes all" in short.stdout
+    assert "and 6 more; --output FILE writes all of them" in short.stdout
     assert short.stdout.count("kind ") == 31  # the title, too
     for ending in ("csv", "parquet", "json"):
         file = tmp_path / f"groups.{ending}"
@@ -246,15 +246,17 @@ def test_a_pipeline_can_stop_on_bad_data(run: Run, made_run: Callable[..., Run])
     bad = invoke(run.path, "--fail-above", 0.49, "--json")
     assert bad.exit_code == 3
     assert json.loads(bad.stdout)["whole"]["pairs"] == 205  # the result is there all the same
-    assert bad.stderr == "too many mismatches: the estimated mismatch rate is 0.4976; at most 0.49 was asked\n"
+    assert bad.stderr == "too many mismatches: the estimated mismatch rate is 0.4976, and --fail-above is 0.49\n"
     nothing = invoke(made_run([{}], [[None, None]], "b").path, "--fail-above", 0.5)
     assert nothing.exit_code == 3
-    assert nothing.stderr == "no rate: no mismatch rate could be estimated; at most 0.5 was asked\n"
+    assert (
+        nothing.stderr == "no rate: the mismatch rate could not be estimated, so that --fail-above cannot be checked\n"
+    )
 
 
 def test_what_is_wrong_is_said(run: Run, tmp_path: Path) -> None:
     for arguments, sentence in (
-        (("--by", "kind", "-o", tmp_path / "x.xlsx"), "has no known ending"),
+        (("--by", "kind", "-o", tmp_path / "x.xlsx"), "has no known format"),
         (("-o", tmp_path / "x.csv"), "name a column to group by"),
         (("--by", "brand"), "no column 'brand'"),
     ):

@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pairclean_cli.main import app
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from pairclean.align import Alignment
+from pairclean.align.alignment import Head
+from pairclean.align.canonical import LinearMap
 from pairclean.pairs import UserError
 from pairclean.review.story import story, write_picture
 from pairclean.run import Run
+from pairclean.run.results import open_learned, save_learned
 
 NAN = float("nan")
 
@@ -40,7 +46,7 @@ def rewrite(run: Run, shard: str, row: int, **fields: object) -> None:
 def test_the_nearest_are_those_beside_it(run: Run) -> None:
     told = story(run, "000000005")
     assert told.caption == "a red thing, number 5"
-    assert told.why == "It is clean with a probability of 0.97, so it is kept."
+    assert told.why == "Its clean probability is 0.97, so it is kept."
     # Vectors lie on a quarter of a circle in order; row 2 is unreadable, and nobody's neighbour.
     assert [near.pair_id for near in told.captions][:2] in (["000000004", "000010000"], ["000010000", "000000004"])
     assert {near.pair_id for near in told.captions} == {"000000003", "000000004", "000010000", "000010001", "000010002"}
@@ -53,10 +59,10 @@ def test_the_nearest_are_those_beside_it(run: Run) -> None:
 @pytest.mark.parametrize(
     ("pair_id", "why"),
     [
-        ("000000000", "It is clean with a probability of 0.99, so it is kept."),
+        ("000000000", "Its clean probability is 0.99, so it is kept."),
         (
             "000000001",
-            "It is clean with a probability of 0.2, below 0.5, so it is flagged; "
+            "Its clean probability is 0.2, below 0.5, so it is flagged; "
             "it got no other caption because no rematch is sure enough.",
         ),
         ("000000002", "It cannot be read: no rematch is sure enough."),
@@ -77,7 +83,7 @@ def test_a_rematched_pair_says_what_it_got(run: Run) -> None:
     rematch = {"rematch_pair_id": "000010002", "rematch_caption": "a blue \x1b[31mthing", "rematch_probability": 0.953}
     rewrite(run, "00000", 1, verdict="rematched", reason=None, **rematch)
     told = story(run, "000000001")
-    assert told.why.endswith("so it is flagged; the caption of 000010002 fits it, 95.3% sure.")
+    assert told.why.endswith("so it is flagged; the caption of 000010002 fits it with a probability of 95.3%.")
     shown = invoke(run.path, "000000001").stdout
     assert "rematched to" in shown
     assert "a blue \\x1b[31mthing" in shown  # what would steer a terminal is spelled out
@@ -86,7 +92,7 @@ def test_a_rematched_pair_says_what_it_got(run: Run) -> None:
 
 def test_an_unknown_id_names_those_like_it(run: Run) -> None:
     with pytest.raises(
-        UserError, match=r"has no pair '00000000x'; ids like it are 00000000\d, 00000000\d, 00000000\d$"
+        UserError, match=r"has no pair '00000000x'; similar ids are 00000000\d, 00000000\d, 00000000\d$"
     ):
         story(run, "00000000x")
     with pytest.raises(UserError, match=r"has no pair 'something else'$"):
@@ -102,8 +108,9 @@ def test_an_id_that_is_no_text_is_none_there_is(run: Run) -> None:
 
 
 def test_neighbours_are_those_of_the_space_that_judged(run: Run) -> None:
-    (run.path / "model").mkdir()
-    (run.path / "model" / "aligned_0.safetensors").write_bytes(b"a model that was left out")
+    turned = Alignment()
+    turned.image = Head(2, LinearMap(np.zeros(2, np.float32), np.array([[0, -1], [-1, 0]], np.float32)))
+    save_learned(run, replace(open_learned(run), aligned=[turned] * 5))  # learned, but not used
     assert story(run, "000000005").caption_rank == 1
 
 
@@ -129,7 +136,7 @@ def test_the_picture_is_written_as_it_is(run: Run, tmp_path: Path, monkeypatch: 
     (here / "000010001.png").write_bytes(b"mine")
     result = invoke(run.path, "000010001", "--open")
     assert result.exit_code == 2
-    assert "is there already and holds something else" in result.stderr
+    assert "already exists with other content" in result.stderr
     assert (here / "000010001.png").read_bytes() == b"mine"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pairclean.pairs import VERDICT_SCHEMA, UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution, Progress, Run
 from pairclean.run.lock import Lock
+from pairclean.run.results import open_judgement
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}  # which learns in a moment
@@ -228,10 +228,12 @@ def test_other_data_is_judged_by_what_was_learned(finished: Path, tmp_path: Path
     out = pairclean.apply(finished, tmp_path / "other", tmp_path / "out", caption_column="alt", limit=120)
     assert len(out.verdicts()) == 120
     assert out.report["model"] == "hog-tfidf"
-    theirs, ours = (json.loads((path / "judge" / "judge.json").read_text()) for path in (finished, out.path))
-    assert ours["calibration"] == theirs["calibration"]
-    assert {p.name: p.read_bytes() for p in (out.path / "model").iterdir()} == {
-        p.name: p.read_bytes() for p in (finished / "model").iterdir()
+    theirs, ours = (open_judgement(run).calibration for run in (Run.open(finished), out))
+    assert theirs is not None
+    assert ours is not None
+    assert ours.to_json() == theirs.to_json()
+    assert {p.name: p.read_bytes() for p in (out.path / "model").glob("*.safetensors")} == {
+        p.name: p.read_bytes() for p in (finished / "model").glob("*.safetensors")
     }
     with pytest.raises(UserError, match="judged by the model of another run"):
         redo(out, "align", Execution(), seed=3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pairclean.config import Config
-from pairclean.embed.store import write_part
+from pairclean.execution import Execution
 from pairclean.pairs import PAIR_SCHEMA, UserError
 from pairclean.pipeline import advance
 from pairclean.review import audit
-from pairclean.run import Execution, Run
-from pairclean.run.common import open_embeddings, part_fingerprints
+from pairclean.run import Run
+from pairclean.run.embedded import embedded_run as run_over
+from pairclean.run.results import open_embeddings, open_judgement, open_learned
 from pairclean.stages.labels import read_labels
 
 ENCODER = {"description": {"name": "drawn"}, "comparable": False}
@@ -40,8 +40,7 @@ def embedded_run(home: Path, labels: dict[str, list[Any]], *, rate: float = 0.0,
     source.mkdir(parents=True)
     columns = {"key": [f"k{i}" for i in range(n)], "jpg": [b"\xff\xd8"] * n, "caption": [f"c{i}" for i in carried]}
     table = pa.table({**columns, **labels, "caption_type": [CLASSES[i % 3] for i in carried]})
-    run = Run.create(home / "run", source, Config.make(model="hog-tfidf", **options))
-    (home / "run").mkdir()
+    parts = []
     for k, part in enumerate((slice(0, half), slice(half, n))):
         pq.write_table(table.slice(part.start, part.stop - part.start), source / f"s{k}.parquet")
         rows = np.arange(part.stop - part.start)
@@ -55,21 +54,17 @@ def embedded_run(home: Path, labels: dict[str, list[Any]], *, rate: float = 0.0,
             "caption_id": carried[part],
             "reason": [None] * len(rows),
         }
-        write_part(run.embeddings, f"s{k}", "drawn", pa.table(pairs, schema=PAIR_SCHEMA), image[part], text[part])
-    run.manifest |= {"encoder": ENCODER, "shards": ["s0", "s1"]}
-    run.manifest["parts"] = part_fingerprints(run.open_source(), ENCODER)
-    run.manifest["stages"]["embed"] = {"fingerprint": run._due("embed"), "seconds": 0.0}
-    run.save()
-    return run
+        parts.append((f"s{k}", pa.table(pairs, schema=PAIR_SCHEMA), image[part], text[part]))
+    config = Config.make(model="hog-tfidf", **options)
+    return run_over(home / "run", config, parts, encoder=ENCODER, source=source)
 
 
 def image_types(n: int) -> list[str]:
     return [CLASSES[i % 3] for i in range(n)]
 
 
-def took(run: Run) -> str:
-    found: str = json.loads((run.path / "model" / "method.json").read_text())["method"]
-    return found
+def took(run: Run) -> str | None:
+    return open_learned(run).method
 
 
 def test_labels_come_to_the_pairs_they_are_of(tmp_path: Path) -> None:
@@ -118,11 +113,11 @@ def test_drcl_learns_from_the_labels_and_judges_by_them(tmp_path: Path) -> None:
     run = embedded_run(tmp_path, labels, rate=0.5, method="drcl", score="aligned", **sides)
     advance(run, ("align", "judge"), Execution())
     assert took(run) == "drcl"
-    assert len(list((run.path / "model").glob("aligned_*.safetensors"))) == 5
-    assert json.loads((run.path / "judge" / "judge.json").read_text())["score"] == "aligned"
+    assert len(open_learned(run).aligned) == 5
+    assert open_judgement(run).score == "aligned"
     carried = np.array([int(c[1:]) for c in open_embeddings(run).captions(np.arange(240))])
     alike = carried % 3 == np.arange(240) % 3
-    clean = np.load(run.path / "judge" / "clean_probability.npy")
+    clean = open_judgement(run).clean_probability
     assert (clean[alike][:, None] > clean[~alike]).mean() > 0.9
 
 
@@ -130,10 +125,13 @@ def test_drcl_learns_from_the_labels_and_judges_by_them(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"method": "drcl"}, "--method drcl learns from class labels: name their column with --label-column"),
-        ({"label_column": "a"}, "--method l2rm needs no labels: say --label-column none, or choose drcl"),
-        ({"method": "auto", "label_column": "a"}, "--method auto needs no labels"),
-        ({"method": "rcar", "caption_label_column": "a"}, "say --caption-label-column none"),
-        ({"method": "drcl", "label_column": "a", "image_label_column": "b"}, "--label-column is of both sides"),
+        ({"label_column": "a"}, "--method l2rm does not use labels: set --label-column to none, or use --method drcl"),
+        ({"method": "auto", "label_column": "a"}, "--method auto does not use labels"),
+        ({"method": "rcar", "caption_label_column": "a"}, "set --caption-label-column to none"),
+        (
+            {"method": "drcl", "label_column": "a", "image_label_column": "b"},
+            "--label-column describes both images and captions",
+        ),
     ],
 )
 def test_labels_and_methods_that_do_not_go_together(options: dict[str, str], said: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from PIL import Image
 import pairclean
 from pairclean.embed import Embeddings
 from pairclean.pipeline import redo
+from pairclean.rematch.rematches import UNCALIBRATED
 from pairclean.run import Execution, Run
-from pairclean.run.common import open_embeddings
+from pairclean.run.results import open_embeddings, open_judgement, open_learned, open_rematches, save_learned
 from pairclean.stages.export import verdict_tables
-from pairclean.stages.rematch import UNCALIBRATED
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}  # which learns in a moment
@@ -234,12 +234,12 @@ def test_without_a_pair_to_calibrate_by_nothing_is_rematched(noisy: tuple[Run, p
     """As where no pair was likely enough to be clean to be held out."""
     shutil.copytree(noisy[0].path, tmp_path / "run")
     run = Run.open(tmp_path / "run")
-    np.save(run.path / "model" / "held_out.npy", np.zeros(0, np.int64))
+    save_learned(run, replace(open_learned(run), held_out=np.zeros(0, np.int64)))
     redo(run, "rematch", Execution(), min_precision=0.7)
     verdicts = frame(run)
     assert set(verdicts["verdict"]) <= {"clean", "noisy", "unreadable"}
     assert set(verdicts["reason"][verdicts["verdict"] == "noisy"]) == {UNCALIBRATED}
-    assert json.loads((run.path / "rematch" / "rematch.json").read_text())["calibrated_on"] == 0
+    assert open_rematches(run).calibrated_on == 0
 
 
 def test_the_captions_of_partners_are_read_once(
@@ -261,6 +261,6 @@ def test_the_kind_of_a_mismatch_is_told_of_flagged_pairs_alone(noisy: tuple[Run,
     moved = flagged & (truth["noise_kind"].reindex(verdicts.index) == "complete")
     assert moved.sum() > 100
     assert (verdicts["noise_kind"][moved] == "complete").mean() > 0.9
-    mixed = np.load(run.path / "judge" / "mixed_clean_probability.npy")
+    mixed = open_judgement(run).mixed_clean_probability
     said = f"about {(mixed < 0.5).mean():.0%} are flagged"
     assert any(said in note for note in run.report["notes"])

@@ -1,19 +1,20 @@
-"""How a run is executed: device, workers, progress. Nothing here changes its results."""
+"""How a run is executed: device, threads, progress. Nothing here changes its results."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..pairs import UserError
+from .pairs import UserError
 
 T = TypeVar("T")
 
 
 class Progress:
-    """What a run tells while it works; this one is silent. The command line draws one."""
+    """What a run reports while it works. This one is silent; the command line draws one."""
 
     def start(self, stage: str, total: int | None = None) -> None: ...
     def advance(self, steps: int = 1) -> None: ...
@@ -36,37 +37,33 @@ class Execution:
             raise UserError(f"--workers {self.workers}: it should be a number from 1 on")
 
 
-def learning_device(execution: Execution) -> str:
-    from ..embed import resolve_devices
-
-    return resolve_devices(execution.device)[0]
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def side_by_side(
-    work: Callable[[int], T], count: int, device: str, keep: Callable[[int, T], None] = lambda k, result: None
+    work: Callable[[int], T], count: int, device: str, done: Callable[[], object] = lambda: None
 ) -> list[T]:
-    """work(0) to work(count - 1): on a CPU one a core, each on a single thread.
+    """The results of work(0) to work(count - 1), in order.  On a CPU they run in parallel, each on a single thread.
 
-    keep: called in this thread with each result, in order. What is written belongs here: an interrupt stops no other
-    thread, but after it nothing is written any more.
+    done: called in the calling thread for each result, in order.
 
-    Small models gain little from more threads, and threads that wait for each other lose far more than that where
-    something else wants the cores: a fit took eight times as long beside one other busy process.
+    Small models gain little from more threads, and lose much to threads that wait for each other on busy cores: one fit
+    took eight times as long beside one other busy process.
     """
 
-    def kept(results: Iterable[T]) -> list[T]:
+    def collected(results: Iterable[T]) -> list[T]:
         found = []
-        for k, result in enumerate(results):
-            keep(k, result)
+        for result in results:
             found.append(result)
+            done()
         return found
 
     if device != "cpu":
-        return kept(map(work, range(count)))
+        return collected(map(work, range(count)))
     import torch
     from threadpoolctl import threadpool_limits
-
-    from ..embed.embed import available_cores
 
     def single() -> None:
         torch.set_num_threads(1)
@@ -74,6 +71,6 @@ def side_by_side(
     pool = ThreadPoolExecutor(min(count, available_cores()), initializer=single)
     try:
         with threadpool_limits(1):
-            return kept(pool.map(work, range(count)))
-    finally:  # not `with`: an interrupt shall not wait for models nobody wants any more
+            return collected(pool.map(work, range(count)))
+    finally:  # not `with`: an interrupt must not wait for models that nobody needs any more
         pool.shutdown(wait=False, cancel_futures=True)

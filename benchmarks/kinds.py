@@ -1,0 +1,108 @@
+"""How true rates and flags are for mismatches of several kinds, and for encoders of several strengths.
+
+    python -m benchmarks.kinds [--seeds 3]
+
+Captions are moved at random, within a product type, or first the one and then the other; a slogan and a placeholder
+replace captions and pictures. The development data have to be there (PAIRCLEAN_TEST_DATA). Medians over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.common import Data, load, moved
+from pairclean.arrays import Pairs
+from pairclean.judge import judge, learn
+from pairclean.metrics.detection import auroc, expected_calibration_error
+
+
+@dataclass(frozen=True)
+class Case:
+    """pairs: as a run would see them.  noisy: (n,) bool.  kind: (n,) kinds that the data bring along, or None."""
+
+    name: str
+    pairs: Pairs
+    noisy: np.ndarray
+    kind: np.ndarray | None = None
+
+
+def cases(seed: int) -> Iterator[Case]:
+    data = load("fashion_unseen")
+    types = np.unique(np.array(data.table["article_type"].to_pylist(), str), return_inverse=True)[1]
+    every = np.arange(len(data.image))
+    yield _case("random 0", data, every)
+    for rate in (0.2, 0.4, 0.6, 0.8):
+        yield _case(f"random {rate}", data, moved(data, rate, seed))
+    within = moved(data, 0.4, seed, within="article_type")
+    yield _case("within type 0.4", data, within)
+    yield _case("within type 0.4, column named", data, within, types)
+    first = moved(data, 0.2, seed)
+    still = np.flatnonzero(first == every)
+    both = first.copy()
+    both[still] = still[moved(data.take(still), 0.2, seed, within="article_type")]
+    yield _case("random 0.2, then within type 0.2", data, both)
+    rng = np.random.default_rng(seed)
+    for rate in (0.05, 0.3):
+        rows = rng.choice(every, round(rate * len(every)), replace=False)
+        carried = every.copy()
+        carried[rows] = rows[0]
+        yield _case(f"one caption on {rate}", data, carried)
+        image = np.arange(len(every))
+        image[rows] = rows[0]
+        ids = data.image_id[image], data.caption_id
+        noisy = np.isin(every, rows[1:])
+        yield Case(f"one picture with {rate}", Pairs(data.image[image], data.text, *ids), noisy)
+
+
+def _case(name: str, data: Data, carried: np.ndarray, kind: np.ndarray | None = None) -> Case:
+    now = data.carrying(carried)
+    return Case(name, Pairs(now.image, now.text, now.image_id, now.caption_id), now.caption != data.caption, kind)
+
+
+def measure(case: Case) -> tuple[float, ...]:
+    """True rate, estimate, low, high, AUROC, flag precision, flag recall, right pairs flagged, ECE."""
+    rows = np.arange(len(case.pairs))
+    learned = learn(case.pairs, rows, method="zero-shot", comparable=True, kind_column=case.kind)
+    found = judge(case.pairs, rows, learned, comparable=True)
+    assert found.rate is not None
+    judged = ~np.isnan(found.clean_probability)
+    p, noisy = found.clean_probability[judged], case.noisy[judged]
+    flagged = p < 0.5
+    return (
+        float(noisy.mean()),
+        found.rate.estimate,
+        found.rate.low,
+        found.rate.high,
+        auroc(-p, noisy),
+        float(noisy[flagged].mean()) if flagged.any() else float("nan"),
+        float(flagged[noisy].mean()) if noisy.any() else float("nan"),
+        float(flagged[~noisy].mean()),
+        expected_calibration_error(p, ~noisy),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = parser.parse_args().seeds
+    results: dict[str, list[tuple[float, ...]]] = {}
+    for seed in range(seeds):
+        for case in cases(seed):
+            results.setdefault(case.name, []).append(measure(case))
+    print("| planted | true | estimate (range) | held | AUROC | flags P / R | right pairs flagged | ECE |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, found in results.items():
+        held = sum(low <= true <= high for true, _, low, high, *_ in found)
+        true, estimate, low, high, area, precision, recall, wrong, error = np.median(found, axis=0)
+        print(
+            f"| {name} | {true:.3f} | {estimate:.3f} ({low:.3f} to {high:.3f}) | {held} of {seeds} | {area:.4f} | "
+            f"{precision:.2f} / {recall:.2f} | {wrong:.4f} | {error:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`pairclean clean`, the whole job, and `pairclean apply`, the same for other data with what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pairclean.options import COLUMNS, EXECUTING, EXECUTION, STAGES
+
+from .console import Console
+from .options import PRINTING, RunPath, Shards, takes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_LONGEST = 120  # characters of a caption
+
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Read options from a TOML file, or from the manifest.json of a run; options given on the command line "
+        "override them.",
+        metavar="FILE",
+        rich_help_panel=EXECUTING,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be read and written, and stop.", rich_help_panel=EXECUTING),
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
+
+
+@takes(*(name for names in STAGES.values() for name in names), *EXECUTION, *PRINTING)
+def clean(
+    shards: Shards,
+    run: RunPath,
+    options: dict[str, Any],
+    console: Console,
+    config: Recipe = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Find the mismatched pairs of SHARDS, rematch them, and write the cleaned data and a report to RUN.
+
+    If RUN exists already and was made with the same options, it is resumed.
+    """
+    from pairclean import pipeline
+
+    recipe = {}
+    if config is not None:
+        from pairclean.config import read_recipe
+
+        recipe = read_recipe(config)
+    how = {name: recipe.pop(name) for name in EXECUTION if name in recipe}
+    options = {**recipe, **options}
+    with console.execution(**how) as execution:
+        if dry_run:
+            found = pipeline.preview(shards, run, execution=execution, **options)
+        else:
+            made = pipeline.clean(shards, run, execution=execution, **options)
+    if dry_run:
+        console.print(found, lambda: _preview(found))
+    else:
+        from .summary import report_summary
+
+        console.print(made.report, lambda: report_summary(made.report, made.path))
+
+
+@takes(*COLUMNS, "limit", *EXECUTION, *PRINTING)
+def apply(run: RunPath, shards: Shards, out: Out, options: dict[str, Any], console: Console) -> None:
+    """Judge other data with what RUN has learned, and write the result to OUT."""
+    from pairclean import pipeline
+
+    with console.execution() as execution:
+        made = pipeline.apply(run, shards, out, execution=execution, **options)
+    from .summary import report_summary
+
+    console.print(made.report, lambda: report_summary(made.report, made.path))
+
+
+def _preview(found: Mapping[str, Any]) -> RenderableType:
+    from .summary import facts_table
+    from .text import shortened, size
+
+    roles = {**found["roles"], "id": found["roles"]["id"] or "<shard>:<row>"}
+    shown = ", ".join(f"{role.replace('_', ' ')} {name}" for role, name in roles.items() if name)
+    weights = f" ({found['pretrained']})" if found["pretrained"] else ""
+    rows = [
+        ("source", f"{found['source']} ({found['layout']})"),
+        ("columns", ", ".join(found["columns"])),
+        ("roles", shown),
+        ("would read", f"{found['shards']:,} shards, {found['rows']:,} rows, {found['pairs']:,} pairs"),
+        ("first caption", shortened(found["first_caption"], _LONGEST)),
+        ("model", f"{found['model']}{weights} on {', '.join(found['devices'])}"),
+        ("embeddings", size(found["embedding_bytes"])),
+        ("cleaned data", f"at most {size(found['cleaned_bytes_at_most'])}"),
+        ("free disk", size(found["free_bytes"])),
+    ]
+    return facts_table(*rows)

@@ -1,0 +1,98 @@
+"""The stages of `pairclean clean`, one command each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pairclean.options import EXECUTION, STAGES
+
+from .console import Console
+from .options import PRINTING, RunPath, Shards, takes
+from .text import safe
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@takes(*STAGES["embed"], *EXECUTION, *PRINTING)
+def embed(shards: Shards, run: RunPath, options: dict[str, Any], console: Console) -> None:
+    """Turn images and captions into vectors. Makes RUN, or adds to it the shards that are new in SHARDS."""
+    from pairclean import pipeline
+
+    with console.execution() as execution:
+        done = pipeline.embed(shards, run, execution=execution, **options)
+    _print_done(run, "embed", done, console)
+
+
+@takes(*STAGES["align"], "device", *PRINTING, as_before=True)
+def align(run: RunPath, options: dict[str, Any], console: Console) -> None:
+    """Learn a common space for images and captions, from the noisy pairs themselves.
+
+    An option that is not given stays as it was in RUN.
+    """
+    _redo("align", run, options, console)
+
+
+@takes(*STAGES["judge"], *PRINTING, as_before=True)
+def judge(run: RunPath, options: dict[str, Any], console: Console) -> None:
+    """Score every pair, and turn the scores into clean probabilities and a mismatch rate.
+
+    An option that is not given stays as it was in RUN.
+    """
+    _redo("judge", run, options, console)
+
+
+@takes(*STAGES["rematch"], "device", *PRINTING, as_before=True)
+def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
+    """Flag mismatched pairs, and find the caption that does belong to each flagged image.
+
+    An option that is not given stays as it was in RUN.
+    """
+    _redo("rematch", run, options, console)
+
+
+@takes(*STAGES["export"], *PRINTING, as_before=True)
+def export(run: RunPath, options: dict[str, Any], console: Console) -> None:
+    """Write a verdict for every pair, and the cleaned data.
+
+    An option that is not given stays as it was in RUN.
+    """
+    _redo("export", run, options, console)
+
+
+@takes(*PRINTING)
+def report(run: RunPath, console: Console) -> None:
+    """Write report.json and report.html, and print a summary of them."""
+    from pairclean.pipeline import redo
+    from pairclean.run import Run
+
+    opened = Run.open(run)
+    with console.execution() as execution:
+        redo(opened, "report", execution)
+    from .summary import report_summary
+
+    console.print(opened.report, lambda: report_summary(opened.report, opened.path))
+
+
+def _redo(stage: str, run: Path, options: dict[str, Any], console: Console) -> None:
+    from pairclean.pipeline import redo
+    from pairclean.run import Run
+
+    opened = Run.open(run)
+    with console.execution() as execution:
+        done = redo(opened, stage, execution, **options)
+    _print_done(run, stage, done, console)
+
+
+def _print_done(run: Path, stage: str, done: list[str], console: Console) -> None:
+    after = f", and after it {', '.join(done[1:])}" if done[1:] else ""
+    sentence = f"{stage} is done{after}" if done else f"{stage} is up to date"
+
+    def summary() -> RenderableType:
+        from rich.text import Text
+
+        return Text(safe(f"{sentence}: {run}"))
+
+    console.print({"run": os.path.abspath(run), "done": done}, summary)

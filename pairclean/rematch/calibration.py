@@ -1,0 +1,201 @@
+"""How often rematches are right, measured on the data: matched pairs are broken, and the plan has to mend them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from ..arrays import Pairs
+from ..judge.scores import pair_codes, pair_similarity
+from .pool import ORPHANS, CandidatePool, Pool, RematchOptions, logit
+
+#: Pairs at least this likely to be clean stay out of the pool: their captions are taken.
+SURE = 0.99
+#: The least share of orphans that is estimated.
+FEWEST_ORPHANS = 0.01
+#: The number of pairs broken in all, over FEWEST_TRIALS to MOST_TRIALS trials.
+BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
+#: Pairs drawn for one trial, as a share of the suspects. It is small because every broken pair makes the pool noisier.
+PORTION = 0.25
+#: The fewest pairs that can be broken, and the fewest proposals in all trials, for a calibration.
+FEWEST_SURE, FEWEST_SEEN = 40, 100
+
+
+@dataclass(frozen=True)
+class RematchCalibration:
+    """P(a proposal is right) = sigmoid(intercept + slope * logit(mass)), and how it was fitted.
+
+    orphans: the estimated share of the suspects without a partner in the data.  broken: pairs broken for calibration.
+    options: of the plans for which it holds.
+    probability, right, weight: (t,) of the proposals of the trials: the calibrated probability, whether the proposal
+    was right, and how many proposals of the pool it represents.
+    """
+
+    intercept: float
+    slope: float
+    orphans: float
+    broken: int
+    options: RematchOptions
+    probability: np.ndarray
+    right: np.ndarray
+    weight: np.ndarray
+
+    def __call__(self, mass: np.ndarray) -> np.ndarray:
+        return _sigmoid(self.intercept + self.slope * logit(mass))
+
+
+def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
+    """The temperature of greatest likelihood of the two softmaxes over (n, k) matched pairs: scores become log odds."""
+    similarity = image @ text.T
+    own = np.diag(similarity)
+
+    @cache
+    def fit(temperature: float) -> float:
+        logits = similarity / np.float32(temperature)
+        return float(2 * own.mean() / temperature - sum(_logsumexp(logits, axis).mean() for axis in (0, 1)))
+
+    # The likelihood is concave in 1 / temperature: it rises up to the maximum and falls after it.
+    tried = [float(t) for t in np.geomspace(0.005, 0.3, 42)]
+    return tried[bisect_left(range(len(tried) - 1), True, key=lambda i: fit(tried[i]) >= fit(tried[i + 1]))]
+
+
+def calibrate_rematching(
+    suspects: CandidatePool, sure: Pool, decoy_clean: np.ndarray, *, seed: int = 0
+) -> RematchCalibration | None:
+    """Break matched pairs, put them among the suspects, and see which are put together again.
+
+    suspects: the pool that will be rematched.  sure: pairs that the rematcher never trained on, drawn in proportion to
+    their probability of being clean, so that they are as difficult as matched pairs are.  decoy_clean: (d,) clean
+    probabilities of random re-pairings: how a broken pair appears to the judge.
+
+    Half of the broken pairs have their captions in the pool. A quarter do not, and have the captions of the last
+    quarter, whose images are left out: these orphans show what is proposed where there is no partner. The share of
+    orphans among the suspects is the mixture of the two groups' plan masses that explains the suspects' masses. Pairs
+    that were not broken show how often the plan separates a clean pair. All of that is repeated with new draws.
+    None if too few pairs can be broken.
+    """
+    options = suspects.options
+    # A pair that the plan itself separates is not sure, whatever the judge says: its caption may belong elsewhere.
+    doubtful = np.flatnonzero(sure.clean < SURE)
+    mass = suspects.with_pairs(sure.take(doubtful)).propose(options).mass[: len(doubtful)]
+    apart = doubtful[mass > 0.5]
+    searched, sure = suspects.with_pairs(sure.take(apart)), sure.take(np.setdiff1d(np.arange(len(sure)), apart))
+    if len(sure) < FEWEST_SURE:
+        return None
+    rng = np.random.default_rng(seed)
+    suspected = searched.known().clean
+    size = int(np.clip(len(suspected) * PORTION, 8, len(sure) // 2))
+    count = int(np.clip(np.ceil(BROKEN / size), FEWEST_TRIALS, MOST_TRIALS))
+    # The share of orphans is estimated with an assumed one in the plan, and then again with that estimate.
+    for times in (max(FEWEST_TRIALS, count // 4), count):
+        trial = _Trial.joined([_break(searched, sure, size, decoy_clean, rng, options) for _ in range(times)])
+        home, orphan, whole, suspect = (trial.group == k for k in (HOME, ORPHAN, WHOLE, SUSPECT))
+        proposed = trial.mass > 0
+        if proposed.sum() < FEWEST_SEEN or not trial.right[proposed].any():
+            return None
+        flagged = trial.clean < 0.5
+        orphans = _orphan_share(*(trial.away[group & flagged] for group in (home, orphan, suspect)))
+        used, options = options, replace(options, orphans=min(orphans, ORPHANS))
+    # Each group represents the estimated number of suspects of its kind.
+    pool = np.concatenate([suspected, sure.clean[sure.clean < SURE] if not options.reuse else sure.clean])
+    noisy, clean = float((1 - pool).sum()), float(pool.sum())
+    weight = np.zeros(len(trial.mass))
+    for group, stands_for in (
+        (home, (1 - orphans) * noisy),
+        (orphan, orphans * noisy),
+        (whole, clean),
+    ):
+        weight[group] = stands_for / max(1, int(group.sum()))
+    seen = proposed & (trial.group != SUSPECT)
+    mass, right, weight = trial.mass[seen], trial.right[seen], weight[seen]
+    intercept, slope = _logistic(logit(mass), right, weight / weight.mean())
+    chance = _sigmoid(intercept + slope * logit(mass))
+    return RematchCalibration(intercept, slope, orphans, int(count * (size // 4) * 3), used, chance, right, weight)
+
+
+HOME, ORPHAN, WHOLE, SUSPECT = range(4)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """For every pair that took part: the mass of its proposal and of all other captions, whether the proposal is right
+    (not known for suspects), its clean probability, and its group."""
+
+    mass: np.ndarray
+    away: np.ndarray
+    right: np.ndarray
+    clean: np.ndarray
+    group: np.ndarray
+
+    @staticmethod
+    def joined(trials: list[_Trial]) -> _Trial:
+        return _Trial(*(np.concatenate(parts) for parts in zip(*(vars(t).values() for t in trials), strict=True)))
+
+
+def _break(
+    searched: CandidatePool,
+    sure: Pool,
+    size: int,
+    decoy_clean: np.ndarray,
+    rng: np.random.Generator,
+    options: RematchOptions,
+) -> _Trial:
+    order = rng.permutation(len(sure))
+    quarter = size // 4
+    whole = order[4 * quarter :]
+    if not options.reuse:
+        whole = whole[sure.clean[whole] < SURE]  # not broken in this trial: in the pool like any such pair
+    home, orphan, gone = order[: 2 * quarter], order[2 * quarter : 3 * quarter], order[3 * quarter : 4 * quarter]
+    images, captions = np.concatenate([home, orphan]), np.concatenate([np.roll(home, 1), gone])
+    # Partners that are not in the data must not be in the reference, where they would make an image look like a hub.
+    pairs = sure.pairs
+    scorer = searched.scorer.without(pairs.image_id[gone], pairs.caption_id[orphan])
+    broken = Pairs(pairs.image[images], pairs.text[captions], pairs.image_id[images], pairs.caption_id[captions])
+    # Their clean probabilities are those of random re-pairings, higher for those that happen to fit better.
+    fit = pair_similarity(broken.image[:], broken.text[:], *[np.arange(len(images))] * 2)
+    clean = np.empty(len(images))
+    clean[np.argsort(fit, kind="stable")] = np.sort(rng.choice(np.asarray(decoy_clean), len(images)))
+    added = Pool.joined(Pool(broken, clean), sure.take(whole))
+    taken = order[: 4 * quarter]
+    found = searched.propose_with(added, scorer, pair_codes(pairs.image_id[taken], pairs.caption_id[taken]), options)
+    suspects = searched.known()
+    caption_id = np.concatenate([added.pairs.caption_id, suspects.pairs.caption_id])
+    own = np.concatenate([pairs.caption_id[images], pairs.caption_id[whole], suspects.pairs.caption_id])
+    right = (found.partner >= 0) & (caption_id[found.partner] == own)
+    group = np.repeat(np.arange(4), (len(home), len(orphan), len(whole), len(suspects)))
+    return _Trial(found.mass, found.away, right, np.concatenate([added.clean, suspects.clean]), group)
+
+
+def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> float:
+    """Maximum-likelihood share of orphans among the suspects, from histograms of plan mass."""
+    if not len(home) + len(orphan):
+        return ORPHANS
+    edges = np.unique(np.quantile(np.concatenate([home, orphan]), np.linspace(0, 1, 13)[1:-1]))
+    h, o, s = (np.bincount(np.digitize(x, edges), minlength=len(edges) + 1) + 0.5 for x in (home, orphan, suspects))
+    h, o = h / h.sum(), o / o.sum()
+    share = ORPHANS
+    for _ in range(200):
+        posterior = share * o / (share * o + (1 - share) * h)
+        share = float((posterior * s).sum() / s.sum())
+    return min(max(share, FEWEST_ORPHANS), 0.99)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    from sklearn.linear_model import LogisticRegression
+
+    both = np.concatenate([y, ~y])  # a little of both outcomes for every proposal keeps the slope finite
+    weights = np.concatenate([weight * 0.995, weight * 0.005])
+    fit = LogisticRegression(C=100.0).fit(np.concatenate([x, x])[:, None], both, sample_weight=weights)
+    return float(fit.intercept_[0]), max(float(fit.coef_[0, 0]), 1e-3)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:
+    top = x.max(axis)
+    return top + np.log(np.exp(x - np.expand_dims(top, axis)).sum(axis))

@@ -1,0 +1,222 @@
+"""The pairs that take part in rematching, their candidates, and one plan over them.
+
+What one-to-one means. Every pair of the pool is one place for its caption, and a place is given to one image (with
+capacity k, to at most k). A text that several pairs have has as many places as copies. No image is given a text that
+it, or a copy of it, has already. A caption keeps the place of its own pair as long as that pair stays together; with
+`reuse`, every caption can be given away although its own pair keeps it.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..arrays import Pairs
+from ..judge.scores import Scorer, among, pair_codes, pair_similarity
+from .candidates import Edges, Gallery, best
+from .plan import Graph, round_plan, transport
+
+#: The assumed share of displaced images without a partner in the data, until it is estimated.
+ORPHANS = 0.3
+#: Edges that cannot carry more mass than this are left out of the plan.
+LEAST_MASS = 1e-4
+#: A pool of up to this many pairs is searched again when pairs join it; in a larger one only the new ones are searched.
+SEARCHED_ANEW = 20_000
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pairs that take part.  pairs: m, in the rematcher's space (`Pairs.through`), in memory.
+    clean: (m,) probability of staying together."""
+
+    pairs: Pairs
+    clean: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def take(self, rows: np.ndarray) -> Pool:
+        return Pool(self.pairs.take(rows), self.clean[rows])
+
+    @staticmethod
+    def joined(*pools: Pool) -> Pool:
+        return Pool(Pairs.joined(*(p.pairs for p in pools)), np.concatenate([p.clean for p in pools]))
+
+
+@dataclass(frozen=True)
+class RematchOptions:
+    """How captions are given to images.
+
+    carried: the `pair_codes` of all pairs of the data; a caption that an image, or a copy of it, has is no rematch.
+    capacity: the number of images that one caption can be given to.
+    reuse: whether captions that their own pairs keep can be given to other images too.
+    prior: log odds that a pair is clean before anything is known of it. It is given if the rematcher trained on none of
+    the pairs, so that its own scores are evidence of whether they stay together.
+    orphans: the share of displaced images, and of displaced captions, that have no partner in the pool.
+    """
+
+    capacity: int = 1
+    reuse: bool = False
+    prior: float | None = None
+    orphans: float = ORPHANS
+    carried: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """For each pair of the pool.  partner: (m,) int64, the row of the proposed caption in the pool, -1 for none.
+    mass: (m,) the plan's mass on that caption's text, all its copies together.  away: (m,) its mass on all other
+    captions."""
+
+    partner: np.ndarray
+    mass: np.ndarray
+    away: np.ndarray
+
+
+def propose(pool: Pool, scorer: Scorer, options: RematchOptions = RematchOptions()) -> Proposals:
+    """One plan over the pool, rounded one-to-one; pairs that the plan leaves together get no proposal."""
+    return CandidatePool(pool, scorer, options).propose(options)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What the plan needs of the pairs, (m,) each: hubness of both sides, and their similarity."""
+
+    image_id: np.ndarray
+    caption_id: np.ndarray
+    clean: np.ndarray
+    image_hubness: np.ndarray
+    text_hubness: np.ndarray
+    similarity: np.ndarray
+
+    def partners(self, reuse: bool) -> float:
+        """The number of captions that are available."""
+        return len(self.clean) if reuse else max(1.0, float((1 - self.clean).sum()))
+
+    @staticmethod
+    def of(pool: Pool, scorer: Scorer) -> _Sides:
+        pairs, rows = pool.pairs, np.arange(len(pool))
+        image, text = pairs.image[:], pairs.text[:]
+        similarity = pair_similarity(image, text, rows, rows)
+        return _Sides(pairs.image_id, pairs.caption_id, pool.clean, *scorer.hubness(image, text), similarity)
+
+    def before(self, others: _Sides) -> _Sides:
+        both = zip(vars(self).values(), vars(others).values(), strict=True)
+        return _Sides(*(np.concatenate(parts) for parts in both))
+
+    def score(
+        self, scorer: Scorer, image: np.ndarray, caption: np.ndarray, similarity: np.ndarray, size: float
+    ) -> np.ndarray:
+        hubness = self.image_hubness[image], self.text_hubness[caption]
+        return scorer.combine(similarity, *hubness, self.image_id[image], self.caption_id[caption], size=size)
+
+    def scored(self, scorer: Scorer, edges: Edges, carried: np.ndarray, size: float) -> Edges:
+        """Edges of similarities -> of scores, without captions that an image, or a copy of it, has already."""
+        codes = np.append(carried, pair_codes(self.image_id, self.caption_id))
+        new = edges.take(~among(pair_codes(self.image_id[edges.image], self.caption_id[edges.caption]), codes))
+        return replace(new, value=self.score(scorer, new.image, new.caption, new.value, size))
+
+
+class CandidatePool:
+    """A pool with its hubness and its candidates, to which other pairs can be added without searching it again."""
+
+    def __init__(self, pool: Pool, scorer: Scorer, options: RematchOptions = RematchOptions(), *, gpu: bool = False):
+        """options: `carried` is used for all plans, the others for the first of calibration.  gpu: search on a GPU."""
+        self.pool, self.scorer, self.options, self.gpu = pool, scorer, options, gpu
+        self.sides = _Sides.of(pool, scorer)
+        hubness = self.sides.image_hubness, self.sides.text_hubness
+        self.gallery = Gallery(pool.pairs.image[:], pool.pairs.text[:], *hubness, scorer.temperature, gpu=gpu)
+        self.partners = self.sides.partners(options.reuse)
+        self.edges = self.sides.scored(scorer, self.gallery.edges(), options.carried, self.partners)
+        self.joined = pool.take(np.zeros(0, np.int64))
+
+    def with_pairs(self, few: Pool) -> CandidatePool:
+        """The pool with these pairs in front of it."""
+        if len(self.pool) <= SEARCHED_ANEW:
+            return CandidatePool(Pool.joined(few, self.pool), self.scorer, self.options, gpu=self.gpu)
+        other = copy(self)
+        other.joined = Pool.joined(few, self.joined)
+        return other
+
+    def known(self) -> Pool:
+        """All pairs in their order, without their vectors."""
+        nothing = np.zeros((0, 0), np.float32)
+        pools = (self.joined, self.pool)
+        ids = (Pairs(nothing, nothing, pool.pairs.image_id, pool.pairs.caption_id) for pool in pools)
+        return Pool(Pairs.joined(*ids), np.concatenate([pool.clean for pool in pools]))
+
+    def propose(self, options: RematchOptions) -> Proposals:
+        """For the pairs that joined, then for those of the pool."""
+        if not len(self.joined):
+            return self._settle(self.sides, self.edges, options)
+        nobody = np.zeros(0, np.int64)
+        return self.propose_with(self.joined.take(nobody), self.scorer, nobody, options)
+
+    def propose_with(self, added: Pool, scorer: Scorer, broken: np.ndarray, options: RematchOptions) -> Proposals:
+        """The added pairs come first.  scorer: for their hubness.  broken: (b,) codes of pairs that no longer exist.
+
+        Only the added pairs are searched for; a pair of the pool can still go to an added caption that has it among its
+        best.
+        """
+        added = Pool.joined(added, self.joined)
+        new, n = _Sides.of(added, scorer), len(added)
+        every = new.before(self.sides)
+        image, text = added.pairs.image[:], added.pairs.text[:]
+        here = Gallery(image, text, new.image_hubness, new.text_hubness, scorer.temperature)
+        inside, there = here.captions_for(image), self.gallery.captions_for(image)
+        out = tuple(map(np.concatenate, zip(inside, (there[0], there[1] + n, there[2]), strict=True)))
+        inside, there = here.images_for(text), self.gallery.images_for(text)
+        back = tuple(map(np.concatenate, zip(inside, (there[0] + n, there[1], there[2]), strict=True)))
+        half = scorer.temperature / 2
+        out_best = best(out[0], out[2] - half * every.text_hubness[out[1]])
+        back_best = best(back[1], back[2] - half * every.image_hubness[back[0]])
+        few = Edges.union(
+            *map(np.concatenate, zip((x[out_best] for x in out), (x[back_best] for x in back), strict=True))
+        )
+        carried = np.setdiff1d(self.options.carried, broken)
+        edges = self.edges.after(every.scored(self.scorer, few, carried, self.partners), n)
+        return self._settle(every, edges, options)
+
+    def _settle(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Proposals:
+        own = np.arange(len(sides.clean))
+        stay = logit(sides.clean, 1e-9)
+        if options.prior is not None:
+            stay = (stay + sides.score(self.scorer, own, own, sides.similarity, self.partners) + options.prior) / 2
+        return _settle(sides, stay, edges, options)
+
+
+def _settle(sides: _Sides, stay: np.ndarray, edges: Edges, options: RematchOptions) -> Proposals:
+    """stay: (m,) log odds that each pair stays together.  edges: of scores."""
+    m = len(sides.clean)
+    own = np.arange(m, dtype=np.int32)
+    partners = sides.partners(options.reuse)
+    weight = edges.value + np.log((1 - options.orphans) / partners)
+    can = weight > np.log(LEAST_MASS * options.orphans**2)  # no potential is above 1 / orphans
+    image, caption, weight = edges.image[can], edges.caption[can], weight[can]
+    place = (
+        own + m if options.reuse else own
+    )  # a pair that stays together takes its caption's place, unless captions are reused
+    graph = Graph(
+        np.concatenate([own, image]),
+        np.concatenate([place, caption]),
+        np.concatenate([stay, weight]),
+        m,
+        2 * m if options.reuse else m,
+        options.capacity,
+    )
+    plan = transport(graph, options.orphans)
+    partner = round_plan(graph, plan)
+    partner[partner == place] = -1
+    # Copies of one caption share its mass: what counts is the text.
+    text = np.where(partner >= 0, sides.caption_id[partner], 0)
+    same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
+    mass = np.bincount(image[same], plan[m:][same], m)
+    away = np.bincount(image, plan[m:], m)
+    return Proposals(partner, mass, away)
+
+
+def logit(p: np.ndarray, least: float = 1e-6) -> np.ndarray:
+    p = np.clip(p, least, 1 - least)
+    return np.log(p) - np.log1p(-p)

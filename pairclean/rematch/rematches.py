@@ -1,0 +1,188 @@
+"""Which caption of the data belongs to each noisy image, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from ..align import Alignment, ZeroShot
+from ..arrays import Pairs
+from ..judge import (
+    ENCODER_SCORES,
+    NOISE_KINDS,
+    REFERENCE,
+    Judgement,
+    Learned,
+    Reference,
+    Scorer,
+    draw_sure,
+    keeping,
+    pair_codes,
+    reference_rows,
+)
+from .calibration import SURE, calibrate_rematching, fit_temperature
+from .pool import CandidatePool, Pool, RematchOptions
+
+#: The reference is this share of the pairs, from REFERENCE to MOST of them. All captions that are nearer to an image
+#: than any of the reference score alike; with a small reference there are many such captions in large data.
+SHARE, MOST = 1 / 4, 16_384
+
+NO_PARTNER = "no caption of the data fits better"
+TAKEN = "the caption that fits best stays with its own picture"
+UNSURE = "no rematch is sure enough"
+UNCALIBRATED = "too few clean pairs to learn how far rematches can be trusted"
+REASONS = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
+
+
+@dataclass(frozen=True)
+class Rematches:
+    """What was found for N pairs.
+
+    clean_probability: (N,) float64, the judge's, lowered where a pair that was not flagged is rematched.
+    partner: (N,) int64, the row of the new caption, -1 for none.
+    probability: (N,) float32 that the new caption is right, NaN for none.
+    reason: (N,) int8, an index into REASONS: why a noisy pair has no partner.
+    flag_below: the threshold of the clean probability below which pairs are flagged.
+    offered: (k,) float32, the probabilities of all proposals that may be emitted, descending.
+    trials: (t, 3) float32: for each proposal of the calibration its probability, whether it was right, and its weight.
+    emitted: how many pairs have a partner.  expected_precision: the mean probability that these are right.
+    calibrated_on: how many pairs were broken for calibration.  orphans: the estimated share without a partner.
+    """
+
+    clean_probability: np.ndarray
+    partner: np.ndarray
+    probability: np.ndarray
+    reason: np.ndarray
+    offered: np.ndarray
+    trials: np.ndarray
+    flag_below: float
+    emitted: int = 0
+    expected_precision: float | None = None
+    calibrated_on: int = 0
+    orphans: float | None = None
+
+
+def rematch(
+    pairs: Pairs,
+    learned: Learned,
+    judgement: Judgement,
+    *,
+    flag_below: float = 0.5,
+    keep_fraction: float | None = None,
+    min_precision: float = 0.9,
+    capacity: int = 1,
+    pool: Literal["noisy", "all"] = "noisy",
+    seed: int = 0,
+    device: str = "cpu",
+) -> Rematches:
+    """Find captions for the noisy pairs among N.
+
+    pairs: the encoder's vectors.  learned, judgement: of the same pairs.  The other arguments are options of `Config`.
+    """
+    clean = np.array(judgement.clean_probability)
+    threshold = flag_below if keep_fraction is None else keeping(clean, keep_fraction)
+    nothing = Rematches(
+        clean_probability=clean,
+        partner=np.full(len(clean), -1),
+        probability=np.full(len(clean), np.nan, np.float32),
+        reason=np.zeros(len(clean), np.int8),
+        offered=np.zeros(0, np.float32),
+        trials=np.zeros((0, 3), np.float32),
+        flag_below=threshold,
+    )
+    flagged = clean < threshold  # NaN, not judged, is never below
+    if not flagged.any():
+        return nothing
+    every = np.flatnonzero(~np.isnan(clean))
+    taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
+    # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
+    mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
+    taking_part = taking_part[~mute[taking_part]]
+    model, held_out = _rematcher(learned, judgement)
+    near = learned.near(pairs)
+    options = RematchOptions(
+        capacity=capacity,
+        reuse=pool == "all",
+        prior=np.log(clean[every].sum() / (1 - clean[every]).sum()) if held_out is None else None,
+        carried=np.unique(pair_codes(near.image_id[every], near.caption_id[every])),
+    )
+    held_out = draw_sure(clean, np.random.default_rng(seed)) if held_out is None else held_out
+
+    def embedded(rows: np.ndarray) -> Pool:
+        return Pool(near.take(rows).through(model), clean[rows])
+
+    sure = embedded(held_out)
+    size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
+    sample = reference_rows(every, np.random.default_rng(seed), size)
+    # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
+    temperature = fit_temperature(sure.pairs.image[:], sure.pairs.text[:]) if len(held_out) else 1.0
+    scorer = Scorer(Reference.of(near.take(sample).through(model)), temperature, device)
+    unsure, again = np.setdiff1d(taking_part, held_out), np.intersect1d(taking_part, held_out)
+    suspects = CandidatePool(embedded(unsure), scorer, options, gpu=device.startswith("cuda"))
+    calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
+    if calibration is None:
+        return replace(nothing, reason=np.where(flagged, REASONS.index(UNCALIBRATED), 0).astype(np.int8))
+    proposals = suspects.with_pairs(embedded(again)).propose(calibration.options)
+    rows = np.concatenate([again, unsure])
+    has = proposals.partner >= 0
+    chance = np.where(has, calibration(proposals.mass), 0.0)
+    # A pair with a rematch that is right with probability p is itself matched with at most 1 - p. That flags a pair
+    # that the judge did not flag, unless the user asked for a share to keep.
+    wanted = flagged[rows] | ((chance > 1 - threshold) & (keep_fraction is None))
+    chosen, offered = settle(proposals.partner, chance, flagged[rows], wanted, min_precision, options.reuse)
+    reason = np.zeros(len(clean), np.int8)
+    reason[rows[has]] = REASONS.index(TAKEN)
+    reason[rows[offered]] = REASONS.index(UNSURE)
+    nothing.partner[rows[chosen]] = rows[proposals.partner[chosen]]
+    nothing.probability[rows[chosen]] = chance[chosen]
+    overturned = chosen & ~flagged[rows]
+    clean[rows[overturned]] = (clean[rows[overturned]] * (1 - chance[overturned])).astype(np.float32)
+    return replace(
+        nothing,
+        reason=reason,
+        offered=-np.sort(-chance[offered]).astype(np.float32),
+        trials=np.stack([calibration.probability, calibration.right, calibration.weight], axis=1).astype(np.float32),
+        emitted=int(chosen.sum()),
+        expected_precision=float(chance[chosen].mean()) if chosen.any() else None,
+        calibrated_on=calibration.broken,
+        orphans=calibration.orphans,
+    )
+
+
+def _rematcher(learned: Learned, judgement: Judgement) -> tuple[Alignment, np.ndarray | None]:
+    """The model to rematch by, and pairs to calibrate it with that it never trained on; None if it trained on none."""
+    if judgement.score in ENCODER_SCORES or not learned.aligned:
+        return ZeroShot(), None
+    return learned.aligned[0], learned.held_out
+
+
+def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:
+    """(n,) bool: the largest set of the likeliest proposals whose mean probability is at least min_precision."""
+    order = np.argsort(-probability, kind="stable")
+    mean = np.cumsum(probability[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(mean >= min_precision)
+    chosen = np.zeros(len(order), bool)
+    if len(enough):
+        chosen[order[: enough[-1] + 1]] = True
+    return chosen
+
+
+def settle(
+    partner: np.ndarray, chance: np.ndarray, flagged: np.ndarray, wanted: np.ndarray, min_precision: float, reuse: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which proposals are emitted, and which would be if they were sure enough: two (m,) bool.
+
+    partner: (m,) row of the proposed caption, -1 for none; chance: (m,) probability that it is right; flagged: (m,);
+    wanted: (m,) the proposals that may be emitted. Unless `reuse`, a caption is given away only if its own pair is
+    flagged or loses its image too.
+    """
+    offered = wanted & (partner >= 0)
+    while True:
+        chosen = np.zeros(len(partner), bool)
+        chosen[offered] = emit(chance[offered], min_precision)
+        held = offered & ~(reuse | (flagged | chosen)[partner])
+        if not held.any():
+            return chosen, offered
+        offered &= ~held

@@ -1,0 +1,207 @@
+"""The mismatch rate and the clean probability, on generated scores of which the truth is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pairclean.judge.crossfit import ScoredKinds, Scores
+from pairclean.judge.decoy_calibration import DecoyCalibration, calibrate
+from pairclean.judge.decoys import DecoyScale
+from pairclean.judge.evidence import Scored
+
+N, DECOYS = 4000, 40_000
+
+
+def scores(rate: float, seed: int, *, n: int = N) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observed scores, decoys, and (n,) bool which of the observed are matched. Skewed, as scores of pairs are."""
+    rng = np.random.default_rng([seed, round(1000 * rate)])
+    matched = np.ones(n, bool)
+    matched[: round(rate * n)] = False
+    return np.exp((rng.standard_normal(n) + 3 * matched) / 3), np.exp(rng.standard_normal(DECOYS) / 3), matched
+
+
+def fitted_on(observed: np.ndarray, decoys: np.ndarray) -> DecoyCalibration:
+    return calibrate(Scores(observed, observed.astype(np.float32), decoys, []))
+
+
+def probability(fitted: DecoyCalibration, score: np.ndarray) -> np.ndarray:
+    return fitted.clean_probability(Scored.plain(score))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 0.8])
+def test_the_mismatch_rate_is_found(rate: float) -> None:
+    found = [fitted_on(*scores(rate, seed)[:2]).rate for seed in range(3)]
+    assert [r.estimate for r in found] == pytest.approx([rate] * 3, abs=0.03)
+    for r in found:
+        assert 0 <= r.low <= r.estimate <= r.high <= 1
+        assert r.high - r.low < 0.1
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_rate() -> None:
+    found = [fitted_on(*scores(0.4, seed)[:2]).rate for seed in range(20)]
+    assert sum(r.low <= 0.4 <= r.high for r in found) >= 17
+    assert np.mean([r.high - r.low for r in found]) < 0.08
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.8])
+def test_probabilities_are_calibrated(rate: float) -> None:
+    observed, decoys, matched = scores(rate, 7, n=12_000)
+    p = probability(fitted_on(observed, decoys), observed)
+    bins = np.minimum((p * 10).astype(int), 9)
+    error = sum(abs(p[bins == b].mean() - matched[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
+    assert error < 0.02
+    assert p.mean() == pytest.approx(1 - rate, abs=0.03)
+    assert p[matched].mean() > 0.7
+    assert p[~matched].mean() < 0.3
+
+
+def test_probabilities_rise_strictly_with_the_score() -> None:
+    for rate in (0.0, 0.3, 0.9):
+        observed, decoys, _ = scores(rate, 1)
+        fitted = fitted_on(observed, decoys)
+        grid = np.linspace(observed.min() - 1, observed.max() + 1, 5000)
+        p = probability(fitted, grid)
+        assert (np.diff(p) > 0).all()
+        assert p.min() >= 0
+        assert p.max() <= 1
+
+
+def test_float32_makes_no_ties_of_scores_that_differ() -> None:
+    """By a hundredth of their spread: also where all are surely clean, or surely not."""
+    for rate in (0.0, 0.3, 0.9):
+        observed, decoys, _ = scores(rate, 2)
+        fitted = fitted_on(observed, decoys)
+        grid = np.arange(*np.quantile(observed, [0.001, 0.999]), 1e-2 * observed.std())
+        p = probability(fitted, grid).astype(np.float32)
+        assert (np.diff(p) > 0).all()
+
+
+def test_the_ranking_is_that_of_the_score() -> None:
+    observed, decoys, _ = scores(0.3, 3)
+    p = probability(fitted_on(observed, decoys), observed)
+    assert np.array_equal(np.argsort(p), np.argsort(observed))
+
+
+def test_it_is_read_back_as_it_was_written() -> None:
+    observed, decoys, _ = scores(0.4, 5)
+    fitted = fitted_on(observed, decoys)
+    again = DecoyCalibration.from_json(json.loads(json.dumps(fitted.to_json())))
+    grid = np.linspace(-1, 10, 999)
+    assert np.array_equal(probability(again, grid), probability(fitted, grid))
+    assert again.rate == fitted.rate
+    assert again.to_json() == fitted.to_json()
+
+
+def test_scales_of_scores_do_not_matter() -> None:
+    observed, decoys, _ = scores(0.4, 10)
+    one, other = fitted_on(observed, decoys), fitted_on(1e4 * observed - 7, 1e4 * decoys - 7)
+    assert other.rate.estimate == pytest.approx(one.rate.estimate, abs=1e-3)
+    np.testing.assert_allclose(probability(other, 1e4 * observed - 7), probability(one, observed), atol=2e-3)
+
+
+def test_the_scale_is_the_logit_of_the_share_above() -> None:
+    decoys = np.random.default_rng(0).uniform(size=100_000)
+    scale = DecoyScale.fit(decoys)
+    for share in (0.001, 0.1, 0.5, 0.9, 0.999):
+        assert scale(np.array([1 - share]))[0] == pytest.approx(np.log(share / (1 - share)), abs=0.2)
+    assert (np.diff(scale(np.linspace(-2, 3, 1000))) < 0).all()
+
+
+@pytest.mark.parametrize("values", [2, 3, 5])
+def test_few_distinct_decoys_are_no_error(values: int) -> None:
+    rng = np.random.default_rng(0)
+    decoys = rng.integers(values, size=2000).astype(float)
+    observed = np.r_[rng.integers(values, size=60).astype(float), np.full(40, values + 1.0)]
+    p = probability(fitted_on(observed, decoys), np.array([0.0, values - 1.0, values + 1.0]))
+    assert np.isfinite(p).all()
+    assert p[0] < p[1] < p[2]
+
+
+def kinds_of(n: int, decoys: int, within: np.ndarray, text: np.ndarray | None = None) -> ScoredKinds:
+    """One cluster of images and one of captions; `text` names kinds of repeated texts from 1 on."""
+    zero, of_decoys = np.zeros(n, np.int64), np.zeros(decoys, np.int64)
+    text = zero if text is None else text
+    repeated = np.resize(text, decoys)
+    return ScoredKinds(zero, text, of_decoys, repeated, (Scored.plain(within),) * 3, np.ones(n, np.int64), (1, 1))
+
+
+def test_mismatches_within_kinds_are_counted_and_named() -> None:
+    """Their scores lie between those of random mismatches and of matches, as do re-pairings within kinds."""
+    rng = np.random.default_rng(0)
+    noise = np.r_[rng.normal(1.6, 0.8, 1200), rng.normal(3.2, 0.5, 1800)]
+    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.6, 0.8, 20_000)
+    found = calibrate(Scores(noise, noise.astype(np.float32), decoys, [], kinds_of(3000, DECOYS, within)))
+    assert found.rate.estimate == pytest.approx(0.4, abs=0.04)
+    assert found.rate.low <= 0.4 <= found.rate.high
+    assert found.rate.parts["within_kind"]["estimate"] == pytest.approx(0.4, abs=0.05)
+    assert found.rate.parts["random"]["estimate"] < 0.03
+    assert found.resembles(Scored.plain(np.array([1.6]))).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_no_mismatches_within_kinds_are_seen_where_there_are_none(rate: float) -> None:
+    rng = np.random.default_rng(1)
+    observed = np.where(rng.random(3000) < rate, rng.standard_normal(3000), rng.normal(3.2, 0.5, 3000))
+    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.6, 0.8, 20_000)
+    found = calibrate(Scores(observed, observed.astype(np.float32), decoys, [], kinds_of(3000, DECOYS, within)))
+    assert found.rate.estimate == pytest.approx(rate, abs=0.03)
+    assert found.rate.parts["within_kind"]["estimate"] == 0
+
+
+def test_a_repeated_text_has_a_rate_of_its_own() -> None:
+    """A slogan scores well above random re-pairings with any image: its own re-pairings show that it says nothing."""
+    rng = np.random.default_rng(2)
+    text = np.repeat([0, 1, 2], [2400, 300, 300])  # a cluster, a slogan, and a class name of which a tenth moved
+    matched = np.r_[np.ones(2400, bool), np.zeros(300, bool), np.arange(300) >= 30]
+    score = np.where(matched, rng.normal(3.2, 0.5, 3000), rng.standard_normal(3000))
+    score[text == 1] = rng.normal(2.5, 0.3, 300)
+    decoys = rng.standard_normal(DECOYS)
+    kinds = kinds_of(3000, DECOYS, rng.standard_normal(20_000) - 9, text)
+    decoys[kinds.decoy_text == 1] = rng.normal(2.5, 0.3, int((kinds.decoy_text == 1).sum()))
+    scores = Scores(score, score.astype(np.float32), decoys, [], kinds)
+    found = calibrate(scores)
+    p = found.clean_probability(scores.scored)
+    assert (p[text == 1] < 0.5).mean() > 0.9
+    assert found.generic(scores.scored)[text == 1].all()
+    assert not found.generic(scores.scored)[text != 1].any()
+    assert found.rate.estimate == pytest.approx(0.11, abs=0.015)
+    assert found.rate.parts["generic"]["estimate"] == pytest.approx(0.1, abs=0.01)
+    assert (p[(text == 2) & ~matched] < 0.5).mean() > 0.8
+
+
+def test_a_weak_encoder_gives_a_range_and_decides_little() -> None:
+    rng = np.random.default_rng(3)
+    decoys = rng.standard_normal(DECOYS)
+    for rate in (0.0, 0.3):
+        observed = np.where(rng.random(2000) < rate, rng.standard_normal(2000), rng.normal(0.8, 1.0, 2000))
+        found = fitted_on(observed, decoys)
+        assert found.rate.low <= rate <= found.rate.high
+        p, undecided = probability(found, observed), found.undecided(Scored.plain(observed))
+        assert ((p < 0.5) & ~undecided).mean() < 0.03
+    assert found.rate.why_wide is not None
+    assert found.rate.high - found.rate.low > 0.25
+
+
+def test_scores_of_another_model_keep_the_rate() -> None:
+    observed, decoys, _ = scores(0.4, 6)
+    first = fitted_on(observed, decoys)
+    better = np.log(observed) * 4
+    second = calibrate(Scores(better, better.astype(np.float32), np.log(decoys) * 3, []), like=first)
+    assert second.rate == first.rate
+    assert second.clean_probability(Scored.plain(better)).mean() == pytest.approx(0.6, abs=0.05)
+
+
+def test_copies_of_a_pair_count_once() -> None:
+    """One mismatched pair, found a thousand times, does not make the interval narrow."""
+    observed, decoys, _ = scores(0.1, 7, n=1000)
+    again = np.r_[observed, np.full(1000, np.quantile(decoys, 0.3))]
+    kinds = kinds_of(2000, len(decoys), decoys[:100] - 9)
+    copies = np.r_[np.ones(1000, np.int64), np.full(1000, 1000)]
+    about = ScoredKinds(**{**vars(kinds), "copies": copies})
+    found = calibrate(Scores(again, again.astype(np.float32), decoys, [], about))
+    assert found.model.mismatched == pytest.approx(0.1, abs=0.03)
+    assert found.rate.estimate == pytest.approx(0.55, abs=0.05)

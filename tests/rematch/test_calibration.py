@@ -1,0 +1,99 @@
+"""What rematching says about its own precision, against moved captions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from world import DECOY_CLEAN, World, unit
+
+from pairclean.rematch import (
+    CandidatePool,
+    RematchCalibration,
+    RematchOptions,
+    calibrate_rematching,
+    fit_temperature,
+    propose,
+)
+from pairclean.rematch import calibration as module
+
+
+def test_nearly_all_come_home() -> None:
+    world = World(noise=0.5)
+    proposals = propose(world.suspects, world.scorer)
+    assert (proposals.partner == world.home).mean() > 0.97
+    assert (proposals.mass > 0.5).mean() > 0.9
+    count, precision, expected = world.emitted()
+    assert count > 280
+    assert precision > 0.97
+    assert expected >= 0.9
+
+
+@pytest.mark.parametrize("noise", [0.6, 0.8])
+def test_the_precision_is_as_it_says(noise: float) -> None:
+    results = [World(noise=noise, seed=seed).emitted() for seed in range(3)]
+    counts, precisions, expected = map(np.array, zip(*results, strict=True))
+    assert (counts > 20).all()
+    assert (precisions > 0.84).all()
+    assert np.mean(precisions * counts) / np.mean(counts) > 0.87
+    assert np.abs(np.average(precisions - expected, weights=counts)) < 0.08
+
+
+def test_orphans_stay_alone() -> None:
+    results = [World(noise=0.4, orphans=0.5, seed=seed).emitted() for seed in range(3)]
+    counts, precisions, _ = map(np.array, zip(*results, strict=True))
+    assert (counts > 50).all()  # of 150 that can come home
+    assert np.average(precisions, weights=counts) >= 0.85
+
+
+def test_where_nobody_can_come_home_next_to_nothing_is_emitted() -> None:
+    assert sum(World(noise=0.4, orphans=1.0, seed=seed).emitted()[0] for seed in range(3)) < 20
+
+
+def test_a_higher_precision_emits_fewer() -> None:
+    world = World(noise=0.8)
+    counts = [world.emitted(p)[0] for p in (0.7, 0.85, 0.95)]
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_too_few_to_break_calibrate_nothing() -> None:
+    world = World(suspects=100, sure=module.FEWEST_SURE - 1)
+    assert calibrate_rematching(CandidatePool(world.suspects, world.scorer), world.sure, DECOY_CLEAN) is None
+    enough = World(suspects=100, sure=module.FEWEST_SURE + 10)
+    found = calibrate_rematching(CandidatePool(enough.suspects, enough.scorer), enough.sure, DECOY_CLEAN)
+    assert found is not None
+    assert found.broken >= 500
+
+
+def test_where_all_are_right_it_is_calibrated_too() -> None:
+    world = World(noise=0.3)
+    found = calibrate_rematching(CandidatePool(world.suspects, world.scorer), world.sure, DECOY_CLEAN)
+    assert found is not None
+    assert found(propose(world.suspects, world.scorer).mass).min() > 0.9
+
+
+def test_the_share_without_partners_is_estimated() -> None:
+    shares = []
+    for orphans in (0.0, 0.5, 1.0):
+        world = World(noise=0.6, orphans=orphans)
+        found = calibrate_rematching(CandidatePool(world.suspects, world.scorer), world.sure, DECOY_CLEAN)
+        assert found is not None
+        shares.append(found.orphans)
+    assert shares == pytest.approx([0, 0.5, 1], abs=0.25)
+
+
+def test_a_calibration_is_a_rising_logistic_of_the_mass() -> None:
+    found = RematchCalibration(0.5, 2.0, 0.1, 100, RematchOptions(), *[np.zeros(0)] * 3)
+    mass = np.array([0.1, 0.5, 0.9])
+    np.testing.assert_allclose(found(mass), 1 / (1 + np.exp(-(0.5 + 2 * np.log(mass / (1 - mass))))))
+    assert np.isfinite(found(np.array([0.0, 1.0]))).all()
+
+
+def test_the_temperature_of_matched_pairs_is_found() -> None:
+    """Captions drawn from the softmax over a gallery at a known temperature."""
+    rng = np.random.default_rng(0)
+    for planted in (0.05, 0.15):
+        image = unit(rng.standard_normal((800, 12)))
+        gallery = unit(rng.standard_normal((20_000, 12)))
+        logits = image @ gallery.T / planted
+        drawn = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+        assert fit_temperature(image, gallery[drawn]) == pytest.approx(planted, rel=0.25)

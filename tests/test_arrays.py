@@ -1,0 +1,38 @@
+"""Pairs as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pairclean.align import Alignment
+from pairclean.arrays import Pairs
+
+
+def some(n: int = 6) -> Pairs:
+    rng = np.random.default_rng(0)
+    return Pairs(rng.standard_normal((n, 3)), rng.standard_normal((n, 3)), np.arange(n), np.arange(n) + 10)
+
+
+def test_some_of_the_pairs_keep_what_belongs_together() -> None:
+    pairs, rows = some(), np.array([4, 1])
+    taken = pairs.take(rows)
+    assert len(taken) == 2
+    assert np.array_equal(taken.image, pairs.image[rows])
+    assert np.array_equal(taken.text, pairs.text[rows])
+    assert (taken.image_id.tolist(), taken.caption_id.tolist()) == ([4, 1], [14, 11])
+
+
+def test_in_a_space_they_are_unit_vectors_with_the_same_identities() -> None:
+    pairs = some()
+    found = pairs.through(Alignment())
+    for vectors, own in ((found.image[:], pairs.image[:]), (found.text[:], pairs.text[:])):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(vectors, own / np.linalg.norm(own, axis=1, keepdims=True), rtol=1e-5)
+    assert found.image_id is pairs.image_id
+
+
+def test_parts_are_joined_in_order() -> None:
+    pairs = some()
+    joined = Pairs.joined(pairs.take(np.array([5])), pairs.take(np.array([0, 2])))
+    assert joined.image_id.tolist() == [5, 0, 2]
+    assert np.array_equal(joined.text, pairs.text[np.array([5, 0, 2])])

@@ -1,0 +1,141 @@
+"""Vectors in memory get the verdicts that a run over the same vectors in files gives them."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import pairclean
+from pairclean import UserError, Verdict, clean_vectors, vectors
+from pairclean.pairs import VERDICT_SCHEMA
+
+N, D = 300, 24
+
+
+def pairs(seed: int = 0, moved: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of two aligned views; the first `moved` texts belong to the next image."""
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((N, D))
+    text = image + 0.7 * rng.standard_normal((N, D))
+    text[:moved] = np.roll(text[:moved], 1, axis=0)
+    return image, text
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"score": "lemon", "method": "zero-shot"}, {"method": "canonical", "pool": "all"}]
+)
+def test_verdicts_are_those_of_a_run_over_files(options: dict[str, Any], shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "flickr8k_clip"
+    run = pairclean.clean(source, tmp_path / "run", **options)
+    table = pq.read_table(source / "00000000.parquet")
+    with np.load(source / "00000000.npz") as arrays:
+        image, text = arrays["b32_img"], arrays["b32_txt"]
+    ids, captions = table["uid"].to_pylist(), table["text"].to_pylist()
+    found = clean_vectors(image, text, captions=captions, ids=ids, **options)
+    expected = run.verdicts()
+    assert len(found.verdicts) == 500
+    assert found.verdicts.schema == expected.schema == VERDICT_SCHEMA
+    assert found.verdicts.drop_columns("shard").equals(expected.drop_columns("shard"))
+    assert set(found.verdicts["shard"].to_pylist()) == {"memory"}
+    assert found.mismatch_rate == run.report["mismatch_rate"]
+
+
+def test_noisy_pairs_of_two_modalities_are_found_and_rematched() -> None:
+    image, text = pairs()
+    text = np.tanh(text @ np.random.default_rng(1).standard_normal((D, 40)) / 5)  # another space, of another length
+    found = clean_vectors(image, text, method="canonical")
+    frame = found.verdicts.to_pandas()
+    noisy = np.arange(N) < 90
+    assert frame["pair_id"].tolist() == [f"memory:{i}" for i in range(N)]
+    assert frame["similarity"].isna().all()  # the two spaces cannot be compared
+    assert (frame["is_noisy"].to_numpy(bool) == noisy).mean() > 0.9
+    assert found.learned.method == "canonical"
+    assert found.judgement.score in ("first", "aligned")
+    assert found.rematches.emitted == (frame["verdict"] == "rematched").sum()
+    rate = found.mismatch_rate
+    assert rate["low"] <= 0.3 <= rate["high"]
+
+
+def test_rematches_name_pairs_and_captions_that_were_given() -> None:
+    image, text = pairs()
+    captions = [f"caption {i}" for i in range(N)]
+    found = clean_vectors(image, text, captions=captions, ids=[f"p{i}" for i in range(N)], method="zero-shot")
+    rows = [row for row in found.verdicts.to_pylist() if row["verdict"] == "rematched"]
+    assert len(rows) > 60
+    right = [row["rematch_pair_id"] == f"p{(int(row['pair_id'][1:]) + 1) % 90}" for row in rows]
+    assert np.mean(right) > 0.9
+    assert all(row["rematch_caption"] == f"caption {row['rematch_pair_id'][1:]}" for row in rows)
+
+
+def test_pairs_that_cannot_be_read_say_why() -> None:
+    image, text = pairs()
+    image[3], text[4] = 0, 0
+    captions: list[str | None] = [f"caption {i}" for i in range(N)]
+    captions[5], captions[6] = None, " "
+    found = clean_vectors(image, text, captions=captions, method="zero-shot").verdicts.to_pylist()
+    reasons = {row["row"]: row["reason"] for row in found if row["verdict"] == Verdict.UNREADABLE}
+    assert reasons == {
+        3: "the image's vector is zero",
+        4: "the caption's vector is zero",
+        5: "no caption",
+        6: "empty caption",
+    }
+
+
+def test_few_pairs_are_not_judged() -> None:
+    found = clean_vectors(*(x[:50] for x in pairs()))
+    assert set(found.verdicts["verdict"].to_pylist()) == {"unjudged"}
+    assert found.mismatch_rate == dict.fromkeys(("estimate", "low", "high", "level"))
+    assert len(clean_vectors(*(x[:0] for x in pairs())).verdicts) == 0
+
+
+def test_images_are_the_same_by_what_is_said_or_by_their_vectors() -> None:
+    """Five captions of one image: none of them is a rematch of another."""
+    image, text = pairs(moved=0)
+    image = image[np.arange(N) // 5]
+    by_vector = clean_vectors(image, text, method="zero-shot")
+    by_name = clean_vectors(image, text, image_ids=[f"i{i // 5}" for i in range(N)], method="zero-shot")
+    by_number = clean_vectors(image, text, image_ids=np.arange(N) // 5 + 7, method="zero-shot")
+    for found in (by_vector, by_name, by_number):
+        assert len(np.unique(found.learned.image_id)) == N // 5
+
+
+IMAGE, TEXT = pairs()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        ((IMAGE[:-1], TEXT), {}, "there are 299 image vectors and 300 text"),
+        ((IMAGE, TEXT), {"captions": ["a"]}, "there are 300 image vectors and 1 captions"),
+        ((IMAGE, TEXT), {"ids": ["a"] * 3}, "there are 300 image vectors and 3 ids"),
+        ((IMAGE, TEXT), {"ids": ["a"] * N}, r"ids\[1\] is 'a', which is another pair's too"),
+        ((IMAGE, TEXT), {"ids": list(range(N))}, r"ids\[0\] is 0: give strings"),
+        ((IMAGE, TEXT), {"image_ids": [1]}, "there are 300 image vectors and 1 image_ids"),
+        ((IMAGE[0], TEXT), {}, r"image is an array of float64 and shape \(24,\): give a two-dimensional array"),
+        ((IMAGE, TEXT.astype(int)), {}, "text is an array of int64"),
+        ((np.where(np.arange(N)[:, None] == 7, np.nan, IMAGE), TEXT), {}, r"image\[7\] is not finite"),
+        ((IMAGE, TEXT * 1e300), {}, r"text\[0\] is not finite \(and 299 more\)"),
+        ((IMAGE, TEXT), {"model": "hog-tfidf"}, "clean_vectors has no option model; it has method, seed"),
+        ((IMAGE, TEXT), {"method": "drcl"}, "drcl learns from labels"),
+        ((IMAGE, TEXT), {"flag_below": 2}, "--flag-below 2"),
+        ((IMAGE, TEXT[:, :9]), {"score": "clip"}, "no similarity of its own to judge by"),
+        ((IMAGE, TEXT[:, :9]), {"method": "zero-shot"}, "cannot be compared without learning"),
+        ((IMAGE, TEXT[:, :9]), {"comparable": True}, "of one length"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    arguments: tuple[np.ndarray, np.ndarray], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        clean_vectors(*arguments, **options)
+
+
+def test_the_example_of_its_docstring_runs() -> None:
+    assert doctest.testmod(vectors).attempted > 5
+    assert doctest.testmod(vectors).failed == 0
