@@ -6,6 +6,7 @@ from collections import Counter
 
 from ..pairs import Row, UserError
 from ..sources import Source
+from ..sources.values import ONE_IMAGE
 from .decode import Unreadable, decode
 from .embed import why_no_caption
 
@@ -29,11 +30,12 @@ def check_readable(source: Source) -> None:
         return
     reason, count = Counter(problems).most_common(1)[0]
     image, caption = source.roles.image, source.roles.caption
-    remedy = (
-        "name the folder that image paths are relative to with --image-root"
-        if "image path" in reason or "no image file" in reason
-        else "name the right columns with --image-column and --caption-column"
-    )
+    if "image path" in reason or "no image file" in reason:
+        remedy = "name the folder that image paths are relative to with --image-root"
+    elif reason.endswith(ONE_IMAGE):
+        remedy = "write a row for each image with the caption that describes it"
+    else:
+        remedy = "name the right columns with --image-column and --caption-column"
     raise UserError(
         f"{readable or 'none'} of {len(rows)} rows of {shards[0].path if len(shards) == 1 else source.path} that were "
         f"tried can be read, with the image from {image!r} and the caption from {caption!r} ({count}: {reason}): "

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..pairs import UserError
-from .base import CorruptFile, counted_as, is_remote, open_file, stamp
+from .base import IMAGES, CorruptFile, counted_as, ending, is_remote, open_file, stamp
 from .encoding import decode, guess
 
 #: What such files are called, also with the ending of a compression behind it.
@@ -106,14 +106,21 @@ def _text(path: str, data: bytes) -> str:
 def _from_csv(path: str, text: str) -> Document:
     first = text.partition("\n")[0]
     separator = max(_SEPARATORS, key=first.count)
+    spaced = f"{separator} " in first
     csv.field_size_limit(1 << 27)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
+        rows = [row for row in lines if row]
     except csv.Error as error:
         raise CorruptFile(path, f"cannot be read as CSV ({error})") from error
     if not rows:
         return Document(pa.table({}))
     names, *records = rows
+    if any(ending(name) in IMAGES for name in names):
+        raise UserError(
+            f"{path} has no names of its columns in its first line, but {names[0][:60]!r}: add a line such as "
+            f"'image{separator}caption'"
+        )
     if len(set(names)) < len(names):
         raise UserError(f"{path} has two columns of one name in its first line: give each a name of its own")
     uneven = sum(len(record) != len(names) for record in records)
@@ -185,8 +192,9 @@ def _coco(path: str, images: Sequence[Any], annotations: Sequence[Any]) -> list[
 def _table(path: str, records: Sequence[Mapping[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in names}
-    if "conversations" in columns and "caption" not in columns:
-        columns["caption"] = [_answer(path, value) for value in columns["conversations"]]
+    turns = next((name for name in ("conversations", "messages") if name in columns), None)
+    if turns is not None and "caption" not in columns:
+        columns["caption"] = [_answer(path, value) for value in columns[turns]]
     for name in ("text", "caption"):
         if name in columns and {"image", "images"} & columns.keys():
             columns[name] = [
@@ -199,7 +207,9 @@ def _answer(path: str, turns: Any) -> str | None:
     """The caption of a conversation: its one answer.  Raises UserError where there are several."""
     if not isinstance(turns, list):
         return None
-    answers = [t.get("value") for t in turns if isinstance(t, dict) and t.get("from") in ("gpt", "assistant", "model")]
+    spoken = [turn for turn in turns if isinstance(turn, dict)]
+    said = [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in spoken]
+    answers = [text for who, text in said if who in ("gpt", "assistant", "model")]
     if len(answers) > 1:
         raise UserError(
             f"{path} has conversations of several answers, and a pair has one caption: keep the answer that describes "

@@ -44,7 +44,7 @@ from .tables import (
     record_batches,
     texts,
 )
-from .values import from_base64, from_bytes, is_address, looks_like_image, read_inside
+from .values import ONE_IMAGE, from_base64, from_bytes, is_address, looks_like_image, read_inside
 
 __all__ = ["ParquetSource", "open_parquet_source", "read_schema", "record_batches"]
 
@@ -73,14 +73,13 @@ def open_parquet_source(
     types = column_types(schemas)
     marked = marked_images(schemas[first])
     root = None if columns.image_root is None else _folder(columns.image_root)
-    here = root or (None if is_remote(first) else parent(first))
     detect = functools.partial(
         detect_roles,
         path=first if len(files) == 1 else path,
         marked=marked,
         columns=replace(columns, image_root=root),
-        holds_image=_evidence(shards, here, "image"),
-        holds_text=_evidence(shards, None, "caption"),
+        holds_image=_evidence(shards, "image", root),
+        holds_text=_evidence(shards, "caption"),
     )
     try:
         roles = detect(types)
@@ -90,8 +89,10 @@ def open_parquet_source(
     image = roles.image
     assert image is not None
     kind = image_kind(types[image])
-    if kind in ("path", "list") and roles.image_root is None and not is_remote(first):
-        roles = replace(roles, image_root=parent(first))
+    folders = {parent(file) for file in schemas}
+    beside = kind in ("path", "list") and roles.image_root is None and not is_remote(first)
+    if beside and len(folders) == 1:
+        roles = replace(roles, image_root=folders.pop())
     check_same_roles(schemas, types, {roles.image: image_kind, roles.caption: caption_kind, roles.id: id_kind})
     source = ParquetSource(
         path=path,
@@ -101,6 +102,7 @@ def open_parquet_source(
         columns=list(schemas[first].names),
         many=caption_kind(types[roles.caption]) == "list",
         strict=strict,
+        beside=beside,
         broken=faults.found,
         notes=faults.notes,
     )
@@ -183,7 +185,7 @@ def _check_paths(source: ParquetSource) -> None:
     values = [value for value in _first_values(shard, image) if isinstance(value, str)]
     if values and all(map(is_address, values)):
         raise only_urls(shard.path, image)
-    if source.roles.image_root is None and any(from_base64(value) is None for value in values):
+    if source.image_root(shard) is None and any(from_base64(value) is None for value in values):
         raise UserError(
             f"column {image!r} of {shard.path} holds paths of images, which are read from this machine only: copy them "
             "here and name their folder with --image-root"
@@ -199,21 +201,22 @@ def _first_values(shard: Shard, column: str) -> list[Any]:
     return [value for value in found if value is not None and value != {}]
 
 
-def _evidence(shards: Sequence[Shard], root: str | None, role: str) -> Callable[[str], float | None]:
+def _evidence(shards: Sequence[Shard], role: str, root: str | None = None) -> Callable[[str], float | None]:
     """How much of a column can play a role: the share of some of its values, None where these are all null.
 
-    role: "image" or "caption".
+    role: "image" or "caption".  root: the folder that paths are relative to; without it, that of each shard.
     """
     whole = [shard for shard in shards if not shard.broken and shard.rows]
 
     @functools.cache
     def share(column: str) -> float | None:
-        values: list[Any] = []
+        fits: list[bool] = []
         for shard in whole[:: max(1, -(-len(whole) // _SHARDS_LOOKED_AT))]:
             if column in read_schema(shard.path).names:
-                values += _first_values(shard, column)
-        fits = _is_text if role == "caption" else functools.partial(_is_image, root)
-        return sum(map(fits, values)) / len(values) if values else None
+                here = root or (None if is_remote(shard.path) else parent(shard.path))
+                values = _first_values(shard, column)
+                fits += [_is_text(value) if role == "caption" else _is_image(here, value) for value in values]
+        return sum(fits) / len(fits) if fits else None
 
     return share
 
@@ -337,6 +340,7 @@ class ParquetSource:
     """Parquet shards; see `Source`. Holds no open file, so that it can be sent to other processes.
 
     encoding: that of the captions that are not UTF-8, None where it is not recognised or not needed.
+    beside: whether image paths are relative to the folder of their own shard.
     """
 
     path: str
@@ -347,9 +351,14 @@ class ParquetSource:
     many: bool
     strict: bool = False
     encoding: str | None = None
+    beside: bool = False
     broken: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     vectors: str | None = None
+
+    def image_root(self, shard: Shard) -> str | None:
+        """The folder that the shard's image paths are relative to, None where they cannot be read."""
+        return self.roles.image_root or (parent(shard.path) if self.beside else None)
 
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
         more, batch_rows = (self._image_columns, IMAGE_BATCH) if images else ((), TEXT_BATCH)
@@ -361,7 +370,7 @@ class ParquetSource:
             if batch is None or not images:
                 yield from rows
             else:
-                for row, (image, reason, absent) in zip(rows, self._images(batch), strict=True):
+                for row, (image, reason, absent) in zip(rows, self._images(batch, shard), strict=True):
                     yield replace(row, image=image, reason=reason or row.reason, absent=absent)
 
     def sample(self, shard: Shard, count: int) -> Iterator[Row]:
@@ -373,7 +382,7 @@ class ParquetSource:
             if isinstance(piece, pa.RecordBatch):
                 piece = piece.slice(0, rows)
                 found = _text_rows(shard, self.roles, self.many, first, piece, self.encoding)
-                for row, (image, reason, absent) in zip(found, self._images(piece), strict=True):
+                for row, (image, reason, absent) in zip(found, self._images(piece, shard), strict=True):
                     yield replace(row, image=image, reason=reason or row.reason, absent=absent)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -388,7 +397,7 @@ class ParquetSource:
         group, start = self._row_group(shard, row)
         for batch in record_batches(shard.path, self._image_columns, row_groups=[group]):
             if row < start + len(batch):
-                image, reason, _ = next(self._images(batch.slice(row - start, 1)))
+                image, reason, _ = next(self._images(batch.slice(row - start, 1), shard))
                 if image is None:
                     raise UserError(f"row {row} of {shard.path} has no image to show: {reason}")
                 return image
@@ -411,14 +420,15 @@ class ParquetSource:
                 start += rows
         raise UserError(f"{shard.path} has no row {row}")
 
-    def _images(self, batch: pa.RecordBatch) -> Iterator[tuple[bytes | None, str | None, bool]]:
+    def _images(self, batch: pa.RecordBatch, shard: Shard) -> Iterator[tuple[bytes | None, str | None, bool]]:
         """A batch's images one by one: the bytes, or why there are none and whether the source itself says so."""
         nothing: list[None] = [None] * len(batch)
         told = {name.lower(): texts(batch.column(name)) for name in batch.schema.names if name != self.roles.image}
         status, message = told.get("status", nothing), told.get("error_message", nothing)
         values = _image_values(batch.column(self.roles.image))
+        root = self.image_root(shard)
         for value, state, error in zip(values, status, message, strict=True):
-            image, reason = _image(value, self.roles.image_root)
+            image, reason = _image(value, root)
             why = failed(state, error) if image is None else None
             yield image, why or reason, why is not None or reason == _NULL
 
@@ -443,7 +453,7 @@ def _image(value: Any, root: str | None) -> tuple[bytes | None, str | None]:
     """The image that a value holds, or why it does not."""
     if isinstance(value, list):
         if len(value) != 1:
-            return None, f"it has {len(value)} images, and a pair has one"
+            return None, f"it has {len(value)} {ONE_IMAGE}"
         value = value[0]
     if value is None:
         return None, _NULL

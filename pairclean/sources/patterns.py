@@ -35,7 +35,9 @@ def is_pattern(path: str) -> bool:
 
 
 def matching(path: str) -> list[str]:
-    """The files that a pattern means: braces in their order, what `*`, `?` and `[...]` stand for in order of name.
+    """The files that a pattern means, or the folders if it means no file.
+
+    Braces are read in their order, what `*`, `?` and `[...]` stand for in order of name.
 
     Raises UserError where a file that braces name one by one does not exist.
     """
@@ -73,14 +75,11 @@ def _globbed(path: str) -> list[str]:
     """Folder by folder: hidden names are not matched, and a pattern in one part of the path matches in that part."""
     steps = path.split("/")
     first = next(i for i, step in enumerate(steps) if _WILD.search(step))
-    folders = ["/".join(steps[:first]) or "/"]
-    for place, step in enumerate(steps[first:], start=first):
-        last = place == len(steps) - 1
-        found = []
-        for folder in folders:
-            if not is_folder(folder):
-                continue
-            names = listing(folder)[0 if last else 1]
-            found += [name for name in names if fnmatch.fnmatchcase(name.rpartition("/")[2], step)]
-        folders = found
-    return folders
+    folders, files = ["/".join(steps[:first]) or "/"], []
+    for step in steps[first:]:
+        inside = [listing(folder) for folder in folders if is_folder(folder)]
+        files, folders = (
+            [path for found in inside for path in found[kind] if fnmatch.fnmatchcase(path.rpartition("/")[2], step)]
+            for kind in (0, 1)
+        )
+    return files or folders

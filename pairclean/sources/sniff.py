@@ -33,6 +33,8 @@ from .patterns import is_pattern, matching, parts
 from .tar import BLOCK, is_tar
 from .webdataset import WebdatasetSource, open_webdataset_source
 
+#: Files of arrays, which may also lie beside pictures that they were made from.
+_ARRAYS = ("npz", "npy")
 #: The kinds of files that are read as tables.
 _TABLES = ("parquet", "arrow", "table")
 #: What lies beside shards and is about them.
@@ -150,23 +152,33 @@ def _files(where: str) -> list[str]:
     if len(joined) > 1:
         return list(dict.fromkeys(file for part in joined for file in _files(part)))
     if not is_folder(where):
-        files = [where] if exists(where) else matching(where) if is_pattern(where) else []
-        if not files:
+        found = [where] if exists(where) else matching(where) if is_pattern(where) else []
+        if not found:
             raise UserError(f"{where} does not exist: name a folder of shards, one file, or a pattern in quotes")
-        return files
+        found = [file for file in found if not _is_companion(file)] or found
+        return [file for one in found for file in (_files(one) if is_folder(one) else [one])]
     files, folders = listing(where)
     if not files and not folders:
         raise UserError(f"{where} is empty: name a folder with shards")
     _check_no_table_format(where, files, folders)
     shards = [file for file in files if _is_shard(file)]
-    if shards:
+    if shards and not (_has_pairs(where) and all(ending(shard) in _ARRAYS for shard in shards)):
         return shards
-    documents = [file for file in files if ending(file) in ENDINGS and not _COMPANION.fullmatch(os.path.basename(file))]
+    documents = _documents(files)
     metadata = [file for file in documents if stem(file) == "metadata"]  # what `datasets` calls it
     if metadata:
         return metadata
     # Beside pictures, JSON is about one of them each.
+    files = [file for file in files if not _is_companion(file)]
     return [where] if _has_pairs(where) else documents or list(filter(_has_pairs, folders)) or files
+
+
+def _documents(files: Sequence[str]) -> list[str]:
+    return [file for file in files if ending(file) in ENDINGS and not _is_companion(file)]
+
+
+def _is_companion(file: str) -> bool:
+    return bool(_COMPANION.fullmatch(os.path.basename(file)))
 
 
 def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
@@ -176,9 +188,13 @@ def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
 
 
 def _has_pairs(folder: str) -> bool:
-    """Whether a folder has pictures, and texts besides."""
-    endings = {os.path.splitext(file)[1][1:].lower() for file in listing(folder)[0]}
-    return bool(endings & IMAGES and endings & TEXTS)
+    """Whether a folder has pictures, and texts called like one of them."""
+    names = [os.path.basename(file) for file in listing(folder)[0]]
+    pictures, texts = (
+        {name.partition(".")[0] for name in names if os.path.splitext(name)[1][1:].lower() in endings}
+        for endings in (IMAGES, TEXTS)
+    )
+    return bool(pictures & texts)
 
 
 def _is_shard(file: str) -> bool:
@@ -212,7 +228,7 @@ def _left_out(where: str, used: Container[str]) -> list[str]:
     inside = [
         folder
         for folder in folders[:_FOLDERS_LOOKED_INTO]
-        if folder not in used and (_has_pairs(folder) or any(map(_is_shard, listing(folder)[0])))
+        if folder not in used and (_has_pairs(folder) or _has_shards(folder))
     ]
     return [name for name in names if not _COMPANION.fullmatch(name)] + [f"{os.path.basename(f)}/" for f in inside]
 
@@ -271,7 +287,12 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
             "the Parquet file of the same name"
         )
     if is_folder(where):
-        return f"{where} has no shards of its own (.parquet, .tar): {_where_instead(where)}"
+        if any(ending(file) in IMAGES for file in files):
+            return (
+                f"{where} has pictures, but no captions beside them (KEY.txt, KEY.caption or KEY.json, or a table "
+                "metadata.csv): name a folder that has both"
+            )
+        return f"{where} has no shards of its own (.parquet, .tar, .csv, .jsonl): {_where_instead(where)}"
     return f"{files[0]} cannot be read as Parquet, tar or a table of text: name a shard, or a folder of shards"
 
 
@@ -279,10 +300,15 @@ def _where_instead(where: str) -> str:
     """Which folders or files to name where a folder has no shards of its own."""
     here = where.rstrip("/")
     names = [os.path.basename(folder.rstrip("/")) for folder in listing(where)[1]]
-    inside = [name for name in names[:_FOLDERS_LOOKED_INTO] if any(map(_is_shard, listing(f"{here}/{name}")[0]))]
+    inside = [name for name in names[:_FOLDERS_LOOKED_INTO] if _has_shards(f"{here}/{name}")]
     if not inside:
         return "name the folder that has, as sub-folders are not searched"
     if len(inside) == 1:
         return f"name {here}/{inside[0]}, as sub-folders are not searched"
     key = inside[0].partition("=")[0] if all("=" in name for name in inside) else ""
     return f"name one of its sub-folders, or all with a pattern in quotes, '{here}/{key + '=' if key else ''}*/*'"
+
+
+def _has_shards(folder: str) -> bool:
+    files = listing(folder)[0]
+    return any(map(_is_shard, files)) or bool(_documents(files))

@@ -32,6 +32,8 @@ MAGIC = (
     (0, b"\x00\x00\x01\x00", "ico"),
     *((0, b"P%d" % number, "ppm") for number in range(1, 7)),
 )
+#: The end of the reason why several images in one row are not read.
+ONE_IMAGE = "images, and a pair has one"
 _DATA_URI = re.compile(r"data:image/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{32,}={0,2}\s*")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

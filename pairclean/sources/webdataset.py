@@ -553,9 +553,10 @@ def _find_captions(
 
 
 def _texts_beside(members: Mapping[str, int]) -> list[str]:
-    """The extensions that hold a caption: KEY.txt, or KEY.caption, or KEY.outputs.txt where it is the only such."""
-    plain = next((name for name in ("txt", "caption") if name in members), None)
-    return [plain] if plain else [name for name in members if _last(name) in ("txt", "caption")]
+    """The extensions that hold a caption: KEY.txt or KEY.caption, both where many have both; or KEY.outputs.txt."""
+    plain = sorted(("txt", "caption"), key=lambda name: -members.get(name, 0))
+    found = [name for name in plain if members.get(name, 0) > members.get(plain[0], 0) // 2]
+    return found or [name for name in members if _last(name) in plain]
 
 
 @dataclass(frozen=True)

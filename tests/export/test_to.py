@@ -239,3 +239,28 @@ def test_uids_where_every_shard_is_broken(tmp_path: Path, shards: Path) -> None:
     with open_writer(source, "uids", offsets=np.array([0, 3]), donors=np.empty(0, int), home=tmp_path) as writer:
         writer.finish(tmp_path / "out")
     assert len(np.load(tmp_path / "out" / "uids.npy")) == 0
+
+
+def test_tables_of_text_become_parquet(tmp_path: Path, export) -> None:
+    """Paths stay as they are; COCO's captions stay a list for each image."""
+    (tmp_path / "in").mkdir()
+    for i in range(6):
+        (tmp_path / "in" / f"{i}.png").write_bytes(picture(i, "PNG"))
+    text = "image,caption\n" + "".join(f"{i}.png,caption {i}\n" for i in range(6))
+    (tmp_path / "in" / "a.csv").write_text(text)
+    source = open_source(tmp_path / "in" / "a.csv")
+    assert export(source, FIVE, tmp_path / "csv") == ["a.parquet"]
+    written = pq.read_table(tmp_path / "csv" / "a.parquet")
+    assert written["image"].to_pylist()[0] == "0.png"
+    assert len(written) == sum(word in ("clean", "rematched") for word in FIVE)
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(3)]
+    notes = [{"id": j, "image_id": j % 3, "caption": f"caption {j}"} for j in range(6)]
+    (tmp_path / "in" / "coco.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    source = open_source(tmp_path / "in" / "coco.json")
+    assert export(source, ["clean", "noisy", "clean", "clean", "noisy", "clean"], tmp_path / "coco") == ["coco.parquet"]
+    assert pq.read_table(tmp_path / "coco" / "coco.parquet")["captions"].to_pylist() == [
+        ["caption 0"],
+        ["caption 1", "caption 4"],
+        ["caption 5"],
+    ]
+    assert export(open_source(tmp_path / "in" / "a.csv"), FIVE, tmp_path / "tar", "webdataset")[0].endswith(".tar")

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pairclean.embed import check_readable
 from pairclean.pairs import Columns, UserError
 from pairclean.sources import Source, open_source
 from pairclean.sources.documents import Document
@@ -287,3 +288,82 @@ def test_a_caption_that_begins_like_a_compressed_file(home: Path) -> None:
     for i in range(6):
         (home / "img" / f"{i}.txt").write_bytes(b"\x1f\x8bBZh9")
     assert open_source(home / "img").shards[0].rows == 6
+
+
+# --- several folders --------------------------------------------------------------------------------------------------
+
+
+def metadata(folder: Path, pictures: list[bytes], captions: list[str]) -> None:
+    folder.mkdir(parents=True)
+    for i, data in enumerate(pictures):
+        (folder / f"{i}.png").write_bytes(data)
+    rows = [{"file_name": f"{i}.png", "text": caption} for i, caption in enumerate(captions)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
+
+
+@pytest.mark.parametrize("pattern", ["*", "*/*", "{train,test}", "*/metadata.parquet"])
+def test_every_split_has_its_own_pictures(tmp_path: Path, pattern: str) -> None:
+    metadata(tmp_path / "train", PICTURES, CAPTIONS)
+    metadata(tmp_path / "test", PICTURES[::-1], CAPTIONS[::-1])
+    assert "/*/*'" in refusal(tmp_path)
+    found = pairs(open_source(f"{tmp_path}/{pattern}"))
+    expected = EXPECTED + EXPECTED[::-1] if pattern.startswith("{") else EXPECTED[::-1] + EXPECTED
+    assert found == expected
+
+
+def test_several_splits_that_datasets_saves(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = [{"image": {"bytes": data, "path": None}, "text": text} for data, text in EXPECTED]
+    split = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(str(tmp_path / "saved"))
+    assert f"'{tmp_path}/saved/*/*'" in refusal(tmp_path / "saved")
+    assert pairs(open_source(f"{tmp_path}/saved/*/*")) == EXPECTED * 2
+
+
+# --- what is asked or refused -----------------------------------------------------------------------------------------
+
+
+def test_two_texts_beside_each_picture(home: Path) -> None:
+    for i, caption in enumerate(CAPTIONS):
+        (home / "img" / f"{i}.txt").write_text("tag, tag")
+        (home / "img" / f"{i}.caption").write_text(caption)
+        (home / "img" / f"{i}.npz").write_bytes(b"PK\x03\x04")  # what trainers keep of a picture
+    assert "'txt', 'caption': choose with --caption-column" in refusal(home / "img")
+    assert pairs(open_source(home / "img", Columns(caption="caption"))) == EXPECTED
+
+
+def test_what_a_csv_needs(home: Path) -> None:
+    (home / "a.csv").write_text("img/0.png,a thing\nimg/1.png,another\n")
+    assert "add a line such as 'image,caption'" in refusal(home / "a.csv")
+    (home / "a.csv").write_text("image_name| comment_number| comment\nimg/0.png| 0| a thing\n")
+    source = open_source(home / "a.csv", Columns(caption="comment"))
+    assert pairs(source) == [(PICTURES[0], "a thing")]
+
+
+def test_pictures_without_captions(home: Path) -> None:
+    assert "has pictures, but no captions beside them" in refusal(home / "img")
+
+
+def test_a_document_beside_its_pictures(home: Path) -> None:
+    rows = [{"image": f"{i}.png", "caption": caption} for i, caption in enumerate(CAPTIONS)]
+    (home / "img" / "blip.json").write_text(json.dumps(rows))
+    source = open_source(home / "img")
+    assert (pairs(source), source.notes) == (EXPECTED, {})
+
+
+def test_messages(home: Path) -> None:
+    turns = [
+        [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": caption}] for caption in CAPTIONS
+    ]
+    (home / "a.jsonl").write_text(
+        json_lines([{"images": [f"img/{i}.png"], "messages": said} for i, said in enumerate(turns)])
+    )
+    assert pairs(open_source(home / "a.jsonl")) == EXPECTED
+
+
+def test_several_images_in_a_row_are_refused(home: Path) -> None:
+    rows = [{"images": ["img/0.png", "img/1.png"], "text": caption} for caption in CAPTIONS]
+    (home / "a.jsonl").write_text(json_lines(rows))
+    with pytest.raises(UserError, match=r"it has 2 images, and a pair has one.*write a row for each image"):
+        check_readable(open_source(home / "a.jsonl"))
