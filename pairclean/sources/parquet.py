@@ -36,6 +36,7 @@ from .tables import (
     column_types,
     columns_of,
     holds_nothing,
+    is_utf8,
     lost_columns,
     opened,
     raw_texts,
@@ -52,8 +53,6 @@ __all__ = ["ParquetSource", "open_parquet_source", "read_schema", "record_batche
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$")
 #: How many values of a column are looked at, in each of how many shards.
 _LOOKED_AT, _SHARDS_LOOKED_AT = 16, 4
-#: How many captions are looked at to see whether they are UTF-8.
-_CAPTIONS_LOOKED_AT = 5_000
 _NULL = "the image is null"
 
 
@@ -108,7 +107,7 @@ def open_parquet_source(
     )
     if kind == "path":
         _check_paths(source)
-    source.encoding = guess(_not_utf8(source))
+    source.encoding = caption_encoding(source.shards, roles.caption)
     check_ids(source.path, source.shards, roles.id)
     return source
 
@@ -322,17 +321,23 @@ def _text_rows(
     return rows
 
 
-def _not_utf8(source: ParquetSource) -> Iterator[bytes]:
+def caption_encoding(shards: Sequence[Shard], column: str) -> str | None:
+    """The encoding of the captions that are not UTF-8, decided from all of them together (remote: from some shards)."""
+    whole = [shard for shard in shards if not shard.broken]
+    remote = bool(whole) and is_remote(whole[0].path)
+    looked_at = whole[:: max(1, -(-len(whole) // _SHARDS_LOOKED_AT))] if remote else whole
+    return guess(text for shard in looked_at for text in _not_utf8(shard, column))
+
+
+def _not_utf8(shard: Shard, column: str) -> Iterator[bytes]:
     """Captions whose encoding is told by nothing but what they look like."""
-    whole = [shard for shard in source.shards if not shard.broken]
-    for shard in whole[:: max(1, -(-len(whole) // _SHARDS_LOOKED_AT))]:
-        for _, piece in readable_batches(shard.path, [source.roles.caption], batch_rows=_CAPTIONS_LOOKED_AT):
-            if isinstance(piece, pa.RecordBatch):
-                for value in raw_texts(piece.column(source.roles.caption)):
-                    for text in value if isinstance(value, list) else [value]:
-                        if isinstance(text, bytes) and needs_guess(text):
-                            yield text
-            break
+    for _, piece in readable_batches(shard.path, [column], batch_rows=TEXT_BATCH):
+        if isinstance(piece, Gap) or is_utf8(piece.column(column)):
+            continue
+        for value in raw_texts(piece.column(column)):
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, bytes) and needs_guess(text):
+                    yield text
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ..pairs import Shard, UserError
 from .base import CorruptFile, ending, head, open_file
 from .documents import ENDINGS, Document, open_document
-from .roles import is_list
+from .roles import is_list, is_text
 
 #: Rows that are in memory at once: with images, and without.
 IMAGE_BATCH = 64
@@ -155,6 +155,19 @@ def raw_texts(column: pa.Array) -> list[Any]:
         if is_list(column.type):
             return column.cast(pa.large_list(pa.large_string())).cast(pa.large_list(pa.large_binary())).to_pylist()
         return column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+
+
+def is_utf8(column: pa.Array) -> bool:
+    """Whether all texts of an array of texts, bytes or lists of these are UTF-8, without making Python objects."""
+    try:
+        if is_list(column.type):
+            return is_utf8(column.flatten())
+        column.validate(full=True)
+        if not is_text(column.type):
+            column.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _decode(text: bytes | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
@@ -40,6 +40,7 @@ from .tables import (
     columns_of,
     nulls,
     opened,
+    raw_texts,
     read_schema,
     readable_batches,
     record_batches,
@@ -54,8 +55,6 @@ KEYS = ("key", "__key__")
 _LOOKED_AT = 20
 #: How many captions are looked at to see whether they are UTF-8.
 _TEXTS_HERE, _TEXTS_REMOTE = 20_000, 200
-#: A caption whose encoding is not recognised.
-_UNDECIDED = object()
 #: Larger texts are no caption, and larger JSON is not about one image.
 _MAX_TEXT = 16 << 20
 #: Larger members are no label.
@@ -314,7 +313,9 @@ class WebdatasetSource:
                     yield from ((key, None, None, None) for key in map(str, texts(keys.column(0))[piece.offset :]))
                 continue
             found = [
-                texts(piece.column(name)) if name in piece.schema.names else [None] * len(piece)
+                (raw_texts if name == caption else texts)(piece.column(name))
+                if name in piece.schema.names
+                else [None] * len(piece)
                 for name in (self.key, caption or "", "status", "error_message")
             ]
             yield from ((str(key), *rest) for key, *rest in zip(*found, strict=True))
@@ -335,17 +336,12 @@ class WebdatasetSource:
 
     def as_captions(self, value: Any) -> tuple[tuple[str | None, ...], str | None]:
         """A row's captions, and what is wrong with them."""
-        if self.many:
-            found = value if isinstance(value, list) else [value]
-            if all(text is None or isinstance(text, str) for text in found):
-                return tuple(found) or (None,), None
-        elif value is None or isinstance(value, str):
-            return (value,), None
-        if isinstance(value, bytes):
-            text = decode(value, self.encoding)
-            return (text,), None if text is not None else UNKNOWN
-        if value is _UNDECIDED:
-            return (None,), UNKNOWN
+        found = value if self.many and isinstance(value, list) else [value]
+        captions = tuple(decode(text, self.encoding) if isinstance(text, bytes) else text for text in found)
+        if any(text is None and isinstance(raw, bytes) for text, raw in zip(captions, found, strict=True)):
+            return tuple(text if isinstance(text, str) else None for text in captions), None if self.many else UNKNOWN
+        if all(text is None or isinstance(text, str) for text in captions):
+            return captions or (None,), None
         return (None,), f"its caption is {type(value).__name__}, not text"
 
     def fields(self, file: pa.NativeFile | Folder, place: SampleIndex | None) -> dict[str, Any]:
@@ -430,6 +426,7 @@ class WebdatasetSource:
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
         )
+        self.encoding = guess(filter(needs_guess, self._texts("json", [(shard, places[:_LOOKED_AT])])))
         with open_archive(shard.path) as file:
             for place in places[:_LOOKED_AT]:
                 fields = {**self.fields(file, place), **fields}
@@ -438,17 +435,26 @@ class WebdatasetSource:
             self.path, kinds, fields, column_types(schemas) if schemas else {}, columns.caption
         )
         self.many = self.captions.many
-        if self.captions.place == "member":
-            self.encoding = guess(filter(needs_guess, self._texts(self.captions.name)))
+        self.encoding = guess(filter(needs_guess, self._raw_captions()))
         self.roles = replace(self.roles, image=self.images[0], caption=self.captions.name)
 
-    def _texts(self, extension: str) -> Iterator[bytes]:
-        """Captions from all over the source, as they are in the tars."""
+    def _raw_captions(self) -> Iterator[bytes]:
+        """Captions from all over the source, as bytes where they may be of any encoding."""
+        if self.captions.place == "sidecar":
+            rows = (caption for sidecar in self.sidecars.values() for _, caption, *_ in self._sidecar_rows(sidecar))
+            for value in islice(rows, _TEXTS_HERE):
+                yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, bytes))
+            return
         each = (_TEXTS_REMOTE if is_remote(self.path) else _TEXTS_HERE) // len(self.shards) + 1
-        for shard in self.shards:
-            places = self._index(shard)[0]
+        all_places = ((shard, self._index(shard)[0]) for shard in self.shards)
+        some = ((shard, places[:: max(1, len(places) // each)]) for shard, places in all_places)
+        yield from self._texts(self.captions.name if self.captions.place == "member" else "json", some)
+
+    def _texts(self, extension: str, some: Iterable[tuple[Shard, Sequence[SampleIndex]]]) -> Iterator[bytes]:
+        """The members of this extension of some samples, as they are in the tars."""
+        for shard, places in some:
             with open_archive(shard.path) as file:
-                for place in places[:: max(1, len(places) // each)]:
+                for place in places:
                     member = place.members.get(extension)
                     if member is not None and member.problem is None and member.size <= _MAX_TEXT:
                         yield read(file, member)
@@ -602,8 +608,7 @@ class _Reader:
             member = place.members.get(where.name)
             if member is None or member.size > _MAX_TEXT:
                 return None
-            text = decode(read(self._file, member), self._source.encoding)
-            return _UNDECIDED if text is None else text
+            return read(self._file, member)
         if where.place == "sidecar" and of_sidecar is not None:
             return of_sidecar
         return self._source.fields(self._file, place).get(where.name)

@@ -17,6 +17,7 @@ from PIL import Image
 from pairclean.embed import check_readable
 from pairclean.pairs import Columns, UserError
 from pairclean.sources import Source, open_source
+from pairclean.sources.tables import is_utf8
 from pairclean.sources.values import from_base64, looks_like_image
 
 
@@ -141,6 +142,37 @@ def test_captions_of_another_encoding(tmp_path: Path) -> None:
     assert captions(open_source(write(tmp_path / "0.parquet", image=PICTURES, caption=data))) == texts
     utf8 = pa.array([text.encode("cp1252") for text in texts], pa.binary()).view(pa.string())
     assert captions(open_source(write(tmp_path / "1.parquet", image=PICTURES, caption=utf8))) == texts
+
+
+def test_one_caption_of_another_encoding_among_thousands(tmp_path: Path) -> None:
+    """In the last of many shards, behind thousands of rows."""
+    rows = 6000
+    for shard in range(6):
+        data = [f"caption {i}".encode() for i in range(rows)]
+        if shard == 5:
+            data[-1] = "crème brûlée".encode("cp1252")
+        texts = pa.array(data, pa.binary()).view(pa.string())
+        write(tmp_path / f"{shard}.parquet", image=pa.array([b"\xff\xd8\xff"] * rows), caption=texts)
+    source = open_source(tmp_path)
+    last = [row.captions[0] for row in source.rows(source.shards[-1], images=False)][-1]
+    assert (source.encoding, last) == ("cp1252", "crème brûlée")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.list_(pa.string())])
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=4), st.text(max_size=4).map(str.encode)), max_size=6))
+def test_utf8_is_told_as_python_tells_it(kind: pa.DataType, values: list[bytes | None]) -> None:
+    def whole(value: bytes) -> bool:
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    flat = pa.array(values, pa.large_binary() if kind == pa.large_string() else pa.binary())
+    column = flat if kind == pa.binary() else flat.view(pa.large_string() if kind == pa.large_string() else pa.string())
+    if pa.types.is_list(kind):
+        column = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), column)
+    assert is_utf8(column) == all(whole(value) for value in values if value is not None)
 
 
 def test_names_in_capitals(tmp_path: Path) -> None:
