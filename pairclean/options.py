@@ -20,6 +20,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Score = Literal["auto", "aligned", "clip", "negclip", "lemon"]
 Calibration = Literal["decoy", "beta", "gauss"]
 Pool = Literal["noisy", "all"]
+Captions = Literal["all", "best"]
 Layout = Literal["source", "parquet", "webdataset", "uids", "embeddings"]
 if TYPE_CHECKING:
     Method = str
@@ -144,6 +145,9 @@ class _Rematch:
 
 class _Export:
     to: Layout = _option("source", "Layout of the cleaned data.", OUTPUT)
+    captions: Captions = _option(
+        "all", "If a row has several captions, write all that stay, or only the one most likely to be right.", OUTPUT
+    )
 
 
 class Options(_Columns, _Selection, _Encoder, _Align, _Judge, _Rematch, _Export):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .kept import Writer, kept_pairs
+from .kept import Writer, best_of_rows, kept_pairs
 from .layouts import check_layout, open_writer
 from .parquet import Tables
 from .verdicts import Findings, verdict_table, verdict_tables
@@ -11,6 +11,7 @@ __all__ = [
     "Findings",
     "Tables",
     "Writer",
+    "best_of_rows",
     "check_layout",
     "kept_pairs",
     "open_writer",

@@ -33,7 +33,9 @@ def export(run: Run, execution: Execution) -> None:
             with written_whole(verdicts / f"{shard.name}.parquet") as file:
                 pq.write_table(table, file)
             if not shard.broken:
-                writer.write(shard, kept_pairs(table, start=start, donor=np.asarray(partner[start:stop])), cleaned)
+                donor = np.asarray(partner[start:stop])
+                kept = kept_pairs(table, start=start, donor=donor, best=config.captions == "best")
+                writer.write(shard, kept, cleaned)
             progress.advance()
         writer.finish(cleaned)
 

@@ -22,6 +22,7 @@ from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, UserError
 from pairclean.pipeline import preview, redo
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
+from pairclean.synthetic.scenes import draw_scenes
 
 FIVE = ["clean", "noisy", "rematched", "unjudged", "clean", "unreadable"]
 
@@ -264,3 +265,52 @@ def test_tables_of_text_become_parquet(tmp_path: Path, export) -> None:
         ["caption 5"],
     ]
     assert export(open_source(tmp_path / "in" / "a.csv"), FIVE, tmp_path / "tar", "webdataset")[0].endswith(".tar")
+
+
+def test_the_likeliest_of_several_captions(tmp_path: Path) -> None:
+    """A rematched pair counts by its new caption; of equal ones, the first."""
+    pairs = [
+        (0, 0, "clean", 0.7, None),
+        (0, 1, "clean", 0.9, None),
+        (1, 0, "rematched", 0.1, 0.95),
+        (1, 1, "clean", 0.8, None),
+        (2, 0, "noisy", 0.2, None),
+        (2, 1, "clean", 0.6, None),
+        (2, 2, "clean", 0.6, None),
+        (3, 0, "unreadable", None, None),
+    ]
+    records = [
+        {"row": r, "caption_index": i, "verdict": word, "clean_probability": p, "rematch_probability": q}
+        | {"pair_id": f"{r}:{i}", "shard": "a", "rematch_caption": "new" if word == "rematched" else None}
+        for r, i, word, p, q in pairs
+    ]
+    verdicts = pa.Table.from_pylist(records, schema=VERDICT_SCHEMA)
+    assert len(kept_pairs(verdicts)) == 6
+    kept = kept_pairs(verdicts, best=True)
+    assert kept["pairclean_pair_id"].to_pylist() == ["0:1", "1:0", "2:1"]
+    assert kept["caption"].to_pylist() == [None, "new", None]
+    assert len(kept_pairs(verdicts.slice(7), best=True)) == 0
+    captions = [["a", "b"], ["c", "d"], ["e", "f", "g"], ["h"]]
+    pq.write_table(
+        pa.table({"jpg": [picture(i, "PNG") for i in range(4)], "captions": captions}), tmp_path / "a.parquet"
+    )
+    source = open_source(tmp_path)
+    Tables(source).write(source.shards[0], kept, tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "a.parquet")["captions"].to_pylist() == [["b"], ["new"], ["f"]]
+
+
+def test_a_run_writes_the_likeliest_caption(tmp_path: Path) -> None:
+    scenes = [scene for scene in draw_scenes(80, seed=0) if scene.kind == "plain"][:60]
+    captions = [[scenes[i - 1].caption, scene.caption] for i, scene in enumerate(scenes)]
+    pq.write_table(pa.table({"jpg": [scene.image for scene in scenes], "captions": captions}), tmp_path / "a.parquet")
+    run = clean(tmp_path / "a.parquet", tmp_path / "run", model="hog-tfidf", captions="best")
+    written = pq.read_table(tmp_path / "run" / "cleaned" / "a.parquet")
+    kept = [verdict in ("clean", "rematched") for verdict in run.verdicts()["verdict"].to_pylist()]
+    assert len(kept) == 120
+    assert [len(lists) for lists in written["captions"].to_pylist()] == [1] * len(written)
+    assert len(written) == sum(any(kept[2 * i : 2 * i + 2]) for i in range(60))
+    counts = run.report["several_captions"]
+    assert counts["besides_best"] == sum(kept) - len(written)
+    assert any("with several captions" in note for note in run.report["notes"]) == (counts["rows"] > 0)
+    assert redo(run, "export", Execution(), captions="all")[0] == "export"
+    assert sum(map(len, pq.read_table(tmp_path / "run" / "cleaned" / "a.parquet")["captions"].to_pylist())) == sum(kept)
