@@ -23,7 +23,9 @@ MAGIC = (
     (4, b"ftypavis", "avif"),
     (4, b"ftypheic", "heic"),
     (4, b"ftypheix", "heic"),
+    (4, b"ftyphevc", "heic"),
     (4, b"ftypmif1", "heic"),
+    (4, b"ftypmsf1", "heic"),
     (0, b"\x00\x00\x00\x0cjP  ", "jp2"),
     (0, b"\xff\x4f\xff\x51", "j2k"),
     (0, b"\x00\x00\x00\x0cJXL ", "jxl"),
@@ -40,9 +42,14 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 
 
+def image_format(data: bytes) -> str | None:
+    """The format of a picture by its first bytes, as in MAGIC; None where it is none of these."""
+    return next((name for start, magic, name in MAGIC if data.startswith(magic, start)), None)
+
+
 def looks_like_image(data: bytes) -> bool:
     """Whether bytes begin like a picture of one of the usual formats."""
-    return any(data.startswith(magic, start) for start, magic, _ in MAGIC)
+    return image_format(data) is not None
 
 
 def from_base64(text: str) -> bytes | None:
