@@ -13,12 +13,17 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _WILD = re.compile(r"[*?[]")
 _MOST = 1_000_000
+#: Protocols of fsspec that read what lies behind another one.
+_WRAPPERS = frozenset(
+    ["blockcache", "cached", "dir", "filecache", "libarchive", "reference", "simplecache", "tar", "zip"]
+)
 
 
 def parts(path: str) -> list[str]:
-    """The sources that are joined with `::`; where the first part is a protocol of fsspec, its own chains win."""
+    """The sources that are joined with `::`.  Chains of fsspec (`simplecache::s3://...`, `zip://...::...`) are one."""
     found = path.split("::")
-    if len(found) == 1 or _is_protocol(found[0].split("://")[0]):
+    protocol, separator, _ = found[0].partition("://")
+    if len(found) == 1 or (protocol in _WRAPPERS if separator else _is_protocol(protocol)):
         return [path]
     return [part for part in found if part]
 

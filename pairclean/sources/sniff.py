@@ -123,7 +123,7 @@ def _opened(
 
 def _clip_retrieval_folder(where: str) -> str | None:
     """The folder that has clip-retrieval's folders: this one, or its `embeddings/` if it is a run directory."""
-    if not is_folder(where):
+    if len(parts(where)) > 1 or not is_folder(where):
         return None
     files, folders = listing(where)
     names = {os.path.basename(folder) for folder in folders}
