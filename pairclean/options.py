@@ -145,6 +145,9 @@ class _Rematch:
 
 class _Export:
     to: Layout = _option("source", "Layout of the cleaned data.", OUTPUT)
+    cleaned_to: str | None = _option(
+        None, "Remote folder that takes cleaned/ and a copy of verdicts/, such as s3://bucket/folder.", OUTPUT, "URL"
+    )
     captions: Captions = _option(
         "all", "If a row has several captions, write all that stay, or only the one most likely to be right.", OUTPUT
     )

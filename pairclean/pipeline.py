@@ -137,7 +137,7 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
             if stage == "export":
                 from .export import check_layout
 
-                check_layout(run.open_source(), config.to)
+                check_layout(run.open_source(), config.to, config.cleaned_to)
             run.manifest["config"] = config.model_dump()
             run.set_stale(stage)
         return [name for name in order[order.index(stage) : last + 1] if _do(run, name, execution)]
@@ -197,7 +197,7 @@ def preview(
     execution, config = execution or Execution(), Config.make(**options)
     Run.create(run, source, config)
     opened = open_source(source, config.columns, strict=execution.strict)
-    check_layout(opened, config.to)
+    check_layout(opened, config.to, config.cleaned_to)
     if not (execution.force or has_vectors(opened)):
         check_readable(opened)
     bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from .destination import Destination
 from .kept import Writer, best_of_rows, kept_pairs
 from .layouts import check_layout, open_writer
 from .parquet import Tables
 from .verdicts import Findings, verdict_table, verdict_tables
 
 __all__ = [
+    "Destination",
     "Findings",
     "Tables",
     "Writer",

@@ -246,8 +246,8 @@ def listing(folder: str) -> tuple[list[str], list[str]]:
     what is called like a shard is a link to nothing.
     """
     if is_remote(folder):
-        system, inside = _file_system(folder)
-        with _reaching(folder):
+        system, inside = file_system(folder)
+        with reaching(folder):
             found = [(entry["name"].rstrip("/"), entry["type"]) for entry in system.ls(inside, detail=True)]
         names = [(name.rpartition("/")[2], kind == "file") for name, kind in found if name != inside.rstrip("/")]
     else:
@@ -278,16 +278,16 @@ def _type(entry: os.DirEntry[str]) -> str:
 
 def is_folder(path: str) -> bool:
     if is_remote(path):
-        system, inside = _file_system(path)
-        with _reaching(path):
+        system, inside = file_system(path)
+        with reaching(path):
             return bool(system.isdir(inside))
     return os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
     if is_remote(path):
-        system, inside = _file_system(path)
-        with _reaching(path):
+        system, inside = file_system(path)
+        with reaching(path):
             return bool(system.exists(inside))
     return os.path.exists(path)
 
@@ -336,8 +336,8 @@ def open_packed(path: str) -> pa.NativeFile:
     """A file as it is, also where that is compressed."""
     if not is_remote(path):
         return pa.OSFile(path)
-    system, inside = _file_system(path)
-    with _reaching(path):
+    system, inside = file_system(path)
+    with reaching(path):
         # Blocks that are kept, as readers go back and forth within some megabytes (a tar and its sidecar differ in
         # order); file systems that hold files whole take no notice.
         file = system.open(inside, "rb", block_size=4 << 20, cache_type="blockcache", cache_options={"maxblocks": 16})
@@ -346,8 +346,8 @@ def open_packed(path: str) -> pa.NativeFile:
 
 def file_size(path: str) -> int:
     if is_remote(path):
-        system, inside = _file_system(path)
-        with _reaching(path):
+        system, inside = file_system(path)
+        with reaching(path):
             return int(system.size(inside) or 0)
     return os.path.getsize(path)
 
@@ -399,13 +399,13 @@ def stamp(path: str) -> str:
     if not is_remote(path):
         status = os.stat(path)
         return f"{status.st_size}:{status.st_mtime_ns}:"
-    system, inside = _file_system(path)
-    with _reaching(path):
+    system, inside = file_system(path)
+    with reaching(path):
         facts = {str(name).lower(): value for name, value in system.info(inside).items()}
     return ":".join(str(facts.get(name)) for name in ("size", *_STAMPS)) + ":"
 
 
-def _file_system(path: str) -> tuple[Any, str]:
+def file_system(path: str) -> tuple[Any, str]:
     """fsspec's file system for an address, and the path in it."""
     import fsspec
 
@@ -421,7 +421,7 @@ def _file_system(path: str) -> tuple[Any, str]:
     return system, str(inside)
 
 
-class _reaching:
+class reaching:
     """Errors of a remote file system, of whatever type, as a sentence."""
 
     def __init__(self, path: str) -> None:

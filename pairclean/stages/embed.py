@@ -23,7 +23,7 @@ def embed(run: Run, execution: Execution) -> None:
     progress = execution.progress
     source = run.open_source(strict=execution.strict)
     if run.writer is None:
-        check_layout(source, run.config.to)
+        check_layout(source, run.config.to, run.config.cleaned_to)
     if not (execution.force or has_vectors(source) or run.is_done("embed")):
         check_readable(source)
     roles = asdict(source.roles)

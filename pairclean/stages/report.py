@@ -67,6 +67,7 @@ def report(run: Run, execution: Execution) -> None:
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(run, source),
         "broken": run.manifest.get("broken") or {},
+        "cleaned_to": config.cleaned_to,
     }
     content = summarise(run.verdict_tables(), facts)
     content["notes"] += _several_captions(content["several_captions"], best=config.captions == "best")

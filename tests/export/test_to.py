@@ -299,14 +299,15 @@ def test_the_likeliest_of_several_captions(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out" / "a.parquet")["captions"].to_pylist() == [["b"], ["new"], ["f"]]
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_likeliest_caption(tmp_path: Path) -> None:
     scenes = [scene for scene in draw_scenes(80, seed=0) if scene.kind == "plain"][:60]
-    captions = [[scenes[i - 1].caption, scene.caption] for i, scene in enumerate(scenes)]
+    captions = [[f"a picture: {scene.caption}", scene.caption] for scene in scenes]
     pq.write_table(pa.table({"jpg": [scene.image for scene in scenes], "captions": captions}), tmp_path / "a.parquet")
     run = clean(tmp_path / "a.parquet", tmp_path / "run", model="hog-tfidf", captions="best")
     written = pq.read_table(tmp_path / "run" / "cleaned" / "a.parquet")
     kept = [verdict in ("clean", "rematched") for verdict in run.verdicts()["verdict"].to_pylist()]
-    assert len(kept) == 120
+    assert (len(kept), any(kept)) == (120, True)
     assert [len(lists) for lists in written["captions"].to_pylist()] == [1] * len(written)
     assert len(written) == sum(any(kept[2 * i : 2 * i + 2]) for i in range(60))
     counts = run.report["several_captions"]
