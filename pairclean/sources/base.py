@@ -44,8 +44,8 @@ IMAGES = frozenset(
             "avif",
             "avifs",
         ),
-        *("heic", "heif", "hif", "jxl", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "pfm"),
-        *("ico", "tga", "icb", "vda", "vst", "qoi", "img"),
+        *("heic", "heics", "heif", "heifs", "hif", "jxl", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+        *("ppm", "pgm", "pbm", "pnm", "pfm", "ico", "tga", "icb", "vda", "vst", "qoi", "img"),
     ]
 )
 #: Endings of files that hold a caption beside a picture.
