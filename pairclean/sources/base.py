@@ -100,8 +100,9 @@ class Source(Protocol):
 
     path: absolute, or a remote address; of a source of your own, a name that tells it from others.
     shards: in the order in which they are read. Their fingerprints decide what a later call embeds again.
-    layout: `img2dataset`, `huggingface`, `folder` (Parquet with image paths), `parquet` (with binary images),
-    `webdataset`, `datacomp`, `clip-retrieval`, or `python` for a source of your own.
+    layout: `img2dataset`, `huggingface`, `folder` (a table with image paths), `parquet` (with binary images),
+    `webdataset` (tars), `files` (folders of pictures with texts beside them), `datacomp`, `clip-retrieval`, or `python`
+    for a source of your own.
     many: whether a row has a list of captions.
     vectors: the name of the vectors where there are vectors instead of images (`VectorSource`), else None.
     strict: whether a broken file raises UserError.

@@ -88,9 +88,28 @@ def _arrow(path: str) -> pa.Table:
     source = open_file(path) if is_remote(path) or packed else pa.memory_map(path)
     try:
         reader = pa.ipc.open_file(source) if start.startswith(b"ARROW1") else pa.ipc.open_stream(source)
-        return reader.read_all()
+        table = reader.read_all()
+        for column in table.columns:  # Arrow trusts offsets, and would read beyond the file
+            for chunk in column.chunks:
+                chunk.view(_as_bytes(chunk.type)).validate(full=True)
+        return table
     except (pa.ArrowException, OSError) as error:
-        raise CorruptFile(path, f"cannot be read as Arrow ({str(error).splitlines()[0]})") from error
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptFile(path, f"cannot be read as Arrow ({first})") from error
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes instead of texts, which need not be UTF-8."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = kind.value_field.with_type(_as_bytes(kind.value_type))
+        return pa.list_(inner) if pa.types.is_list(kind) else pa.large_list(inner)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+    return kind
 
 
 def _text(path: str, data: bytes) -> str:

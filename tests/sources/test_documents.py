@@ -176,6 +176,22 @@ def test_what_datasets_saves_to_disk(tmp_path: Path) -> None:
     assert source.image(source.shards[1], 0) == PICTURES[3]
 
 
+def test_an_arrow_file_of_wrong_offsets_is_refused(tmp_path: Path) -> None:
+    """Arrow itself would read beyond the file. Texts that are not UTF-8 are no damage."""
+    texts = pa.array([b"caf\xe9 au lait", b"th\xe9 \xe0 la menthe"], pa.binary()).view(pa.string())
+    for number, offset in enumerate((texts.buffers()[1].to_pybytes(), b"\0\0\0\0\xff\xff\xff\x7f\x1a\0\0\0")):
+        data = pa.py_buffer(offset)
+        captions = pa.Array.from_buffers(pa.string(), 2, [None, data, texts.buffers()[2]])
+        table = pa.table({"image": PICTURES[:2], "caption": captions})
+        with (
+            pa.OSFile(str(tmp_path / f"{number}.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+    assert [caption for _, caption in pairs(open_source(tmp_path / "0.arrow"))] == ["café au lait", "thé à la menthe"]
+    assert "cannot be read as Arrow" in refusal(tmp_path / "1.arrow")
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
