@@ -143,6 +143,7 @@ class _Sample:
         self._rows = {shard.name: drawn for shard, drawn in rows.items()}
         self.path, self.layout, self.roles, self.columns = source.path, source.layout, source.roles, source.columns
         self.many, self.vectors, self.broken, self.strict = source.many, source.vectors, source.broken, source.strict
+        self.encoding = source.encoding
         self.notes = source.notes
         self.shards = [
             replace(shard, rows=len(drawn), fingerprint=fingerprint(shard.fingerprint, sorted(drawn)))

@@ -113,20 +113,23 @@ def captions_now(kept: pa.Table, originals: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_valid(new), new, originals.cast(pa.string())).cast(originals.type)
 
 
-def _as_text(captions: pa.Array) -> pa.Array:
+def _as_text(captions: pa.Array, encoding: str | None) -> pa.Array:
     """Captions as text, also where they are stored as bytes."""
     if not is_one_of(captions.type, "binary", "large_binary"):
         return captions.cast(pa.string())
-    return pa.array([None if data is None else decode(data, "cp1252") for data in captions.to_pylist()], pa.string())
+    return pa.array([None if data is None else decode(data, encoding) for data in captions.to_pylist()], pa.string())
 
 
-def added(kept: pa.Table, originals: pa.Array) -> dict[str, pa.Array]:
-    """The ADDED columns that `kept` asks for, one value a pair."""
+def added(kept: pa.Table, originals: pa.Array, encoding: str | None = None) -> dict[str, pa.Array]:
+    """The ADDED columns that `kept` asks for, one value a pair.
+
+    encoding: of captions that are bytes and not UTF-8.
+    """
     found = {field.name: column(kept, field.name) for field in ADDED if field.name in kept.column_names}
     if _ORIGINAL in found:
         new = pc.is_valid(column(kept, "caption"))
         if pc.any(new).as_py():
-            found[_ORIGINAL] = pc.if_else(new, _as_text(originals), pa.scalar(None, pa.string()))
+            found[_ORIGINAL] = pc.if_else(new, _as_text(originals, encoding), pa.scalar(None, pa.string()))
     return found
 
 

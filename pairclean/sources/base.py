@@ -106,6 +106,7 @@ class Source(Protocol):
     many: whether a row has a list of captions.
     vectors: the name of the vectors where there are vectors instead of images (`VectorSource`), else None.
     strict: whether a broken file raises UserError.
+    encoding: that of captions which are stored as other bytes than UTF-8, if there are any.
     """
 
     path: str
@@ -115,6 +116,7 @@ class Source(Protocol):
     many: bool = False
     vectors: str | None = None
     strict: bool = False
+    encoding: str | None = None
 
     @property
     def columns(self) -> Sequence[str]:
