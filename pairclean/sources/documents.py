@@ -93,7 +93,7 @@ def _arrow(path: str) -> pa.Table:
             for chunk in column.chunks:
                 chunk.view(_as_bytes(chunk.type)).validate(full=True)
         return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a name of a column can be damaged, too
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CorruptFile(path, f"cannot be read as Arrow ({first})") from error
 

@@ -190,6 +190,8 @@ def test_an_arrow_file_of_wrong_offsets_is_refused(tmp_path: Path) -> None:
             writer.write_table(table)
     assert [caption for _, caption in pairs(open_source(tmp_path / "0.arrow"))] == ["café au lait", "thé à la menthe"]
     assert "cannot be read as Arrow" in refusal(tmp_path / "1.arrow")
+    (tmp_path / "2.arrow").write_bytes((tmp_path / "0.arrow").read_bytes().replace(b"caption", b"\x93aption"))
+    assert "cannot be read as Arrow" in refusal(tmp_path / "2.arrow")
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
