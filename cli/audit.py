@@ -93,10 +93,9 @@ def _write(found: Audit, path: Path) -> None:
             elif path.suffix.lower() == ".csv":
                 file.write(found.groups.to_csv(index=False).encode("utf-8", "replace"))
             else:
-                import pyarrow as pa
                 import pyarrow.parquet as pq
 
-                pq.write_table(pa.Table.from_pandas(found.groups, preserve_index=False), file)
+                pq.write_table(found.to_table(), file)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): name another file") from None
 

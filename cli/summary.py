@@ -30,8 +30,10 @@ def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
     parts += [Text("fault: " + safe(finding["sentence"]), style="yellow") for finding in report["findings"]]
     parts += ["", _facts(report)] if report["findings"] else [_facts(report)]
     parts += [Text("note: " + safe(note), style="dim") for note in report["notes"]]
+    elsewhere = report.get("cleaned_to")
+    cleaned = run / "cleaned" if elsewhere is None else f"{elsewhere}/cleaned"
     files = facts_table(
-        ("cleaned data", run / "cleaned"), ("every verdict", run / "verdicts"), ("the report", run / "report.html")
+        ("cleaned data", cleaned), ("every verdict", run / "verdicts"), ("the report", run / "report.html")
     )
     return Padding(Group(*parts, "", files), (1, 0, 0, 0))
 

@@ -29,6 +29,7 @@ class Execution:
     device: str = "auto"
     workers: int | None = None
     strict: bool = False
+    force: bool = False  # embed also where a sample of the rows could not be read
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Score = Literal["auto", "aligned", "clip", "negclip", "lemon"]
 Calibration = Literal["decoy", "beta", "gauss"]
 Pool = Literal["noisy", "all"]
+Captions = Literal["all", "best"]
 Layout = Literal["source", "parquet", "webdataset", "uids", "embeddings"]
 if TYPE_CHECKING:
     Method = str
@@ -176,6 +177,12 @@ class _Rematch:
 
 class _Export:
     to: Layout = _option("source", "Layout of the cleaned data.", OUTPUT)
+    cleaned_to: str | None = _option(
+        None, "Remote folder that takes cleaned/ and a copy of verdicts/, such as s3://bucket/folder.", OUTPUT, "URL"
+    )
+    captions: Captions = _option(
+        "all", "If a row has several captions, write all that stay, or only the one most likely to be right.", OUTPUT
+    )
 
 
 class Options(_Columns, _Selection, _Encoder, _Align, _Judge, _Rematch, _Export):
@@ -188,6 +195,7 @@ class _Execution:
         None, "Threads that decode images; by default one per available core.", EXECUTING, "N", ge=1
     )
     strict: bool = _option(False, "Stop at the first file that cannot be read, instead of reporting it.", EXECUTING)
+    force: bool = _option(False, "Embed even if almost none of a sample of the rows can be read.", EXECUTING)
 
 
 class RenamedOption(FutureWarning):

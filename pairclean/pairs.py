@@ -121,7 +121,8 @@ class Row:
 
     id: the row's identifier, unique in the source.  captions: never empty; None where the source has a null.
     many: whether the source holds a list of captions (pair ids then carry the caption's index).
-    reason: why the image cannot be had, None where `image` holds its encoded bytes.
+    reason: why the row cannot be read, None where `image` holds the image's encoded bytes.
+    absent: whether the source itself says that there is no image: a failed download, or a null.
     """
 
     row: int
@@ -130,6 +131,7 @@ class Row:
     captions: tuple[str | None, ...]
     many: bool = False
     reason: str | None = None
+    absent: bool = False
 
     def pair_id(self, caption_index: int) -> str:
         return f"{self.id}:{caption_index}" if self.many else self.id

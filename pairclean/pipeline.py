@@ -142,7 +142,7 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
             if stage == "export":
                 from .export import check_layout
 
-                check_layout(run.open_source(), config.to)
+                check_layout(run.open_source(), config.to, config.cleaned_to)
             if stage == "judge" and config.use_labels:
                 from .review.reviewed import labelled_pairs
 
@@ -199,7 +199,7 @@ def preview(
     >>> found["layout"], found["shards"], found["pairs"], found["columns"][:3]
     ('img2dataset', 2, 30, ['caption', 'url', 'key'])
     """
-    from .embed import resolve_devices
+    from .embed import check_readable, resolve_devices
     from .export import check_layout
     from .sources import has_vectors, open_source
     from .sources.base import file_size
@@ -207,7 +207,9 @@ def preview(
     execution, config = execution or Execution(), Config.make(**options)
     Run.create(run, source, config)
     opened = open_source(source, config.columns, strict=execution.strict)
-    check_layout(opened, config.to)
+    check_layout(opened, config.to, config.cleaned_to)
+    if not (execution.force or has_vectors(opened)):
+        check_readable(opened)
     bytes_of_source = sum(file_size(shard.path) for shard in opened.shards)
     rows_of_source = sum(shard.rows for shard in opened.shards)
     shards = limited(opened.shards, config.limit)

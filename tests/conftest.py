@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,24 @@ def shared() -> Path:
     if not (root / "data").is_dir():
         pytest.skip("the development data is not here; name its folder in PAIRCLEAN_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """An object store on this machine, by the address of an empty bucket: `s3://` of fsspec leads to it."""
+    server_of = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    import fsspec
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    before = fsspec.config.conf.get("s3")
+    fsspec.config.conf["s3"] = {"endpoint_url": f"http://{host}:{port}", "key": "any", "secret": "any"}
+    try:
+        fsspec.filesystem("s3").mkdir("pairs")
+        yield "s3://pairs"
+    finally:
+        fsspec.config.conf.pop("s3") if before is None else fsspec.config.conf.update(s3=before)
+        server.stop()

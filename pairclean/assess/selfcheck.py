@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +143,7 @@ class _Sample:
         self._rows = {shard.name: drawn for shard, drawn in rows.items()}
         self.path, self.layout, self.roles, self.columns = source.path, source.layout, source.roles, source.columns
         self.many, self.vectors, self.broken, self.strict = source.many, source.vectors, source.broken, source.strict
+        self.encoding = source.encoding
         self.notes = source.notes
         self.shards = [
             replace(shard, rows=len(drawn), fingerprint=fingerprint(shard.fingerprint, sorted(drawn)))
@@ -152,6 +153,9 @@ class _Sample:
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
         drawn = self._rows[shard.name]
         return (row for row in self._source.rows(self._whole[shard.name], images=images) if row.row in drawn)
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        return islice(self.rows(shard), count)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows, drawn or not: a row keeps its number, by which it is looked up."""

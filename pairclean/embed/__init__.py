@@ -5,6 +5,7 @@ from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
 from .load import load_encoder
 from .precomputed import keep_source, prepared
+from .preflight import check_readable
 from .store import Embeddings, ShardedArray, part_is_done, prune_parts, write_part
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Embeddings",
     "Encoder",
     "ShardedArray",
+    "check_readable",
     "embed_shard",
     "embed_source",
     "keep_source",

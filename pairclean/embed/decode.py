@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import re
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ..sources.values import image_format
+from . import jxl
 
 MAX_MEGAPIXELS = 100
 MAX_ASPECT = 200  # resizing the short side of a one-pixel-wide strip to 224 would make gigabytes of it
 
 # Raster formats only: Pillow would hand EPS to Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "QOI")
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "QOI"),
+    *("HEIF", "JXL"),
+)
+#: Modules that give Pillow further formats, each with the function that registers them, if importing is not enough.
+_PLUG_INS = (("pillow_heif", "register_heif_opener"), ("pillow_jxl", None))
+#: Formats that Pillow does not always read, by the names that `MAGIC` has for them.
+_OPTIONAL = {"avif": "AVIF", "heic": "HEIF", "jxl": "JXL"}
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,26 +63,45 @@ def decode(data: bytes, least_side: int | None = None) -> Image.Image:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise Unreadable("empty file")
+    kind = image_format(data)
+    if kind == "jxl":  # others are opened without being decoded
+        _check_size(jxl.size(data))
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.search(r"\d+", str(error))
         raise Unreadable(f"too large: {int(pixels[0]) / 1e6:.0f} megapixels" if pixels else "too large") from error
     except UnidentifiedImageError as error:
-        raise Unreadable(f"not an image ({_kind(data)})") from error
+        optional = _OPTIONAL.get(kind or "")
+        if optional is None:
+            raise Unreadable(f"not an image ({_kind(data)})") from error
+        if optional not in _formats():
+            raise Unreadable(f"{optional} image, a format that needs `pip install 'pairclean[formats]'`") from error
+        raise Unreadable(f"broken {optional}") from error
     except Exception as error:
-        raise Unreadable(_reason(error, "image")) from error
-    width, height = image.size
+        raise Unreadable(_reason(error, _OPTIONAL.get(kind or "", "image"))) from error
+    _check_size(image.size)
+    return image
+
+
+def _check_size(size: tuple[int, int] | None) -> None:
+    if size is None:
+        return
+    width, height = size
     if width * height > MAX_MEGAPIXELS * 1e6:
         raise Unreadable(f"too large: {width * height / 1e6:.0f} megapixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Unreadable(f"too narrow: {width} x {height}")
-    return image
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    for module, register in _PLUG_INS:
+        with suppress(ImportError):
+            plug_in = importlib.import_module(module)
+            if register is not None:
+                getattr(plug_in, register)()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

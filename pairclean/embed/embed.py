@@ -363,7 +363,7 @@ class _Pairs:
 
     def add(self, row: Row, images: _Images, captions: _Captions) -> None:
         """Every caption of a row, and what can be encoded of it."""
-        why = [row.reason or _why_not(caption) for caption in row.captions]
+        why = [row.reason or why_no_caption(caption) for caption in row.captions]
         image_id = 0 if row.image is None or all(why) else images.add(row.image)
         for index, (caption, reason) in enumerate(zip(row.captions, why, strict=True)):
             if caption is not None and reason is None:
@@ -393,7 +393,8 @@ class _Pairs:
         return pa.table(self._columns, schema=PAIR_SCHEMA), image, text
 
 
-def _why_not(caption: str | None) -> str | None:
+def why_no_caption(caption: str | None) -> str | None:
+    """Why a caption cannot be used; None where it can."""
     if caption is None:
         return NO_CAPTION
     return None if caption.strip() else EMPTY_CAPTION

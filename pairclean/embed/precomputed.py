@@ -16,7 +16,7 @@ import pyarrow as pa
 from ..pairs import PAIR_SCHEMA, Shard, content_id
 from ..pairs import caption_id as caption_identity
 from ..sources.base import CorruptFile, Vectors, VectorSource
-from .embed import PAUSE, _claim_any, _ignore, _why_not
+from .embed import PAUSE, _claim_any, _ignore, why_no_caption
 from .store import part_is_done, write_part
 
 
@@ -75,7 +75,7 @@ def keep_shard(source: VectorSource, shard: Shard, root: Path, fingerprint: str)
 def prepared(shard_name: str, chunk: Vectors) -> tuple[pa.Table, np.ndarray, np.ndarray]:
     """PAIR_SCHEMA, and the vectors of images and captions, (n, d) each, of unit length, or zero where unreadable."""
     by_text = chunk.caption_id is None  # otherwise a caption needs no text
-    reasons = [row.reason or (_why_not(row.captions[0]) if by_text else None) for row in chunk.rows]
+    reasons = [row.reason or (why_no_caption(row.captions[0]) if by_text else None) for row in chunk.rows]
     readable = np.array([reason is None for reason in reasons], bool)[:, None]
     return _pairs(shard_name, chunk, reasons), _unit(chunk.image, readable), _unit(chunk.text, readable)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from .kept import Writer, kept_pairs
+from .destination import Destination
+from .kept import Writer, best_of_rows, kept_pairs
 from .layouts import check_layout, open_writer
 from .parquet import Tables
 from .verdicts import Findings, verdict_table, verdict_tables
 
 __all__ = [
+    "Destination",
     "Findings",
     "Tables",
     "Writer",
+    "best_of_rows",
     "check_layout",
     "kept_pairs",
     "open_writer",

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from ..files import written_whole
 from ..pairs import Shard, UserError, Verdict
+from ..sources.encoding import decode
+from ..sources.roles import is_one_of
 
 #: The columns that are added to cleaned data, one value a pair, and their types.
 ADDED = pa.schema(
@@ -51,11 +53,12 @@ class Writer(Protocol):
         ...
 
 
-def kept_pairs(verdicts: pa.Table, *, start: int = 0, donor: np.ndarray | None = None) -> pa.Table:
+def kept_pairs(verdicts: pa.Table, *, start: int = 0, donor: np.ndarray | None = None, best: bool = False) -> pa.Table:
     """The clean and the rematched pairs of a shard, as a `Writer` takes them.
 
     verdicts: VERDICT_SCHEMA, the shard's n pairs in input order.  start: place of the first among all pairs.
     donor: (n,) int64, the pair whose caption each carries, negative for its own.
+    best: of several captions of a row, only the one that is most likely to be right.
     """
     own = start + np.arange(len(verdicts))
     donor = own if donor is None else np.where(donor < 0, own, donor)
@@ -63,6 +66,10 @@ def kept_pairs(verdicts: pa.Table, *, start: int = 0, donor: np.ndarray | None =
     left = pa.array([Verdict.CLEAN.value, Verdict.REMATCHED.value])
     table = table.filter(pc.is_in(table["verdict"], left)).combine_chunks()
     rematched = pc.equal(table["verdict"], Verdict.REMATCHED.value)
+    if best:
+        right = pc.if_else(rematched, table["rematch_probability"], table["clean_probability"])
+        likeliest = pa.array(best_of_rows(table["row"].to_numpy(), pc.fill_null(right, 0).to_numpy()))
+        table, rematched = table.filter(likeliest).combine_chunks(), rematched.filter(likeliest)
     columns = {
         **{name: table[name] for name in ("row", "caption_index", "pair", "donor")},
         "caption": pc.if_else(rematched, table["rematch_caption"], pa.scalar(None, pa.string())),
@@ -73,6 +80,21 @@ def kept_pairs(verdicts: pa.Table, *, start: int = 0, donor: np.ndarray | None =
         "pairclean_caption_pair_id": pc.if_else(rematched, table["rematch_pair_id"], table["pair_id"]),
     }
     return pa.table(columns).combine_chunks()
+
+
+def best_of_rows(row: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """(n,) bool, the pair of each row that has the highest value; of equal ones, the first.
+
+    row: (n,) int, of each pair.  value: (n,) float.
+
+    >>> best_of_rows(np.array([0, 0, 1, 2, 2]), np.array([0.2, 0.9, 0.1, 0.5, 0.5])).tolist()
+    [False, True, True, True, False]
+    """
+    order = np.lexsort((-value, row))  # stable
+    first = np.r_[True, np.diff(row[order]) != 0][: len(row)]
+    best = np.zeros(len(row), bool)
+    best[order[first]] = True
+    return best
 
 
 def column(table: pa.Table, name: str) -> pa.Array:
@@ -86,16 +108,28 @@ def captions_now(kept: pa.Table, originals: pa.Array) -> pa.Array:
     new = column(kept, "caption")
     if new.null_count == len(new):
         return originals
+    if is_one_of(originals.type, "binary", "large_binary"):
+        return pc.if_else(pc.is_valid(new), new.cast(originals.type), originals)
     return pc.if_else(pc.is_valid(new), new, originals.cast(pa.string())).cast(originals.type)
 
 
-def added(kept: pa.Table, originals: pa.Array) -> dict[str, pa.Array]:
-    """The ADDED columns that `kept` asks for, one value a pair."""
+def _as_text(captions: pa.Array, encoding: str | None) -> pa.Array:
+    """Captions as text, also where they are stored as bytes."""
+    if not is_one_of(captions.type, "binary", "large_binary"):
+        return captions.cast(pa.string())
+    return pa.array([None if data is None else decode(data, encoding) for data in captions.to_pylist()], pa.string())
+
+
+def added(kept: pa.Table, originals: pa.Array, encoding: str | None = None) -> dict[str, pa.Array]:
+    """The ADDED columns that `kept` asks for, one value a pair.
+
+    encoding: of captions that are bytes and not UTF-8.
+    """
     found = {field.name: column(kept, field.name) for field in ADDED if field.name in kept.column_names}
     if _ORIGINAL in found:
         new = pc.is_valid(column(kept, "caption"))
         if pc.any(new).as_py():
-            found[_ORIGINAL] = pc.if_else(new, originals.cast(pa.string()), pa.scalar(None, pa.string()))
+            found[_ORIGINAL] = pc.if_else(new, _as_text(originals, encoding), pa.scalar(None, pa.string()))
     return found
 
 

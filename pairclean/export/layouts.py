@@ -14,17 +14,23 @@ from ..sources import Source
 from ..sources.embedded import EmbeddedSource
 from ..sources.parquet import ParquetSource
 from ..sources.webdataset import WebdatasetSource
+from .destination import Destination
 from .kept import Writer
 from .parquet import Tables
 from .rows import TablesOfRows
-from .samples import TablesOfTars, Tars
+from .samples import Folders, TablesOfTars, Tars
 from .tar import Samples
 from .uids import Uids, as_uids
 from .vectors import ClipRetrieval, DataComp, Donors, RunVectors
 
 
-def check_layout(source: Source, to: str) -> None:
-    """Raises UserError where the source cannot be written in the layout `to`; `source` is its own."""
+def check_layout(source: Source, to: str, cleaned_to: str | None = None) -> None:
+    """Raises UserError where the source cannot be written in the layout `to`; `source` is its own.
+
+    cleaned_to: the remote folder, which has to be within reach.
+    """
+    if cleaned_to is not None:
+        Destination(cleaned_to)
     if to == "webdataset" and source.vectors is not None:
         raise UserError(f"{source.path} holds vectors, no images that --to webdataset could write: leave it out")
     if to == "uids" and source.many:
@@ -73,7 +79,7 @@ def open_writer(
     elif to == "webdataset" and not isinstance(source, WebdatasetSource):
         yield Samples(source)
     elif to != "parquet" and isinstance(source, WebdatasetSource):
-        yield Tars(source)
+        yield Folders(source) if source.layout == "files" and to == "source" else Tars(source)
     elif to == "source" and isinstance(source, EmbeddedSource):
         layout = DataComp if source.layout == "datacomp" else ClipRetrieval
         with Donors.gathered(home, source, offsets, donors) as gathered:

@@ -43,7 +43,9 @@ class Tables:
     def write(self, shard: Shard, kept: pa.Table, out: Path) -> None:
         caption, many = self.source.roles.caption, self.source.many
         schema = output_schema(read_schema(shard.path), caption, many, adds(kept))
-        write_tables(out / self.files(shard)[0], _rewritten(shard, kept, caption, many, schema), schema)
+        write_tables(
+            out / self.files(shard)[0], _rewritten(shard, kept, caption, many, schema, self.source.encoding), schema
+        )
 
     def finish(self, out: Path) -> None: ...
 
@@ -74,7 +76,9 @@ def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(group)
 
 
-def _rewritten(shard: Shard, kept: pa.Table, caption: str, many: bool, schema: pa.Schema) -> Iterator[pa.Table]:
+def _rewritten(
+    shard: Shard, kept: pa.Table, caption: str, many: bool, schema: pa.Schema, encoding: str | None
+) -> Iterator[pa.Table]:
     """The output, a table for each batch of source rows of which something is left."""
     rows = column(kept, "row").to_numpy()
     written = 0
@@ -97,7 +101,7 @@ def _rewritten(shard: Shard, kept: pa.Table, caption: str, many: bool, schema: p
             originals = captions.take(pa.array(owner))
         else:
             raise changed(shard)
-        columns = {**added(part, originals), caption: captions_now(part, originals)}
+        columns = {**added(part, originals, encoding), caption: captions_now(part, originals)}
         if many:
             ends = np.cumsum(counts)
             columns = {name: as_lists(values, ends) for name, values in columns.items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +21,7 @@ from ..sources.tables import Gap, nulls, read_schema, readable_batches
 from ..sources.webdataset import Sample, WebdatasetSource
 from .kept import ADDED, added, adds, as_lists, captions_now, changed, column
 from .parquet import output_schema, write_tables
-from .tar import add, as_json, encoded, opened
+from .tar import add, as_json, encoded, opened, opened_folder
 
 _BATCH = 64  # images that are in memory at once
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -44,7 +46,7 @@ class Tars:
         tar, sidecar = (out / name for name in self.files(shard))
         keys: dict[int, str] = {}
         taken: set[str] = set()
-        with opened(tar) as file:
+        with self._opened(tar) as file:
             for row, sample in self.source.samples(shard):
                 if row in texts.new:
                     keys[row] = _free(sample.key, taken)
@@ -55,6 +57,9 @@ class Tars:
         if adds(kept) or shard.name in self.source.sidecars:
             table = texts.table(keys)
             write_tables(sidecar, iter([table] if len(table) else []), table.schema)
+
+    def _opened(self, path: Path) -> AbstractContextManager[tarfile.TarFile | Path]:
+        return opened(path)
 
     def _members(
         self, sample: Sample, old: list[str | None], new: list[str | None] | None
@@ -77,6 +82,16 @@ class Tars:
             yield name, data
 
     def finish(self, out: Path) -> None: ...
+
+
+class Folders(Tars):
+    """The same as files: `<shard>/KEY.jpg`, `<shard>/KEY.txt` and so on, and the sidecar beside the folder."""
+
+    def files(self, shard: Shard) -> list[str]:
+        return [shard.name, f"{shard.name}.parquet"]
+
+    def _opened(self, path: Path) -> AbstractContextManager[tarfile.TarFile | Path]:
+        return opened_folder(path)
 
 
 def _free(key: str, taken: set[str]) -> str:
@@ -117,6 +132,9 @@ class TablesOfTars:
         table = texts.table()
         place = len(table.schema) - (len(ADDED) if adds(kept) else 0)
         image = pa.field(self.source.roles.image or "jpg", pa.binary())
+        if image.name in table.column_names:  # the sidecar holds the images too: those of the tar were judged
+            place = table.schema.get_field_index(image.name)
+            table = table.drop_columns([image.name])
         write_tables(
             out / self.files(shard)[0],
             self._tables(shard, texts, table, place, image),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,23 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..pairs import Shard
+from ..pairs import Shard, UserError
 from ..sources import Source
+from ..sources.values import MAGIC
 from .kept import added_fields, changed, whole
 
-#: How files of these encodings begin, and what they are called; (offset, bytes).
-_MAGIC = (
-    (0, b"\xff\xd8\xff", "jpg"),
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
-    (8, b"WEBP", "webp"),
-    (0, b"GIF8", "gif"),
-    (0, b"BM", "bmp"),
-    (0, b"II*\x00", "tif"),
-    (0, b"MM\x00*", "tif"),
-    (4, b"ftypavif", "avif"),
-    (4, b"ftypheic", "heic"),
-    (0, b"\x00\x00\x00\x0cjP  ", "jp2"),
-)
 _KEY_LENGTH = 200  # what file systems take, with an extension to come
 
 
@@ -105,8 +95,26 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member without owner and time, so that the same members make the same bytes."""
+@contextmanager
+def opened_folder(path: Path) -> Iterator[Path]:
+    """A folder that is there with all of its files when the block ends well, in the place of what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def add(tar: tarfile.TarFile | Path, name: str, data: bytes) -> None:
+    """A member without owner and time, so that the same members make the same bytes; or a file of a folder."""
+    if isinstance(tar, Path):
+        (tar / name).write_bytes(data)
+        return
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
@@ -114,7 +122,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def extension(image: bytes) -> str:
     """What a picture's file is called after its first bytes; `img` where they tell nothing."""
-    return next((name for start, magic, name in _MAGIC if image.startswith(magic, start)), "img")
+    return next((name for start, magic, name in MAGIC if image.startswith(magic, start)), "img")
 
 
 def as_json(content: Any) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..export import best_of_rows
 from ..pairs import ReasonCode, Verdict
 
 PROBABILITY_BINS = 40
@@ -31,6 +32,8 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
     with NaN and infinity as null.  Where the verdicts say the same, they win: `rematch.emitted` is counted, not copied.
 
     Added to the facts are pairs, unreadable, flagged (rematched + noisy), verdicts (one count each),
+    several_captions {rows: with several judged captions, first_not_best: rows of which the first caption is not the one
+    with the highest clean_probability, besides_best: captions that stay besides the likeliest of their row},
     unreadable_reasons, noisy_reasons (why there was no rematch), unjudged_reasons (counts, the most frequent first, the
     rest as "other"), reason_codes (a count of each that occurs), and clean_probability_histogram {edges: 41 floats from
     0 to 1, kept: 40 counts, flagged: 40 counts}.
@@ -42,8 +45,10 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
     kept = np.zeros(PROBABILITY_BINS, np.int64)
     flagged = np.zeros(PROBABILITY_BINS, np.int64)
     rematch_sum = 0.0
+    captions = _SeveralCaptions()
 
     for table in verdicts:
+        captions.add(table)
         for name, count in _value_counts(table["verdict"]):
             counts[Verdict(name)] += count
         for verdict, counter in reasons.items():
@@ -75,6 +80,7 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
         "groups": passed_on.get("groups") or [],
         "findings": passed_on.get("findings") or [],
         "broken": passed_on.get("broken") or {},
+        "several_captions": captions.counts,
         "unreadable_reasons": reasons[Verdict.UNREADABLE].most_common(),
         "noisy_reasons": reasons[Verdict.NOISY].most_common(),
         "unjudged_reasons": reasons[Verdict.UNJUDGED].most_common(),
@@ -85,6 +91,23 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
             "flagged": flagged.tolist(),
         },
     }
+
+
+class _SeveralCaptions:
+    """Counts of rows of several captions."""
+
+    def __init__(self) -> None:
+        self.counts = {"rows": 0, "first_not_best": 0, "besides_best": 0}
+
+    def add(self, table: pa.Table) -> None:
+        kept = table.filter(pc.is_in(table["verdict"], pa.array([Verdict.CLEAN.value, Verdict.REMATCHED.value])))
+        self.counts["besides_best"] += len(kept) - pc.count_distinct(kept["row"]).as_py()
+        judged = table.filter(pc.is_valid(table["clean_probability"]))
+        row, index = judged["row"].to_numpy(), judged["caption_index"].to_numpy()
+        best = best_of_rows(row, judged["clean_probability"].to_numpy())
+        _, captions = np.unique(row, return_counts=True)
+        self.counts["rows"] += int((captions > 1).sum())
+        self.counts["first_not_best"] += int((index[best][captions > 1] > 0).sum())
 
 
 class _Reasons:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..run import Run
 from ..run.results import open_judgement
 from ..run.source import embedded_source
 from ..sources import Source
+from ..sources.roles import same
 from .columns import DOMAIN, SHARD, URL, values_of
 from .reviewed import estimate_or_why
 
@@ -34,11 +35,25 @@ class Audit:
     the review gives no estimate; if two runs are compared, also against {the same} and difference {estimate, low,
     high}.
     groups: one row per group, the columns of `metrics.group_rates.audit` (or `compare`); None if `by` is empty.
+    types: the source's types of the columns `by`, as `groups` calls them.
     """
 
     by: tuple[str, ...]
     whole: dict[str, Any]
     groups: pd.DataFrame | None
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+
+    def to_table(self) -> pa.Table:
+        """The groups as Arrow; the values of `by` have the source's types, which cannot be guessed from them."""
+        assert self.groups is not None
+        columns = {}
+        for name, values in self.groups.items():
+            if str(name) in self.types:
+                found = [None if value is None or value != value else value for value in values]
+                columns[str(name)] = _column(found, self.types[str(name)])
+            else:
+                columns[str(name)] = pa.Array.from_pandas(values)
+        return pa.table(columns)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; unknown ones are None."""
@@ -78,7 +93,29 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
             whole["difference"] = dict(zip(("estimate", "low", "high"), values, strict=True))
         if groups is not None:
             groups = compare(groups, _groups(against, by), by)
-    return Audit(tuple(shown_names(by)), whole, groups)
+    names = tuple(shown_names(by))
+    types = {shown: _type(run, column) for shown, column in zip(names, by, strict=True)}
+    return Audit(names, whole, groups, types)
+
+
+def _type(run: Run, column: str) -> pa.DataType:
+    """The source's type of a column that pairs are grouped by."""
+    if column == SHARD:
+        return pa.string()
+    source = embedded_source(run)
+    if column == DOMAIN and DOMAIN not in source.columns:
+        return pa.string()
+    first = next(shard for shard in source.shards if shard.rows)
+    kind = next(iter(source.batches(first, [column]))).column(0).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """The values in this type; as text where a shard or the other run holds them in another."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
@@ -106,7 +143,7 @@ def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: 
 def _candidates(source: Source, most_values: int) -> list[str]:
     roles = {source.roles.image, source.roles.caption, source.roles.id}
     candidates = [SHARD] if len(source.shards) > 1 else []
-    if URL in source.columns and DOMAIN not in source.columns:
+    if same(source.columns, URL) and DOMAIN not in source.columns:
         candidates.append(DOMAIN)
     for name in source.columns:
         if name in roles or name in candidates:

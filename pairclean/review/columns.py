@@ -10,6 +10,7 @@ from ..pairs import Shard, UserError
 from ..run import Run
 from ..run.source import embedded_source
 from ..sources import Source
+from ..sources.roles import same
 from ..sources.tables import texts
 
 DOMAIN, URL, SHARD = "domain", "url", "shard"
@@ -25,8 +26,8 @@ def column_values(run: Run, column: str) -> np.ndarray:
     parts = []
     for name in run.shards:
         rows = pq.read_table(run.path / "verdicts" / f"{name}.parquet", columns=["row"])["row"].to_numpy()
-        same = np.full(len(rows), name, object)
-        parts.append(same if source is None else values_of(source, shards[name], column, rows))
+        shard = np.full(len(rows), name, object)
+        parts.append(shard if source is None else values_of(source, shards[name], column, rows))
     return np.concatenate([np.empty(0, object), *parts])
 
 
@@ -35,9 +36,10 @@ def values_of(source: Source, shard: Shard, column: str, rows: np.ndarray) -> np
     from ..metrics.group_rates import domain_of
 
     derived = column == DOMAIN and DOMAIN not in source.columns
-    if derived and URL not in source.columns:
+    url = same(source.columns, URL)
+    if derived and url is None:
         raise UserError(f"{source.path} has no column 'domain', and no 'url' to take it from: name another column")
-    batches = list(source.batches(shard, [URL if derived else column]))
+    batches = list(source.batches(shard, [url if derived and url else column]))
     chunks = [batch.column(0) for batch in batches]
     if not chunks:
         return np.empty(0, object)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
+import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
@@ -41,16 +44,16 @@ IMAGES = frozenset(
             "avif",
             "avifs",
         ),
-        *("heic", "heif", "hif", "jxl", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "pfm"),
-        *("ico", "tga", "icb", "vda", "vst", "qoi", "img"),
+        *("heic", "heics", "heif", "heifs", "hif", "jxl", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+        *("ppm", "pgm", "pbm", "pnm", "pfm", "ico", "tga", "icb", "vda", "vst", "qoi", "img"),
     ]
 )
 #: Endings of files that hold a caption beside a picture.
 TEXTS = frozenset(["txt", "caption", "json"])
 #: What files of shards are usually called. Where a folder has such, its other files are not looked into.
-SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy"}
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PATTERN = re.compile(r"[*?[]")
+SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy", ".arrow": "arrow"}
+#: An address, also behind other protocols of fsspec (`simplecache::s3://...`).
+_REMOTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://[^:]*)?::)*[A-Za-z][A-Za-z0-9+.-]*://")
 #: What changes when a remote file does, under the names that the file systems have for it.
 _STAMPS = (
     "etag",
@@ -64,6 +67,14 @@ _STAMPS = (
     "oid",
     "blob_id",
 )
+#: How compressed files begin.
+_COMPRESSIONS = (
+    (re.compile(rb"\x1f\x8b"), "gzip"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "bz2"),
+)
+#: Formats that are never packed as a whole: where only the end of a file is needed, its beginning is not read.
+_NEVER_PACKED = (".parquet", ".npy", ".npz")
 _TAIL = 1 << 16
 _FOOTER = 64 << 20
 
@@ -89,11 +100,13 @@ class Source(Protocol):
 
     path: absolute, or a remote address; of a source of your own, a name that tells it from others.
     shards: in the order in which they are read. Their fingerprints decide what a later call embeds again.
-    layout: `img2dataset`, `huggingface`, `folder` (Parquet with image paths), `parquet` (with binary images),
-    `webdataset`, `datacomp`, `clip-retrieval`, or `python` for a source of your own.
+    layout: `img2dataset`, `huggingface`, `folder` (a table with image paths), `parquet` (with binary images),
+    `webdataset` (tars), `files` (folders of pictures with texts beside them), `datacomp`, `clip-retrieval`, or `python`
+    for a source of your own.
     many: whether a row has a list of captions.
     vectors: the name of the vectors where there are vectors instead of images (`VectorSource`), else None.
     strict: whether a broken file raises UserError.
+    encoding: that of captions which are stored as other bytes than UTF-8, if there are any.
     """
 
     path: str
@@ -103,6 +116,7 @@ class Source(Protocol):
     many: bool = False
     vectors: str | None = None
     strict: bool = False
+    encoding: str | None = None
 
     @property
     def columns(self) -> Sequence[str]:
@@ -133,6 +147,10 @@ class Source(Protocol):
         Null where a row is lost. Raises UserError where there is no such column.
         """
         raise UserError(f"{self.path} has no column {columns[0]!r}")
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        """About so many rows with their images, from all over the shard where that is cheap."""
+        return islice(self.rows(shard), count)
 
     def image(self, shard: Shard, row: int) -> bytes:
         """One row's encoded image. Raises UserError where there is none."""
@@ -205,12 +223,23 @@ def parent(path: str) -> str:
 
 
 def stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    return os.path.splitext(os.path.basename(_unpacked_name(path)))[0]
+
+
+def ending(path: str) -> str:
+    """What a file is called behind the last dot, in lower case; `tar` also of `a.tar.gz`."""
+    return os.path.splitext(_unpacked_name(path))[1][1:].lower()
 
 
 def beside(path: str, suffix: str) -> str:
     """The path of the file of the same stem and another suffix."""
-    return os.path.splitext(path)[0] + suffix
+    return os.path.splitext(_unpacked_name(path))[0] + suffix
+
+
+def _unpacked_name(path: str) -> str:
+    """The name without the ending of a compression."""
+    start, last = os.path.splitext(path)
+    return start if last.lower() in (".gz", ".zst", ".bz2") else path
 
 
 def listing(folder: str) -> tuple[list[str], list[str]]:
@@ -220,8 +249,8 @@ def listing(folder: str) -> tuple[list[str], list[str]]:
     what is called like a shard is a link to nothing.
     """
     if is_remote(folder):
-        system, inside = _file_system(folder)
-        with _reaching(folder):
+        system, inside = file_system(folder)
+        with reaching(folder):
             found = [(entry["name"].rstrip("/"), entry["type"]) for entry in system.ls(inside, detail=True)]
         names = [(name.rpartition("/")[2], kind == "file") for name, kind in found if name != inside.rstrip("/")]
     else:
@@ -252,34 +281,66 @@ def _type(entry: os.DirEntry[str]) -> str:
 
 def is_folder(path: str) -> bool:
     if is_remote(path):
-        system, inside = _file_system(path)
-        with _reaching(path):
+        system, inside = file_system(path)
+        with reaching(path):
             return bool(system.isdir(inside))
     return os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
     if is_remote(path):
-        system, inside = _file_system(path)
-        with _reaching(path):
+        system, inside = file_system(path)
+        with reaching(path):
             return bool(system.exists(inside))
     return os.path.exists(path)
 
 
-def matching(path: str) -> list[str]:
-    """The files that a path means whose last part is a pattern (`DIR/*.tar`); none where it is not one."""
-    name = path.rpartition("/")[2]
-    if not _PATTERN.search(name) or not is_folder(parent(path)):
-        return []
-    return [file for file in listing(parent(path))[0] if fnmatch.fnmatchcase(file.rpartition("/")[2], name)]
-
-
 def open_file(path: str) -> pa.NativeFile:
-    """The only place where a file of the source is opened: for reading, anywhere in it."""
+    """A file of the source, for reading anywhere in it.
+
+    What is compressed (gzip, zstd, bzip2), whatever it is called, is unpacked to a temporary file first.
+    """
+    file = open_packed(path)
+    compression = _compression(path, file)
+    if compression is None:
+        return file
+    file.close()
+    return pa.OSFile(_unpacked(path, compression, stamp(path)).name)
+
+
+def _compression(path: str, file: pa.NativeFile) -> str | None:
+    """What a file is compressed with; then it is at its beginning again."""
+    if path.lower().endswith(_NEVER_PACKED):
+        return None
+    start = bytes(file.read(10))
+    file.seek(0)
+    return next((name for magic, name in _COMPRESSIONS if magic.match(start)), None)
+
+
+@functools.lru_cache(maxsize=4)
+def _unpacked(path: str, compression: str, _: str) -> Any:
+    """A temporary file with the content; it is removed when it is no longer remembered."""
+    unpacked = tempfile.NamedTemporaryFile(prefix="pairclean-")  # noqa: SIM115 (outlives this call)
+    try:
+        with open_packed(path) as file, pa.CompressedInputStream(file, compression) as stream:
+            while chunk := stream.read(1 << 20):
+                unpacked.write(chunk)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{path} cannot be unpacked: {tempfile.gettempdir()} is full (TMPDIR names another)"
+            ) from None
+        raise CorruptFile(path, f"cannot be unpacked ({' '.join(str(error).split())[:100]})") from error
+    unpacked.flush()
+    return unpacked
+
+
+def open_packed(path: str) -> pa.NativeFile:
+    """A file as it is, also where that is compressed."""
     if not is_remote(path):
         return pa.OSFile(path)
-    system, inside = _file_system(path)
-    with _reaching(path):
+    system, inside = file_system(path)
+    with reaching(path):
         # Blocks that are kept, as readers go back and forth within some megabytes (a tar and its sidecar differ in
         # order); file systems that hold files whole take no notice.
         file = system.open(inside, "rb", block_size=4 << 20, cache_type="blockcache", cache_options={"maxblocks": 16})
@@ -288,16 +349,22 @@ def open_file(path: str) -> pa.NativeFile:
 
 def file_size(path: str) -> int:
     if is_remote(path):
-        system, inside = _file_system(path)
-        with _reaching(path):
+        system, inside = file_system(path)
+        with reaching(path):
             return int(system.size(inside) or 0)
     return os.path.getsize(path)
 
 
 def head(path: str, count: int) -> bytes:
-    """The first bytes of a file."""
-    with open_file(path) as file:
-        return bytes(file.read(count))
+    """The first bytes of a file, unpacked where it is compressed."""
+    with open_packed(path) as file:
+        compression = _compression(path, file)
+        if compression is None:
+            return bytes(file.read(count))
+        try:
+            return bytes(pa.CompressedInputStream(file, compression).read(count))
+        except (OSError, pa.ArrowException):  # broken: the reader says so
+            return b""
 
 
 def read_small(path: str, limit: int = 1 << 20) -> bytes | None:
@@ -309,11 +376,17 @@ def read_small(path: str, limit: int = 1 << 20) -> bytes | None:
 
 
 def file_fingerprint(*paths: str) -> str:
-    """A hash of size, time of modification and end (a Parquet's footer): cheap, and different when the files are."""
+    """A hash of size, time of modification and end (a Parquet's footer): cheap, and different when the files are.
+
+    Of a folder: of the names, sizes and times of its files.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
-        digest.update(_stamp(path).encode())
-        with open_file(path) as file:
+        if is_folder(path):
+            digest.update("".join(f"{file}:{stamp(file)}" for file in listing(path)[0]).encode())
+            continue
+        digest.update(stamp(path).encode())
+        with open_packed(path) as file:
             size = file.size()
             file.seek(max(0, size - 8))
             last = file.read(8)
@@ -324,18 +397,18 @@ def file_fingerprint(*paths: str) -> str:
     return digest.hexdigest()
 
 
-def _stamp(path: str) -> str:
+def stamp(path: str) -> str:
     """What a file system says about a file that changes when the file does."""
     if not is_remote(path):
         status = os.stat(path)
         return f"{status.st_size}:{status.st_mtime_ns}:"
-    system, inside = _file_system(path)
-    with _reaching(path):
+    system, inside = file_system(path)
+    with reaching(path):
         facts = {str(name).lower(): value for name, value in system.info(inside).items()}
     return ":".join(str(facts.get(name)) for name in ("size", *_STAMPS)) + ":"
 
 
-def _file_system(path: str) -> tuple[Any, str]:
+def file_system(path: str) -> tuple[Any, str]:
     """fsspec's file system for an address, and the path in it."""
     import fsspec
 
@@ -351,7 +424,7 @@ def _file_system(path: str) -> tuple[Any, str]:
     return system, str(inside)
 
 
-class _reaching:
+class reaching:
     """Errors of a remote file system, of whatever type, as a sentence."""
 
     def __init__(self, path: str) -> None:
@@ -406,9 +479,9 @@ class Faults:
         raise UserError(f"none of the files of {path} can be read; {file.rpartition('/')[2]} {what}")
 
 
-def counted_as(count: int, what: str) -> str:
+def counted_as(count: int, one: str, many: str | None = None) -> str:
     """ "1 file", "2 files"."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def counted(path: str, what: str = "count") -> int:

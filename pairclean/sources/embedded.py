@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 
 from ..pairs import PAIR_SCHEMA, Columns, Roles, Row, Shard, UserError
 from .base import CorruptFile, Faults, Vectors, file_fingerprint, shard_names
-from .parquet import check_ids, check_same_roles, table_rows
+from .parquet import caption_encoding, check_ids, check_same_roles, table_rows
 from .roles import caption_kind, detect_roles, id_kind
 from .tables import column_types, columns_of, lost_columns, opened, read_schema, texts
 from .vectors import Where, opened_vectors, whole_array
@@ -82,6 +83,7 @@ def open_embedded_source(
         strict=strict,
         broken=faults.found,
     )
+    source.encoding = caption_encoding(source.shards, roles.caption)
     check_ids(path, source.shards, roles.id)
     return source
 
@@ -146,6 +148,7 @@ class EmbeddedSource:
     """Vectors with their captions; see `VectorSource`. Holds no open file.
 
     parts: by shard name.  of_run: whether the metadata are a run's own (PAIR_SCHEMA).
+    encoding: that of the captions that are not UTF-8, None where it is not recognised or not needed.
     """
 
     path: str
@@ -157,6 +160,7 @@ class EmbeddedSource:
     dims: tuple[int, int]
     parts: dict[str, Part]
     of_run: bool = False
+    encoding: str | None = None
     strict: bool = False
     broken: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -171,6 +175,9 @@ class EmbeddedSource:
             yield lost_columns(self.shards, columns, shard.rows)
         else:
             yield from columns_of(shard.path, columns, shard.rows)
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        return islice(self.rows(shard), count)
 
     def image(self, shard: Shard, row: int) -> bytes:
         raise UserError(f"{self.path} has vectors of images, not the images")
@@ -204,7 +211,7 @@ class EmbeddedSource:
 
     def _tables(self, shard: Shard) -> Iterator[tuple[list[Row], pa.RecordBatch | None]]:
         more = ["reason", "image_id"] if self.of_run else []
-        for rows, batch in table_rows(shard, self.roles, False, more=more, batch_rows=_BATCH):
+        for rows, batch in table_rows(shard, self.roles, False, more=more, batch_rows=_BATCH, encoding=self.encoding):
             if batch is None and self.strict:
                 raise UserError(f"{shard.path} has rows that cannot be read: {rows[0].reason}")
             if batch is not None and self.of_run:

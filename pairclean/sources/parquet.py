@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 
 from ..pairs import Columns, Roles, Row, Shard, UserError
 from .base import (
-    MAX_BYTES,
     CorruptFile,
     Faults,
     UniqueIds,
@@ -26,6 +26,8 @@ from .base import (
     shard_names,
     stem,
 )
+from .documents import Document
+from .encoding import UNKNOWN, decode, guess, needs_guess
 from .roles import ENCODINGS, caption_kind, detect_roles, id_kind, image_kind, marked_images, only_urls
 from .tables import (
     IMAGE_BATCH,
@@ -34,17 +36,24 @@ from .tables import (
     column_types,
     columns_of,
     holds_nothing,
+    is_utf8,
     lost_columns,
     opened,
+    raw_texts,
     read_schema,
     readable_batches,
     record_batches,
     texts,
 )
+from .values import ONE_IMAGE, from_base64, from_bytes, is_address, looks_like_image, read_inside
 
 __all__ = ["ParquetSource", "open_parquet_source", "read_schema", "record_batches"]
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: How `datasets` calls the files of a split.
+_SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$")
+#: How many values of a column are looked at, in each of how many shards.
+_LOOKED_AT, _SHARDS_LOOKED_AT = 16, 4
+_NULL = "the image is null"
 
 
 def open_parquet_source(
@@ -62,17 +71,27 @@ def open_parquet_source(
     first = next(iter(schemas))
     types = column_types(schemas)
     marked = marked_images(schemas[first])
-    roles = detect_roles(
-        types,
-        path=path,
+    root = None if columns.image_root is None else _folder(columns.image_root)
+    detect = functools.partial(
+        detect_roles,
+        path=first if len(files) == 1 else path,
         marked=marked,
-        columns=replace(columns, image_root=None if columns.image_root is None else _folder(columns.image_root)),
+        columns=replace(columns, image_root=root),
+        holds_image=_evidence(shards, "image", root),
+        holds_text=_evidence(shards, "caption"),
     )
+    try:
+        roles = detect(types)
+    except UserError:
+        _check_splits(schemas, detect(column_types(schemas, everything=True)))
+        raise
     image = roles.image
     assert image is not None
     kind = image_kind(types[image])
-    if kind == "path" and roles.image_root is None and not is_remote(first):
-        roles = replace(roles, image_root=parent(first))
+    folders = {parent(file) for file in schemas}
+    beside = kind in ("path", "list") and roles.image_root is None and not is_remote(first)
+    if beside and len(folders) == 1:
+        roles = replace(roles, image_root=folders.pop())
     check_same_roles(schemas, types, {roles.image: image_kind, roles.caption: caption_kind, roles.id: id_kind})
     source = ParquetSource(
         path=path,
@@ -82,10 +101,13 @@ def open_parquet_source(
         columns=list(schemas[first].names),
         many=caption_kind(types[roles.caption]) == "list",
         strict=strict,
+        beside=beside,
         broken=faults.found,
+        notes=faults.notes,
     )
     if kind == "path":
         _check_paths(source)
+    source.encoding = caption_encoding(source.shards, roles.caption)
     check_ids(source.path, source.shards, roles.id)
     return source
 
@@ -94,6 +116,8 @@ def _shard(name: str, path: str, faults: Faults) -> Shard:
     try:
         with opened(path) as parquet:
             rows = parquet.metadata.num_rows
+            if isinstance(parquet, Document) and parquet.note:
+                faults.note(path, parquet.note)
         broken = None
     except CorruptFile as error:
         faults.add(error)
@@ -106,6 +130,22 @@ def _folder(path: str) -> str:
     if not folder.is_dir():
         raise UserError(f"the image root {path} is not a folder: name the one that the image paths are relative to")
     return str(folder)
+
+
+def _check_splits(schemas: Mapping[str, pa.Schema], roles: Roles) -> None:
+    """Raises UserError where the first files lack what others have: a split without captions, say."""
+    needed = [name for name in (roles.image, roles.caption) if name]
+    lacking = [file for file, schema in schemas.items() if not set(needed) <= set(schema.names)]
+    if not lacking:
+        return
+    file, others = lacking[0], [other for other in schemas if other not in lacking]
+    name = next(name for name in needed if name not in schemas[file].names)
+    prefixes = {match[1] for other in others if (match := _SPLIT.match(stem(other)))}
+    alone = f"'{parent(file)}/{prefixes.pop()}-*'" if len(prefixes) == 1 else "those that have it"
+    raise UserError(
+        f"{file} has no column {name!r}, which {os.path.basename(others[0])} has: name {alone} alone, as a pattern in "
+        "quotes"
+    )
 
 
 def check_same_roles(
@@ -140,18 +180,58 @@ def _check_paths(source: ParquetSource) -> None:
     """A column called `image` may hold addresses; then nothing could be read, so say it now."""
     image = source.roles.image
     assert image is not None
-    for shard in source.shards:
-        for batch in [] if shard.broken else columns_of(shard.path, [image], shard.rows):
-            path = next((path for path in texts(batch.column(image)) if path), None)
-            if path is not None:
-                if _URL.match(path):
-                    raise only_urls(source.path, image)
-                if source.roles.image_root is None:
-                    raise UserError(
-                        f"column {image!r} of {source.path} holds paths of images, which are read from this machine "
-                        "only: copy them here and name their folder with --image-root"
-                    )
-                return
+    shard = next(shard for shard in source.shards if not shard.broken)
+    values = [value for value in _first_values(shard, image) if isinstance(value, str)]
+    if values and all(map(is_address, values)):
+        raise only_urls(shard.path, image)
+    if source.image_root(shard) is None and any(from_base64(value) is None for value in values):
+        raise UserError(
+            f"column {image!r} of {shard.path} holds paths of images, which are read from this machine only: copy them "
+            "here and name their folder with --image-root"
+        )
+
+
+def _first_values(shard: Shard, column: str) -> list[Any]:
+    """Some values of a column that are not null; of lists, their elements."""
+    found: list[Any] = []
+    for batch in columns_of(shard.path, [column], _LOOKED_AT):
+        for value in texts(batch.column(column)):
+            found += value if isinstance(value, list) else [value]
+    return [value for value in found if value is not None and value != {}]
+
+
+def _evidence(shards: Sequence[Shard], role: str, root: str | None = None) -> Callable[[str], float | None]:
+    """How much of a column can play a role: the share of some of its values, None where these are all null.
+
+    role: "image" or "caption".  root: the folder that paths are relative to; without it, that of each shard.
+    """
+    whole = [shard for shard in shards if not shard.broken and shard.rows]
+
+    @functools.cache
+    def share(column: str) -> float | None:
+        fits: list[bool] = []
+        for shard in whole[:: max(1, -(-len(whole) // _SHARDS_LOOKED_AT))]:
+            if column in read_schema(shard.path).names:
+                here = root or (None if is_remote(shard.path) else parent(shard.path))
+                values = _first_values(shard, column)
+                fits += [_is_text(value) if role == "caption" else _is_image(here, value) for value in values]
+        return sum(fits) / len(fits) if fits else None
+
+    return share
+
+
+def _is_image(root: str | None, value: Any) -> bool:
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    if isinstance(data, bytes):
+        return looks_like_image(from_bytes(data))
+    path = data if isinstance(data, str) else path
+    if not isinstance(path, str):
+        return False
+    return from_base64(path) is not None or (root is not None and read_inside(root, path)[0] is not None)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, bytes) and not looks_like_image(value) and b"\0" not in value)
 
 
 def check_ids(path: str, shards: Sequence[Shard], column: str | None) -> None:
@@ -184,12 +264,18 @@ def _ids(shard: Shard, column: str) -> Iterator[list[str | None]]:
 
 
 def table_rows(
-    shard: Shard, roles: Roles, many: bool, *, more: Sequence[str] = (), batch_rows: int = TEXT_BATCH
+    shard: Shard,
+    roles: Roles,
+    many: bool,
+    *,
+    more: Sequence[str] = (),
+    batch_rows: int = TEXT_BATCH,
+    encoding: str | None = None,
 ) -> Iterator[tuple[list[Row], pa.RecordBatch | None]]:
     """The first `shard.rows` rows of a Parquet file without their images, each batch with what it was made of.
 
     more: further columns of that batch, which is None where rows are lost. Where only these cannot be read, captions
-    and ids still are.
+    and ids still are.  encoding: that of captions that are not UTF-8.
     """
     if shard.broken:
         yield [lost_row(shard, row, shard.broken, many) for row in range(shard.rows)], None
@@ -199,36 +285,68 @@ def table_rows(
         if row >= shard.rows:
             return
         if isinstance(piece, Gap):
-            rows = [replace(found, reason=piece.reason) for found in _lost_rows(shard, roles, many, named, piece)]
+            rows = [
+                replace(found, reason=piece.reason) for found in _lost_rows(shard, roles, many, named, piece, encoding)
+            ]
             yield rows[: shard.rows - row], None
         else:
             piece = piece.slice(0, shard.rows - row)
-            yield _text_rows(shard, roles, many, row, piece), piece
+            yield _text_rows(shard, roles, many, row, piece, encoding), piece
 
 
-def _lost_rows(shard: Shard, roles: Roles, many: bool, named: Sequence[str], gap: Gap) -> list[Row]:
+def _lost_rows(
+    shard: Shard, roles: Roles, many: bool, named: Sequence[str], gap: Gap, encoding: str | None
+) -> list[Row]:
     """The rows of a gap, with their captions and ids if these can be read."""
     rows: list[Row] = []
     for row, piece in readable_batches(shard.path, named, batch_rows=TEXT_BATCH, groups=[gap.group]):
         if isinstance(piece, Gap):
             rows += [lost_row(shard, row + i, gap.reason, many) for i in range(piece.rows)]
         else:
-            rows += _text_rows(shard, roles, many, row, piece)
+            rows += _text_rows(shard, roles, many, row, piece, encoding)
     return rows[gap.offset :]
 
 
-def _text_rows(shard: Shard, roles: Roles, many: bool, row: int, batch: pa.RecordBatch) -> list[Row]:
-    captions = texts(batch.column(roles.caption))
+def _text_rows(
+    shard: Shard, roles: Roles, many: bool, row: int, batch: pa.RecordBatch, encoding: str | None
+) -> list[Row]:
+    captions = raw_texts(batch.column(roles.caption))
     ids = texts(batch.column(roles.id)) if roles.id else [f"{shard.name}:{row + i}" for i in range(len(batch))]
-    return [
-        Row(row + i, str(identifier), None, (tuple(caption or ()) or (None,)) if many else (caption,), many)
-        for i, (identifier, caption) in enumerate(zip(ids, captions, strict=True))
-    ]
+    rows = []
+    for i, (identifier, caption) in enumerate(zip(ids, captions, strict=True)):
+        found = tuple(caption or ()) or (None,) if many else (caption,)
+        read = tuple(decode(text, encoding) if isinstance(text, bytes) else text for text in found)
+        undecided = any(text is None and raw is not None for text, raw in zip(read, found, strict=True))
+        rows.append(Row(row + i, str(identifier), None, read, many, UNKNOWN if undecided and not many else None))
+    return rows
+
+
+def caption_encoding(shards: Sequence[Shard], column: str) -> str | None:
+    """The encoding of the captions that are not UTF-8, decided from all of them together (remote: from some shards)."""
+    whole = [shard for shard in shards if not shard.broken]
+    remote = bool(whole) and is_remote(whole[0].path)
+    looked_at = whole[:: max(1, -(-len(whole) // _SHARDS_LOOKED_AT))] if remote else whole
+    return guess(text for shard in looked_at for text in _not_utf8(shard, column))
+
+
+def _not_utf8(shard: Shard, column: str) -> Iterator[bytes]:
+    """Captions whose encoding is told by nothing but what they look like."""
+    for _, piece in readable_batches(shard.path, [column], batch_rows=TEXT_BATCH):
+        if isinstance(piece, Gap) or is_utf8(piece.column(column)):
+            continue
+        for value in raw_texts(piece.column(column)):
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, bytes) and needs_guess(text):
+                    yield text
 
 
 @dataclass
 class ParquetSource:
-    """Parquet shards; see `Source`. Holds no open file, so that it can be sent to other processes."""
+    """Parquet shards; see `Source`. Holds no open file, so that it can be sent to other processes.
+
+    encoding: that of the captions that are not UTF-8, None where it is not recognised or not needed.
+    beside: whether image paths are relative to the folder of their own shard.
+    """
 
     path: str
     layout: str
@@ -237,20 +355,40 @@ class ParquetSource:
     columns: list[str]
     many: bool
     strict: bool = False
+    encoding: str | None = None
+    beside: bool = False
     broken: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     vectors: str | None = None
 
+    def image_root(self, shard: Shard) -> str | None:
+        """The folder that the shard's image paths are relative to, None where they cannot be read."""
+        return self.roles.image_root or (parent(shard.path) if self.beside else None)
+
     def rows(self, shard: Shard, *, images: bool = True) -> Iterator[Row]:
         more, batch_rows = (self._image_columns, IMAGE_BATCH) if images else ((), TEXT_BATCH)
-        for rows, batch in table_rows(shard, self.roles, self.many, more=more, batch_rows=batch_rows):
+        for rows, batch in table_rows(
+            shard, self.roles, self.many, more=more, batch_rows=batch_rows, encoding=self.encoding
+        ):
             if batch is None and self.strict:
                 raise UserError(f"{shard.path} has rows that cannot be read: {rows[0].reason}")
             if batch is None or not images:
                 yield from rows
             else:
-                for row, (image, reason) in zip(rows, self._images(batch), strict=True):
-                    yield replace(row, image=image, reason=reason)
+                for row, (image, reason, absent) in zip(rows, self._images(batch, shard), strict=True):
+                    yield replace(row, image=image, reason=reason or row.reason, absent=absent)
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        starts = _spread(shard, count)
+        for group, first, rows in starts:
+            columns = [self.roles.caption, *([self.roles.id] if self.roles.id else []), *self._image_columns]
+            pieces = readable_batches(shard.path, columns, batch_rows=max(1, count // len(starts)), groups=[group])
+            _, piece = next(pieces, (0, None))
+            if isinstance(piece, pa.RecordBatch):
+                piece = piece.slice(0, rows)
+                found = _text_rows(shard, self.roles, self.many, first, piece, self.encoding)
+                for row, (image, reason, absent) in zip(found, self._images(piece, shard), strict=True):
+                    yield replace(row, image=image, reason=reason or row.reason, absent=absent)
 
     def batches(self, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if shard.broken:
@@ -264,7 +402,7 @@ class ParquetSource:
         group, start = self._row_group(shard, row)
         for batch in record_batches(shard.path, self._image_columns, row_groups=[group]):
             if row < start + len(batch):
-                image, reason = next(self._images(batch.slice(row - start, 1)))
+                image, reason, _ = next(self._images(batch.slice(row - start, 1), shard))
                 if image is None:
                     raise UserError(f"row {row} of {shard.path} has no image to show: {reason}")
                 return image
@@ -274,7 +412,7 @@ class ParquetSource:
     @property
     def _image_columns(self) -> list[str]:
         assert self.roles.image is not None
-        return [self.roles.image, "status", "error_message"]
+        return [self.roles.image, *(name for name in self.columns if name.lower() in ("status", "error_message"))]
 
     def _row_group(self, shard: Shard, row: int) -> tuple[int, int]:
         """The row group that a row is in, and that group's first row."""
@@ -287,31 +425,65 @@ class ParquetSource:
                 start += rows
         raise UserError(f"{shard.path} has no row {row}")
 
-    def _images(self, batch: pa.RecordBatch) -> Iterator[tuple[bytes | None, str | None]]:
-        """A batch's images one by one, each with None, or None with the reason why it cannot be had."""
-        column = batch.column(self.roles.image)
-        kind = image_kind(column.type)
+    def _images(self, batch: pa.RecordBatch, shard: Shard) -> Iterator[tuple[bytes | None, str | None, bool]]:
+        """A batch's images one by one: the bytes, or why there are none and whether the source itself says so."""
         nothing: list[None] = [None] * len(batch)
-        images, paths = nothing, nothing
-        if kind == "bytes":
-            images = column.to_pylist()
-        elif kind == "path":
-            paths = texts(column)
-        elif kind == "struct":
-            images = pc.struct_field(column, "bytes").to_pylist()
-            if "path" in [field.name for field in column.type]:
-                paths = texts(pc.struct_field(column, "path"))
-        status = texts(batch.column("status")) if "status" in batch.schema.names else nothing
-        message = texts(batch.column("error_message")) if "error_message" in batch.schema.names else nothing
-        for image, path, state, error in zip(images, paths, status, message, strict=True):
-            if image:
-                yield image, None
-            elif path and self.roles.image_root:
-                yield _read_inside(self.roles.image_root, path)
-            elif path:
-                yield None, f"no image bytes, only the path {path!r} (name its folder with --image-root)"
-            else:
-                yield None, failed(state, error) or ("the image is null" if image is None else "the image is empty")
+        told = {name.lower(): texts(batch.column(name)) for name in batch.schema.names if name != self.roles.image}
+        status, message = told.get("status", nothing), told.get("error_message", nothing)
+        values = _image_values(batch.column(self.roles.image))
+        root = self.image_root(shard)
+        for value, state, error in zip(values, status, message, strict=True):
+            image, reason = _image(value, root)
+            why = failed(state, error) if image is None else None
+            yield image, why or reason, why is not None or reason == _NULL
+
+
+def _image_values(column: pa.Array) -> list[Any]:
+    """Bytes, text, or None for each row; of a struct its bytes, else its path; of a list its elements as a list."""
+    kind = image_kind(column.type)
+    if kind == "list":
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_pylist()
+        elements = iter(_image_values(pc.list_flatten(column)))
+        return [[next(elements) for _ in range(length)] or None for length in lengths]
+    if kind != "struct":
+        return texts(column)
+    images = pc.struct_field(column, "bytes").to_pylist()
+    if "path" not in [field.name for field in column.type]:
+        return images
+    paths = texts(pc.struct_field(column, "path"))
+    return [path if image is None and path else image for image, path in zip(images, paths, strict=True)]
+
+
+def _image(value: Any, root: str | None) -> tuple[bytes | None, str | None]:
+    """The image that a value holds, or why it does not."""
+    if isinstance(value, list):
+        if len(value) != 1:
+            return None, f"it has {len(value)} {ONE_IMAGE}"
+        value = value[0]
+    if value is None:
+        return None, _NULL
+    if not value:
+        return None, "the image is empty"
+    if isinstance(value, bytes):
+        return from_bytes(value), None
+    image = from_base64(value)
+    if image is not None:
+        return image, None
+    if root is None:
+        return None, "no image bytes, only a path (name its folder with --image-root)"
+    return read_inside(root, value)
+
+
+def _spread(shard: Shard, count: int) -> list[tuple[int, int, int]]:
+    """Some row groups from all over a shard, at most `count`: the group, its first row, and how many of its rows."""
+    found, first = [], 0
+    with opened(shard.path) as table:
+        for group in range(table.num_row_groups):
+            rows = min(table.metadata.row_group(group).num_rows, shard.rows - first)
+            if rows > 0:
+                found.append((group, first, rows))
+            first += rows
+    return found[:: max(1, -(-len(found) // min(4, count)))]
 
 
 def failed(status: Any, error: Any) -> str | None:
@@ -319,23 +491,3 @@ def failed(status: Any, error: Any) -> str | None:
     if not status or status == "success":
         return None
     return f"{status}: {error}" if error else str(status)
-
-
-def _read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
-    """A file's bytes, or the reason why not; never one outside the root, by `..`, absolute path or symbolic link."""
-    try:
-        top = os.path.realpath(root)
-        real = os.path.realpath(os.path.join(top, path))
-        if os.path.isabs(path):
-            return None, f"the image path {path!r} is absolute: image paths have to be relative to the image root"
-        if os.path.commonpath([top, real]) != top:
-            return None, f"the image path {path!r} leaves the image root"
-        if not os.path.isfile(real):  # reading a pipe or a device could wait for ever
-            return None, f"there is no image file {path!r}"
-        if os.path.getsize(real) > MAX_BYTES:
-            return None, f"the image file {path!r} is too large"
-        with open(real, "rb") as file:
-            data = file.read()
-    except (OSError, ValueError) as error:
-        return None, f"the image file {path!r} cannot be read: {getattr(error, 'strerror', None) or error}"
-    return (data, None) if data else (None, f"the image file {path!r} is empty")

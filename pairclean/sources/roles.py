@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from ..pairs import Columns, Roles, UserError
 
-ImageKind = Literal["bytes", "struct", "path"]
+ImageKind = Literal["bytes", "struct", "path", "list"]
 
+#: The least share of values that has to be readable where a column is chosen by what it holds.
+LEAST = 0.05
 #: img2dataset calls the image column after its encoding.
 ENCODINGS = ("jpg", "png", "webp")
 IMAGE_NAMES = {*ENCODINGS, "jpeg", "image", "img"}
 PATH_NAMES = {
-    *("image", "image_path", "image_file", "image_name", "img", "img_path", "path"),
+    *("image", "images", "image_paths", "image_path", "image_file", "image_name", "img", "img_path", "path"),
     *("file", "file_name", "file_path", "filename", "filepath"),
 }
 CAPTION_NAMES = {"caption", "captions", "text", "texts", "txt", "alt_text", "alttext", "sentences"}
@@ -27,18 +30,23 @@ OTHER_NAMES = {"status", "error_message", "exif", "md5", "sha256", "split", "sou
 
 
 def image_kind(kind: pa.DataType) -> ImageKind | None:
-    """How a column of this type can hold images: encoded bytes, `struct<bytes, path>`, or paths."""
+    """How a column of this type can hold images: encoded bytes, `struct<bytes, path>`, text, or lists of one of these.
+
+    Text ("path") is a path, or the image as base64.
+    """
     if is_one_of(kind, "binary", "large_binary", "binary_view"):
         return "bytes"
     if pa.types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
         return "struct" if "bytes" in fields and image_kind(fields["bytes"]) == "bytes" else None
+    if is_list(kind) and image_kind(kind.value_type) in ("bytes", "struct", "path"):
+        return "list"
     return "path" if is_text(kind) else None
 
 
 def caption_kind(kind: pa.DataType) -> Literal["text", "list"] | None:
-    """Whether a column of this type can hold a caption a row, or a list of captions."""
-    if is_text(kind):
+    """Whether a column of this type can hold one caption per row (also as bytes), or a list of captions."""
+    if is_text(kind) or image_kind(kind) == "bytes":
         return "text"
     return "list" if is_list(kind) and is_text(kind.value_type) else None
 
@@ -47,6 +55,11 @@ def id_kind(kind: pa.DataType) -> Literal["text", "integer"] | None:
     if is_text(kind):
         return "text"
     return "integer" if pa.types.is_integer(kind) else None
+
+
+def same(columns: Iterable[str], known: str) -> str | None:
+    """The column of a known name, in whatever case it is written (`URL` for `url`)."""
+    return next((name for name in columns if name.lower() == known), None)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -86,18 +99,22 @@ def detect_roles(
     path: str,
     marked: Collection[str] = (),
     columns: Columns = Columns(),
+    holds_image: Callable[[str], float | None] = lambda _: None,
+    holds_text: Callable[[str], float | None] = lambda _: None,
     has_images: bool = True,
 ) -> Roles:
     """Find the columns for the image, the caption and the identifier.
 
     types: the source's columns in order.  path: what the messages call the source.  marked: columns known to be images.
     columns: what the user named. Where there is an `image_root`, columns of paths are preferred to columns of bytes.
+    holds_image, holds_text: the share of a column's first values that are images or texts, None where nothing is known.
+    A column that holds what is looked for is preferred to one that does not.
     has_images: False where vectors are read instead; nothing then plays the image's part.
 
     Raises UserError where a named column is missing or of another type, where nothing fits, and where several do.
     """
     there = {name: kind for name, kind in types.items() if not name.startswith("pairclean_")}
-    detect = _Detection(there, path)
+    detect = _Detection(there, path, holds_image, holds_text)
     if columns.image is not None:
         detect.check(columns.image, "image", image_kind)
     if columns.caption is not None:
@@ -113,7 +130,7 @@ def detect_roles(
     caption = columns.caption or detect.caption([name for name in there if name not in named | {image}])
     identifier = columns.id or detect.id([name for name in there if name not in {image, caption}]) or "none"
 
-    files = image is not None and image_kind(there[image]) in ("path", "struct")
+    files = image is not None and image_kind(there[image]) in ("path", "struct", "list")
     if columns.image_root is not None and not files:
         raise UserError(f"column {image!r} of {path} holds the images themselves, not paths: leave --image-root out")
     return Roles(image, caption, None if identifier == "none" else identifier, columns.image_root)
@@ -122,9 +139,15 @@ def detect_roles(
 class _Detection:
     """The rules for each role, and their messages."""
 
-    def __init__(self, columns: Mapping[str, pa.DataType], path: str) -> None:
-        self.columns = columns
-        self.path = path
+    def __init__(
+        self,
+        columns: Mapping[str, pa.DataType],
+        path: str,
+        holds_image: Callable[[str], float | None],
+        holds_text: Callable[[str], float | None],
+    ) -> None:
+        self.columns, self.path = columns, path
+        self.holds_image, self.holds_text = holds_image, holds_text
 
     @property
     def listing(self) -> str:
@@ -134,10 +157,15 @@ class _Detection:
         if name not in self.columns:
             raise UserError(f"{self.path} has no column {name!r}; its columns are: {self.listing}")
         if kind_of(self.columns[name]) is None:
-            raise UserError(
-                f"column {name!r} of {self.path} is {self.columns[name]} and cannot be the {role}: "
-                f"name another with --{role}-column (its columns are: {self.listing})"
-            )
+            raise self.unfit(name, role)
+        if role == "caption" and image_kind(self.columns[name]) == "bytes" and (self.holds_text(name) or 0) <= 0.5:
+            raise self.unfit(name, role)
+
+    def unfit(self, name: str, role: str) -> UserError:
+        return UserError(
+            f"column {name!r} of {self.path} is {self.columns[name]} and cannot be the {role}: "
+            f"name another with --{role}-column (its columns are: {self.listing})"
+        )
 
     def one_of(self, candidates: Iterable[str], role: str) -> str | None:
         candidates = list(candidates)
@@ -150,8 +178,9 @@ class _Detection:
 
     def image(self, candidates: Iterable[str], marked: Collection[str], image_root: str | None) -> str:
         kinds = {name: image_kind(self.columns[name]) for name in candidates}
-        inside = [name for name, kind in kinds.items() if kind in ("bytes", "struct")]
-        paths = [name for name, kind in kinds.items() if kind == "path" and name.lower() in PATH_NAMES]
+        inner = {name: self._element(name) for name in kinds}
+        inside = [name for name, kind in inner.items() if kind in ("bytes", "struct")]
+        paths = [name for name, kind in inner.items() if kind == "path" and name.lower() in PATH_NAMES]
         rules = [
             [name for name, kind in kinds.items() if kind and name in marked],
             [name for name in inside if name.lower() in IMAGE_NAMES],
@@ -160,7 +189,12 @@ class _Detection:
         ]
         if image_root is not None:
             rules.insert(1, paths)
-        for names in rules:
+        texts = [name for name, kind in inner.items() if kind == "path"]
+        shares = {name: self.holds_image(name) for name in dict.fromkeys([*chain(*rules), *texts])}
+        good = {name for name, share in shares.items() if share is not None and share >= LEAST}
+        known = [[name for name in names if name in good] for names in [*rules, texts]]
+        unknown = [[name for name in names if shares[name] is None] for names in rules]
+        for names in [*known, *unknown, *rules]:
             image = self.one_of(names, "image")
             if image is not None:
                 return image
@@ -172,8 +206,17 @@ class _Detection:
             f"name it with --image-column (its columns are: {self.listing})"
         )
 
+    def _element(self, name: str) -> ImageKind | None:
+        """The kind of a column, or of the elements of its lists."""
+        kind = self.columns[name]
+        return image_kind(kind.value_type if image_kind(kind) == "list" else kind)
+
     def caption(self, candidates: Iterable[str]) -> str:
-        texts = [name for name in candidates if caption_kind(self.columns[name])]
+        candidates = list(candidates)
+        texts = [name for name in candidates if caption_kind(self.columns[name]) and self._element(name) != "bytes"]
+        if not texts:  # written by programs that do not mark text as such
+            binary = [name for name in candidates if image_kind(self.columns[name]) == "bytes"]
+            texts = [name for name in binary if (self.holds_text(name) or 0) > 0.5]
         known = [name for name in texts if name.lower() in CAPTION_NAMES]
         never = {*ID_NAMES, *URL_NAMES, *PATH_NAMES, *OTHER_NAMES}
         others = [name for name in texts if name.lower() not in never and not name.startswith("__")]
@@ -186,7 +229,8 @@ class _Detection:
         return caption
 
     def id(self, candidates: Collection[str]) -> str | None:
-        return next((name for name in ID_NAMES if name in candidates and id_kind(self.columns[name])), None)
+        found = (same(candidates, known) for known in ID_NAMES)
+        return next((name for name in found if name is not None and id_kind(self.columns[name])), None)
 
 
 def only_urls(path: str, column: str) -> UserError:

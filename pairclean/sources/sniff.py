@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ..pairs import PYTHON, Columns, UserError
-from .base import SUFFIXES, Source, absolute, beside, exists, head, is_folder, listing, matching, parent, stem
+from .base import (
+    IMAGES,
+    SUFFIXES,
+    TEXTS,
+    Source,
+    absolute,
+    beside,
+    counted_as,
+    ending,
+    exists,
+    head,
+    is_folder,
+    listing,
+    parent,
+    stem,
+)
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
-from .parquet import open_parquet_source
+from .documents import ENDINGS
+from .embedded import EmbeddedSource
+from .parquet import ParquetSource, open_parquet_source
+from .patterns import is_pattern, matching, parts
 from .tar import BLOCK, is_tar
-from .webdataset import open_webdataset_source
+from .webdataset import WebdatasetSource, open_webdataset_source
 
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+#: Files of arrays, which may also lie beside pictures that they were made from.
+_ARRAYS = ("npz", "npy")
+#: The kinds of files that are read as tables.
+_TABLES = ("parquet", "arrow", "table")
+#: What lies beside shards and is about them.
+_COMPANION = re.compile(
+    r"(?i:readme|license|licence|notice|citation).*|_SUCCESS|_metadata|_common_metadata|.*_stats\.json"
+    r"|dataset_infos?\.json|dataset_dict\.json|state\.json|.*\.truth\.parquet|.*\.py"
+)
+#: How many sub-folders are looked into for shards that are not read.
+_FOLDERS_LOOKED_INTO = 20
 
 
 def open_source(
@@ -25,9 +54,10 @@ def open_source(
 ) -> Source:
     """Open a folder of shards, or one shard, and find out which layout it has and which column plays which part.
 
-    path: a folder, read by its own files only and not by its sub-folders, in order of name; one file; a pattern in the
-    last part of the path (`DIR/*.tar`); a folder of clip-retrieval's; or a run directory, whose `embeddings/` is then
-    read. Remote addresses (`s3://...`) go through fsspec.
+    path: a folder, read by its own files only and not by its sub-folders, in order of name; one file; a pattern
+    (`DIR/*.tar`, `DIR/{00000..00123}.tar`, `lang=*/*.parquet`); several of these joined with `::`; a folder of
+    clip-retrieval's; or a run directory, whose `embeddings/` is then read. Remote addresses (`s3://...`) go through
+    fsspec.
     columns: the roles, where they should not be detected.
     strict: whether a broken file raises UserError; otherwise it is noted in `broken`, and the rest is read.
 
@@ -36,7 +66,7 @@ def open_source(
     """
     if str(path).startswith(PYTHON):
         raise UserError(f"the source is a Python object ({path}), which is not here: give it to pairclean.clean again")
-    where = absolute(path)
+    where = "::".join(absolute(part) for part in parts(str(path)))
     about_images = {"image_column": columns.image, "image_root": columns.image_root}
     folder = _clip_retrieval_folder(where)
     if folder is not None:
@@ -45,7 +75,23 @@ def open_source(
         return open_clip_retrieval_source(folder, columns, strict=strict)
     files = _files(where)
     kinds = {file: _kind(file) for file in files}
-    tables = [file for file in files if kinds[file] == "parquet"]
+    source = _opened(where, files, kinds, columns, strict)
+    used = {shard.path for shard in source.shards}
+    beside_shards = {file for name in files for file in (beside(name, ".parquet"), beside(name, ".npz"))}
+    names = _left_out(where, {*files, *used, *beside_shards})
+    if source.layout == "folder":  # the pictures that the paths lead to
+        names = [name for name in names if ending(name) not in IMAGES]
+    if names:
+        told = f"{counted_as(len(names), 'file or folder', 'files or folders')} in it not read, such as {names[0]!r}"
+        source.notes[where] = "; ".join(filter(None, [source.notes.get(where), told]))
+    return source
+
+
+def _opened(
+    where: str, files: Sequence[str], kinds: dict[str, str], columns: Columns, strict: bool
+) -> ParquetSource | WebdatasetSource | EmbeddedSource:
+    about_images = {"image_column": columns.image, "image_root": columns.image_root}
+    tables = [file for file in files if kinds[file] in _TABLES]
     tars = [file for file in files if kinds[file] == "tar"]
     arrays = _beside(tables, ".npz", "npz", kinds)
     if tables and not tars and (arrays or any(kinds[file] == "npz" for file in files)):
@@ -53,6 +99,13 @@ def open_source(
         _no_options(where, "vectors, not images", **about_images)
         return open_datacomp_source(where, tables, arrays, columns, strict=strict)
     _no_options(where, "no vectors beside the metadata", embeddings=columns.embeddings)
+    folders = {file: "" for file in files if kinds[file] == "folder"} or _folders_of_tables(tables)
+    if folders:
+        if tars or (tables and not any(folders.values())):
+            other = (tars or tables)[0]
+            raise UserError(f"{where} means folders of pictures and {other}, which are read differently: name one kind")
+        sidecars = {folder: table for folder, table in folders.items() if table}
+        return open_webdataset_source(where, list(folders), sidecars, columns, strict=strict)
     if tars:
         sidecars = _beside(tars, ".parquet", "parquet", kinds)
         alone = [table for table in tables if table not in sidecars.values()]
@@ -70,7 +123,7 @@ def open_source(
 
 def _clip_retrieval_folder(where: str) -> str | None:
     """The folder that has clip-retrieval's folders: this one, or its `embeddings/` if it is a run directory."""
-    if not is_folder(where):
+    if len(parts(where)) > 1 or not is_folder(where):
         return None
     files, folders = listing(where)
     names = {os.path.basename(folder) for folder in folders}
@@ -95,19 +148,95 @@ def _clip_retrieval_folder(where: str) -> str | None:
 
 def _files(where: str) -> list[str]:
     """The files that are meant: what looks like a shard by its name, or else everything."""
+    joined = parts(where)
+    if len(joined) > 1:
+        return list(dict.fromkeys(file for part in joined for file in _files(part)))
     if not is_folder(where):
-        files = [where] if exists(where) else matching(where)
-        if not files:
-            raise UserError(f"{where} does not exist: name a folder of shards, or one file")
-        return files
+        found = [where] if exists(where) else matching(where) if is_pattern(where) else []
+        if not found:
+            raise UserError(f"{where} does not exist: name a folder of shards, one file, or a pattern in quotes")
+        found = [file for file in found if not _is_companion(file)] or found
+        return [file for one in found for file in (_files(one) if is_folder(one) else [one])]
     files, folders = listing(where)
     if not files and not folders:
         raise UserError(f"{where} is empty: name a folder with shards")
-    return [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES] or files
+    _check_no_table_format(where, files, folders)
+    shards = [file for file in files if _is_shard(file)]
+    if shards and not (_has_pairs(where) and all(ending(shard) in _ARRAYS for shard in shards)):
+        return shards
+    documents = _documents(files)
+    metadata = [file for file in documents if stem(file) == "metadata"]  # what `datasets` calls it
+    if metadata:
+        return metadata
+    # Beside pictures, JSON is about one of them each.
+    files = [file for file in files if not _is_companion(file)]
+    return [where] if _has_pairs(where) else documents or list(filter(_has_pairs, folders)) or files
+
+
+def _documents(files: Sequence[str]) -> list[str]:
+    return [file for file in files if ending(file) in ENDINGS and not _is_companion(file)]
+
+
+def _is_companion(file: str) -> bool:
+    return bool(_COMPANION.fullmatch(os.path.basename(file)))
+
+
+def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
+    """The folders of pictures called like tables beside them (img2dataset's `files`), if every table has one."""
+    folders = {os.path.splitext(table)[0]: table for table in tables}
+    return folders if all(is_folder(folder) and _has_pairs(folder) for folder in folders) else {}
+
+
+def _has_pairs(folder: str) -> bool:
+    """Whether a folder has pictures, and texts called like one of them."""
+    names = [os.path.basename(file) for file in listing(folder)[0]]
+    pictures, texts = (
+        {name.partition(".")[0] for name in names if os.path.splitext(name)[1][1:].lower() in endings}
+        for endings in (IMAGES, TEXTS)
+    )
+    return bool(pictures & texts)
+
+
+def _is_shard(file: str) -> bool:
+    """Whether a file is called like a shard."""
+    return f".{ending(file)}" in SUFFIXES
+
+
+def _check_no_table_format(where: str, files: Sequence[str], folders: Sequence[str]) -> None:
+    """Of a table with a log, only some of the files are live: to read all of them would be wrong."""
+    names = {os.path.basename(folder.rstrip("/")) for folder in folders}
+    hidden = exists(f"{where.rstrip('/')}/.hoodie")
+    kind = "Delta Lake" if "_delta_log" in names else "Hudi" if hidden else "Lance" if "_versions" in names else None
+    if kind is None and {"metadata", "data"} <= names and not files:
+        inside = listing(f"{where.rstrip('/')}/metadata")[0]
+        kind = "Iceberg" if any(file.endswith(".metadata.json") for file in inside) else None
+    if kind is not None:
+        raise UserError(
+            f"{where} is a {kind} table, whose live files are listed in its log: write the rows that you mean as plain "
+            "Parquet, and name that"
+        )
+
+
+def _left_out(where: str, used: Container[str]) -> list[str]:
+    """The names of files of a folder that are not read, but for those that go with shards; and folders with pairs."""
+    if len(parts(where)) > 1 or not is_folder(where):
+        return []
+    files, folders = listing(where)
+    if where in used:  # a folder of pictures, whose reader says which of its files are left out
+        files = []
+    names = [os.path.basename(file) for file in files if file not in used]
+    inside = [
+        folder
+        for folder in folders[:_FOLDERS_LOOKED_INTO]
+        if folder not in used and (_has_pairs(folder) or _has_shards(folder))
+    ]
+    return [name for name in names if not _COMPANION.fullmatch(name)] + [f"{os.path.basename(f)}/" for f in inside]
 
 
 def _kind(file: str) -> str:
     """What a file is by its first bytes; a broken one is what it is called. "" for everything else."""
+    if is_folder(file):
+        return "folder"
     try:
         first = head(file, BLOCK)
     except OSError as error:
@@ -118,9 +247,9 @@ def _kind(file: str) -> str:
         return "npy"
     if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "npz"
-    if is_tar(first) and (any(first) or file.endswith(".tar")):
+    if is_tar(first) and (any(first) or ending(file) == "tar"):
         return "tar"
-    return SUFFIXES.get(os.path.splitext(file)[1].lower(), "")
+    return SUFFIXES.get(f".{ending(file)}", "table" if ending(file) in ENDINGS else "")
 
 
 def _beside(files: Sequence[str], suffix: str, kind: str, kinds: dict[str, str]) -> dict[str, str]:
@@ -158,9 +287,28 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
             "the Parquet file of the same name"
         )
     if is_folder(where):
-        return (
-            f"{where} has no .parquet files or tars of its own (sub-folders are not searched): name the folder that has"
-        )
-    if head(files[0], 8).startswith(_PACKED):
-        return f"{files[0]} is compressed: unpack it first (a tar of pictures gets no smaller by compression)"
-    return f"{files[0]} cannot be read as Parquet or tar, by what is in it: name a shard, or a folder of shards"
+        if any(ending(file) in IMAGES for file in files):
+            return (
+                f"{where} has pictures, but no captions beside them (KEY.txt, KEY.caption or KEY.json, or a table "
+                "metadata.csv): name a folder that has both"
+            )
+        return f"{where} has no shards of its own (.parquet, .tar, .csv, .jsonl): {_where_instead(where)}"
+    return f"{files[0]} cannot be read as Parquet, tar or a table of text: name a shard, or a folder of shards"
+
+
+def _where_instead(where: str) -> str:
+    """Which folders or files to name where a folder has no shards of its own."""
+    here = where.rstrip("/")
+    names = [os.path.basename(folder.rstrip("/")) for folder in listing(where)[1]]
+    inside = [name for name in names[:_FOLDERS_LOOKED_INTO] if _has_shards(f"{here}/{name}")]
+    if not inside:
+        return "name the folder that has, as sub-folders are not searched"
+    if len(inside) == 1:
+        return f"name {here}/{inside[0]}, as sub-folders are not searched"
+    key = inside[0].partition("=")[0] if all("=" in name for name in inside) else ""
+    return f"name one of its sub-folders, or all with a pattern in quotes, '{here}/{key + '=' if key else ''}*/*'"
+
+
+def _has_shards(folder: str) -> bool:
+    files = listing(folder)[0]
+    return any(map(_is_shard, files)) or bool(_documents(files))

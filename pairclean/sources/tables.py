@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..pairs import Shard, UserError
-from .base import CorruptFile, open_file
-from .roles import is_list
+from .base import CorruptFile, ending, head, open_file
+from .documents import ENDINGS, Document, open_document
+from .roles import is_list, is_text
 
 #: Rows that are in memory at once: with images, and without.
 IMAGE_BATCH = 64
@@ -77,8 +78,12 @@ def readable_batches(
 
 
 @contextmanager
-def opened(path: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file. Raises CorruptFile where it is broken, also inside the block."""
+def opened(path: str) -> Iterator[pq.ParquetFile | Document]:
+    """A Parquet file, or another table. Raises CorruptFile where it is broken, also inside the block."""
+    kind = ENDINGS.get(ending(path))
+    if kind is not None and head(path, 4) != b"PAR1":
+        yield open_document(path, kind)
+        return
     with _reading(path), open_file(path) as file:
         # Buffered, a column chunk is read page by page; otherwise the whole of it would be in memory.
         yield pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
@@ -104,19 +109,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
-def column_types(schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType]:
+def column_types(schemas: Mapping[str, pa.Schema], *, everything: bool = False) -> dict[str, pa.DataType]:
     """The type of each of the first file's columns; where that is null (nothing but nulls), another file's.
 
-    schemas: by path.  A list of nothing but nulls counts as nothing but nulls.
+    schemas: by path.  everything: also the columns that the first file does not have, after its own.
+    A list of nothing but nulls counts as nothing but nulls.
     """
     types: dict[str, pa.DataType] = {}
     for file, schema in schemas.items():
         twice = {name for name in schema.names if schema.names.count(name) > 1}
         if twice:
             raise UserError(f"{file} has more than one column called {min(twice)!r}: rename one of them")
-    for field in next(iter(schemas.values())):
-        there = [schema.field(field.name).type for schema in schemas.values() if field.name in schema.names]
-        types[field.name] = min(there, key=_nullness)
+    names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
+    for name in names if everything else next(iter(schemas.values())).names:
+        there = [schema.field(name).type for schema in schemas.values() if name in schema.names]
+        types[name] = min(there, key=_nullness)
     return types
 
 
@@ -136,10 +143,31 @@ def texts(column: pa.Array) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
+        values = raw_texts(column)
+        return [[_decode(text) for text in found] if isinstance(found, list) else _decode(found) for found in values]
+
+
+def raw_texts(column: pa.Array) -> list[Any]:
+    """The same with bytes, all of them, where some are not UTF-8: what they are is decided from several together."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
         if is_list(column.type):
-            values = column.cast(pa.large_list(pa.large_string())).cast(pa.large_list(pa.large_binary())).to_pylist()
-            return [None if found is None else [_decode(text) for text in found] for found in values]
-        return [_decode(text) for text in column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()]
+            return column.cast(pa.large_list(pa.large_string())).cast(pa.large_list(pa.large_binary())).to_pylist()
+        return column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+
+
+def is_utf8(column: pa.Array) -> bool:
+    """Whether all texts of an array of texts, bytes or lists of these are UTF-8, without making Python objects."""
+    try:
+        if is_list(column.type):
+            return is_utf8(column.flatten())
+        column.validate(full=True)
+        if not is_text(column.type):
+            column.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _decode(text: bytes | None) -> str | None:

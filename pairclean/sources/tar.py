@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from .base import IMAGES, MAX_BYTES, TEXTS, CorruptFile, open_file
+from .base import IMAGES, MAX_BYTES, TEXTS, CorruptFile, file_size, is_folder, listing, open_file, open_packed
 
 BLOCK = 512
 #: Names longer than a header holds are in a member of their own; none needs more than this.
@@ -97,16 +97,48 @@ def index(path: str, fingerprint: str, endings: tuple[str, ...] = ()) -> Index:
     members: list[Member] = []
     broken = None
     try:
-        with open_file(path) as file:
-            for member in _members(file, path):
+        with open_archive(path) as archive:
+            for member in archive.members() if isinstance(archive, Folder) else _members(archive, path):
                 members.append(member)  # noqa: PERF402 (those before the damage are kept)
     except CorruptFile as error:
         broken = error
     return Index(*_grouped(members, endings), broken)
 
 
-def read(file: pa.NativeFile, member: Member) -> bytes:
+class Folder:
+    """A folder of files, read like a tar of them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def members(self) -> Iterator[Member]:
+        for file in listing(self.path)[0]:
+            name, size = file.rpartition("/")[2], file_size(file)
+            shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            problem = "a file of it is too large" if size > MAX_BYTES else None
+            yield Member(shown, 0, size, problem if shown == name else "a file of it has a name that is not UTF-8")
+
+    def read(self, member: Member) -> bytes:
+        with open_packed(f"{self.path.rstrip('/')}/{member.name}") as file:
+            return bytes(file.read(member.size))
+
+
+def open_archive(path: str) -> pa.NativeFile | Folder:
+    """A tar, or a folder that is read like one."""
+    return Folder(path) if is_folder(path) else open_file(path)
+
+
+def read(file: pa.NativeFile | Folder, member: Member) -> bytes:
     """A member's content.  Raises CorruptFile where the file ends within it."""
+    if isinstance(file, Folder):
+        return file.read(member)
     file.seek(member.offset)
     data = bytes(file.read(member.size))
     if len(data) < member.size:
@@ -116,7 +148,7 @@ def read(file: pa.NativeFile, member: Member) -> bytes:
 
 def samples_at(path: str, samples: tuple[SampleIndex, ...]) -> Iterator[Sample]:
     """These samples with their content, one in memory at a time; members that cannot be read are left out."""
-    with open_file(path) as file:
+    with open_archive(path) as file:
         for sample in samples:
             members = [member for member in sample.members.values() if member.problem is None]
             yield Sample(sample.key, [(member.name, read(file, member)) for member in members])

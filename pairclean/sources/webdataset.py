@@ -1,10 +1,11 @@
-"""Tars of webdataset and img2dataset, alone or with a Parquet sidecar that also has the rows that failed."""
+"""Tars of webdataset and img2dataset, or folders of such files, alone or with a Parquet sidecar of all rows."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
@@ -22,12 +23,13 @@ from .base import (
     counted,
     counted_as,
     file_fingerprint,
+    is_folder,
     is_remote,
     lost_row,
-    open_file,
     shard_names,
     stem,
 )
+from .documents import as_unicode, column_of
 from .encoding import UNKNOWN, decode, guess, needs_guess
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
@@ -38,13 +40,14 @@ from .tables import (
     columns_of,
     nulls,
     opened,
+    raw_texts,
     read_schema,
     readable_batches,
     record_batches,
     schema_of,
     texts,
 )
-from .tar import Index, Sample, SampleIndex, index, read, samples_at
+from .tar import Folder, Index, Sample, SampleIndex, index, open_archive, read, samples_at
 
 #: What a sidecar calls the samples' keys.
 KEYS = ("key", "__key__")
@@ -52,8 +55,6 @@ KEYS = ("key", "__key__")
 _LOOKED_AT = 20
 #: How many captions are looked at to see whether they are UTF-8.
 _TEXTS_HERE, _TEXTS_REMOTE = 20_000, 200
-#: A caption whose encoding is not recognised.
-_UNDECIDED = object()
 #: Larger texts are no caption, and larger JSON is not about one image.
 _MAX_TEXT = 16 << 20
 #: Larger members are no label.
@@ -85,11 +86,15 @@ def open_webdataset_source(
     *,
     strict: bool = False,
 ) -> WebdatasetSource:
-    """Open tars as one source; see `pairclean.sources.open_source`.  sidecars: the Parquet file of a tar, by tar."""
+    """Open tars, or folders of files that are named like their members, as one source; see `open_source`.
+
+    sidecars: the Parquet file of a tar, by tar.
+    """
     if columns.image_root is not None:
         raise UserError(f"{path} holds the images themselves, not paths: leave --image-root out")
     faults = Faults(strict)
-    names = shard_names(map(stem, tars))
+    folders = is_folder(tars[0])
+    names = shard_names(map(os.path.basename if folders else stem, tars))
     schemas = _sidecar_schemas([sidecars[tar] for tar in tars if tar in sidecars], faults)
     key = _key_column(schemas, columns.id)
     source = WebdatasetSource(
@@ -105,6 +110,7 @@ def open_webdataset_source(
         strict=strict,
         broken=faults.found,
         notes=faults.notes,
+        layout="files" if folders else "webdataset",
     )
     source.shards = [source._open(name, tar, sidecars.get(tar), faults) for name, tar in zip(names, tars, strict=True)]
     faults.check(path, source.shards)
@@ -231,10 +237,20 @@ class WebdatasetSource:
         missing = sorted(set(columns) - set(self.columns))
         if missing:
             raise UserError(f"{shard.path} has no column {missing[0]!r}; there are {', '.join(self.columns)}")
-        with open_file(shard.path) as file:
+        with open_archive(shard.path) as file:
             entries = islice(self._entries(shard), shard.rows)
             while found := [self._labels(file, entry.place, columns) for entry in islice(entries, TEXT_BATCH)]:
-                yield pa.RecordBatch.from_arrays([_array([f.get(n) for f in found]) for n in columns], list(columns))
+                yield pa.RecordBatch.from_arrays([column_of([f.get(n) for f in found]) for n in columns], list(columns))
+
+    def sample(self, shard: Shard, count: int) -> Iterator[Row]:
+        reader = _Reader(self, shard.path, True)
+        step = max(1, shard.rows // count)
+        try:
+            for row, entry in enumerate(islice(self._entries(shard), shard.rows)):
+                if row % step == 0 and entry.place is not None:
+                    yield replace(reader.row(entry.place, entry.caption), row=row)
+        finally:
+            reader.close()
 
     def image(self, shard: Shard, row: int) -> bytes:
         entry = next(islice(self._entries(shard), row, None), None) if 0 <= row < shard.rows else None
@@ -270,7 +286,8 @@ class WebdatasetSource:
         unclaimed = dict.fromkeys(range(len(places)))
         if shard.name in self.sidecars:
             of_key = {places[i].key: i for i in reversed(range(len(places)))}
-            missing = f"not in the tar ({broken})" if broken else "not in the tar"
+            where = "tar" if self.layout == "webdataset" else "folder"
+            missing = f"not in the {where} ({broken})" if broken else f"not in the {where}"
             for key, caption, status, error in self._sidecar_rows(self.sidecars[shard.name]):
                 place = of_key.get(key)
                 if place is None:
@@ -296,7 +313,9 @@ class WebdatasetSource:
                     yield from ((key, None, None, None) for key in map(str, texts(keys.column(0))[piece.offset :]))
                 continue
             found = [
-                texts(piece.column(name)) if name in piece.schema.names else [None] * len(piece)
+                (raw_texts if name == caption else texts)(piece.column(name))
+                if name in piece.schema.names
+                else [None] * len(piece)
                 for name in (self.key, caption or "", "status", "error_message")
             ]
             yield from ((str(key), *rest) for key, *rest in zip(*found, strict=True))
@@ -317,28 +336,28 @@ class WebdatasetSource:
 
     def as_captions(self, value: Any) -> tuple[tuple[str | None, ...], str | None]:
         """A row's captions, and what is wrong with them."""
-        if self.many:
-            found = value if isinstance(value, list) else [value]
-            if all(text is None or isinstance(text, str) for text in found):
-                return tuple(found) or (None,), None
-        elif value is None or isinstance(value, str):
-            return (value,), None
-        if value is _UNDECIDED:
-            return (None,), UNKNOWN
+        found = value if self.many and isinstance(value, list) else [value]
+        captions = tuple(decode(text, self.encoding) if isinstance(text, bytes) else text for text in found)
+        if any(text is None and isinstance(raw, bytes) for text, raw in zip(captions, found, strict=True)):
+            return tuple(text if isinstance(text, str) else None for text in captions), None if self.many else UNKNOWN
+        if all(text is None or isinstance(text, str) for text in captions):
+            return captions or (None,), None
         return (None,), f"its caption is {type(value).__name__}, not text"
 
-    def fields(self, file: pa.NativeFile, place: SampleIndex | None) -> dict[str, Any]:
+    def fields(self, file: pa.NativeFile | Folder, place: SampleIndex | None) -> dict[str, Any]:
         """KEY.json, where it is there and an object."""
         member = None if place is None else place.members.get("json")
         if member is None or member.problem or member.size > _MAX_TEXT:
             return {}
         try:
-            found = _unicode(json.loads(decode(read(file, member), self.encoding) or ""))
+            found = as_unicode(json.loads(decode(read(file, member), self.encoding) or ""))
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _labels(self, file: pa.NativeFile, place: SampleIndex | None, columns: Sequence[str]) -> dict[str, Any]:
+    def _labels(
+        self, file: pa.NativeFile | Folder, place: SampleIndex | None, columns: Sequence[str]
+    ) -> dict[str, Any]:
         """The fields of KEY.json and, for columns that are none of them, what KEY.<column> says."""
         found = self.fields(file, place)
         for name in columns:
@@ -407,7 +426,8 @@ class WebdatasetSource:
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
         )
-        with open_file(shard.path) as file:
+        self.encoding = guess(filter(needs_guess, self._texts("json", [(shard, places[:_LOOKED_AT])])))
+        with open_archive(shard.path) as file:
             for place in places[:_LOOKED_AT]:
                 fields = {**self.fields(file, place), **fields}
         self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
@@ -415,17 +435,26 @@ class WebdatasetSource:
             self.path, kinds, fields, column_types(schemas) if schemas else {}, columns.caption
         )
         self.many = self.captions.many
-        if self.captions.place == "member":
-            self.encoding = guess(filter(needs_guess, self._texts(self.captions.name)))
+        self.encoding = guess(filter(needs_guess, self._raw_captions()))
         self.roles = replace(self.roles, image=self.images[0], caption=self.captions.name)
 
-    def _texts(self, extension: str) -> Iterator[bytes]:
-        """Captions from all over the source, as they are in the tars."""
+    def _raw_captions(self) -> Iterator[bytes]:
+        """Captions from all over the source, as bytes where they may be of any encoding."""
+        if self.captions.place == "sidecar":
+            rows = (caption for sidecar in self.sidecars.values() for _, caption, *_ in self._sidecar_rows(sidecar))
+            for value in islice(rows, _TEXTS_HERE):
+                yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, bytes))
+            return
         each = (_TEXTS_REMOTE if is_remote(self.path) else _TEXTS_HERE) // len(self.shards) + 1
-        for shard in self.shards:
-            places = self._index(shard)[0]
-            with open_file(shard.path) as file:
-                for place in places[:: max(1, len(places) // each)]:
+        all_places = ((shard, self._index(shard)[0]) for shard in self.shards)
+        some = ((shard, places[:: max(1, len(places) // each)]) for shard, places in all_places)
+        yield from self._texts(self.captions.name if self.captions.place == "member" else "json", some)
+
+    def _texts(self, extension: str, some: Iterable[tuple[Shard, Sequence[SampleIndex]]]) -> Iterator[bytes]:
+        """The members of this extension of some samples, as they are in the tars."""
+        for shard, places in some:
+            with open_archive(shard.path) as file:
+                for place in places:
                     member = place.members.get(extension)
                     if member is not None and member.problem is None and member.size <= _MAX_TEXT:
                         yield read(file, member)
@@ -530,9 +559,10 @@ def _find_captions(
 
 
 def _texts_beside(members: Mapping[str, int]) -> list[str]:
-    """The extensions that hold a caption: KEY.txt, or KEY.caption, or KEY.outputs.txt where it is the only such."""
-    plain = next((name for name in ("txt", "caption") if name in members), None)
-    return [plain] if plain else [name for name in members if _last(name) in ("txt", "caption")]
+    """The extensions that hold a caption: KEY.txt or KEY.caption, both where many have both; or KEY.outputs.txt."""
+    plain = sorted(("txt", "caption"), key=lambda name: -members.get(name, 0))
+    found = [name for name in plain if members.get(name, 0) > members.get(plain[0], 0) // 2]
+    return found or [name for name in members if _last(name) in plain]
 
 
 @dataclass(frozen=True)
@@ -551,7 +581,7 @@ class _Reader:
 
     def __init__(self, source: WebdatasetSource, path: str, images: bool) -> None:
         self._source, self._images = source, images
-        self._file = open_file(path)
+        self._file = open_archive(path)
 
     def close(self) -> None:
         self._file.close()
@@ -566,7 +596,7 @@ class _Reader:
         if self._images:
             member = next((place.members[kind] for kind in self._source.images if kind in place.members), None)
             if member is None:
-                reason = "no image in the tar"
+                reason = "no image in the tar" if self._source.layout == "webdataset" else "no image beside it"
             elif not reason:
                 image = read(self._file, member) or None
                 reason = None if image else "the image is empty"
@@ -578,25 +608,7 @@ class _Reader:
             member = place.members.get(where.name)
             if member is None or member.size > _MAX_TEXT:
                 return None
-            text = decode(read(self._file, member), self._source.encoding)
-            return _UNDECIDED if text is None else text
+            return read(self._file, member)
         if where.place == "sidecar" and of_sidecar is not None:
             return of_sidecar
         return self._source.fields(self._file, place).get(where.name)
-
-
-def _unicode(value: Any) -> Any:
-    """The same JSON, with U+FFFD for halves of surrogate pairs, which JSON can hold but UTF-8 cannot."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    if isinstance(value, list):
-        return [_unicode(one) for one in value]
-    return {_unicode(name): _unicode(one) for name, one in value.items()} if isinstance(value, dict) else value
-
-
-def _array(values: list[Any]) -> pa.Array:
-    """JSON values as a column; where they are of several types, each as JSON."""
-    try:
-        return pa.array(values)
-    except pa.ArrowException:
-        return pa.array([None if value is None else json.dumps(value) for value in values])

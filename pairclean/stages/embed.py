@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ..embed import Encoder, embed_source, keep_source, load_encoder, prune_parts, resolve_devices
+from ..embed import Encoder, check_readable, embed_source, keep_source, load_encoder, prune_parts, resolve_devices
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
@@ -23,7 +23,9 @@ def embed(run: Run, execution: Execution) -> None:
     progress = execution.progress
     source = run.open_source(strict=execution.strict)
     if run.writer is None:
-        check_layout(source, run.config.to)
+        check_layout(source, run.config.to, run.config.cleaned_to)
+    if not (execution.force or has_vectors(source) or run.is_done("embed")):
+        check_readable(source)
     roles = asdict(source.roles)
     own = run.objects.encoder
     devices = resolve_devices(execution.device) if own is None else [own.device]

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 
 from ..embed import Embeddings
 from ..execution import Execution
-from ..export import kept_pairs, open_writer
+from ..export import Destination, Writer, kept_pairs, open_writer
 from ..export import verdict_tables as tables_of
 from ..files import written_whole
+from ..pairs import UserError
 from ..run import Run
 from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_rematches
 from ..run.source import embedded_source
+from ..sources import Source
 
 
 def export(run: Run, execution: Execution) -> None:
@@ -28,14 +30,44 @@ def export(run: Run, execution: Execution) -> None:
     donors = np.asarray(partner[np.flatnonzero(partner >= 0)])
     own = open_writer(source, config.to, offsets=emb.shard_offsets, donors=donors, home=run.path / "moved", emb=emb)
     with own if run.writer is None else nullcontext(run.writer) as writer:
+        place = None if config.cleaned_to is None else _begun(run, Destination(config.cleaned_to), source, writer)
         for i, (shard, table) in enumerate(zip(source.shards, verdict_tables(run, emb), strict=True)):
             start, stop = (int(offset) for offset in emb.shard_offsets[i : i + 2])
             with written_whole(verdicts / f"{shard.name}.parquet") as file:
                 pq.write_table(table, file)
             if not shard.broken:
-                writer.write(shard, kept_pairs(table, start=start, donor=np.asarray(partner[start:stop])), cleaned)
+                donor = np.asarray(partner[start:stop])
+                kept = kept_pairs(table, start=start, donor=donor, best=config.captions == "best")
+                writer.write(shard, kept, cleaned)
+            if place is not None:
+                place.copy(verdicts / f"{shard.name}.parquet", f"verdicts/{shard.name}.parquet")
+                if config.to != "uids":  # which are joined at the end
+                    place.move(cleaned, writer.files(shard))
             progress.advance()
         writer.finish(cleaned)
+        if place is not None:
+            place.move(cleaned, [path.name for path in cleaned.iterdir()])
+
+
+def _begun(run: Run, place: Destination, source: Source, writer: Writer) -> Destination:
+    """The place without what an earlier pass of this run has left in it.
+
+    Raises UserError where there are files that this run did not write.
+    """
+    before = run.manifest.get("written_to", {})
+    if before.get("address") == place.address:
+        place.remove(before["names"])
+    others = place.files()
+    if others:
+        raise UserError(
+            f"{place.address} has files that this run did not write ({others[0]}): name another folder with "
+            "--cleaned-to, or move them"
+        )
+    names = [f"cleaned/{name}" for shard in source.shards for name in writer.files(shard)]
+    names += [f"verdicts/{shard.name}.parquet" for shard in source.shards]
+    run.manifest["written_to"] = {"address": place.address, "names": [*names, "cleaned/uids.npy"]}
+    run.save()
+    return place
 
 
 def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:

@@ -67,6 +67,7 @@ def report(run: Run, execution: Execution) -> None:
             *_of_judge(judged, faults),
             *_half_right(judged, rematched),
             *([why_not] if why_not else []),
+            *(f"{path} {note}" for path, note in run.manifest.get("notes", {}).items()),
         ],
         "score_histogram": judged.histogram and asdict(judged.histogram),
         "calibration_check": _calibration_check(judged, rematched, faults),
@@ -76,8 +77,10 @@ def report(run: Run, execution: Execution) -> None:
         "human": reviewed and reviewed.to_json(),
         "findings": _findings(emb, faults, rematched),
         "broken": run.manifest.get("broken") or {},
+        "cleaned_to": config.cleaned_to,
     }
     content = summarise(run.verdict_tables(), facts)
+    content["notes"] += _several_captions(content["several_captions"], best=config.captions == "best")
     write_json(run.path / "report.json", content)
     picks = choose_gallery(run.verdict_tables(), flag_below=rematched.flag_below)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
@@ -142,6 +145,17 @@ def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
         f"Of pairs of which half of the caption belongs to another picture, about {share:.0%} are flagged; the "
         "mismatch rate counts few of the others."
     ]
+
+
+def _several_captions(counts: dict[str, int], *, best: bool) -> list[str]:
+    """How often the first of several captions is not the likeliest, and what `--captions best` leaves out."""
+    if not counts["rows"]:
+        return []
+    share = counts["first_not_best"] / counts["rows"]
+    notes = [f"Of {counts['rows']:,} images with several captions, the first is not the likeliest for {share:.0%}."]
+    if best and counts["besides_best"]:
+        notes.append(f"cleaned/ leaves out {counts['besides_best']:,} captions that were kept besides a likelier one.")
+    return notes
 
 
 def _calibration_check(judged: Judgement, rematched: Rematches, faults: Faults) -> dict[str, Any] | None:

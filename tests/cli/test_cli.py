@@ -79,7 +79,7 @@ def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
         if stage not in ("judge", "export", "report"):  # which use no device
             expected.add("--device")
         offered -= {"--no-" + name.replace("_", "-") for name in names if OPTIONS[name].type is bool}
-        assert offered - {"--help", "--workers", "--strict", "--config", "--dry-run"} == expected, stage
+        assert offered - {"--help", "--workers", "--strict", "--force", "--config", "--dry-run"} == expected, stage
 
 
 def test_choices_and_defaults_are_those_of_the_configuration() -> None:

@@ -57,7 +57,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 def test_a_folder_without_parquet(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(b"x")
-    assert "has no .parquet files" in complaint("clean", tmp_path / "pictures", tmp_path / "run", *HOG)
+    assert "no captions beside them" in complaint("clean", tmp_path / "pictures", tmp_path / "run", *HOG)
     assert not (tmp_path / "run").exists()
 
 

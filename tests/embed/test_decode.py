@@ -10,8 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from pairclean.embed import decode as decoder
+from pairclean.embed import jxl
 from pairclean.embed.decode import Unreadable, decode
 
 RED, BLUE = (220, 30, 40), (20, 60, 200)
@@ -54,6 +58,52 @@ def test_formats(format: str) -> None:
     left, right = colours(image)
     assert np.abs(np.subtract(left, RED)).max() <= 12
     assert np.abs(np.subtract(right, BLUE)).max() <= 12
+
+
+@pytest.mark.parametrize(("format", "module"), [("HEIF", "pillow_heif"), ("JXL", "pillow_jxl"), ("AVIF", "PIL._avif")])
+def test_formats_of_plug_ins(format: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the plug-in the reason names the format and what to install."""
+    pytest.importorskip(module)
+    decode(encoded(two_halves(), "PNG"))  # which loads the plug-ins
+    data = encoded(two_halves(), format, quality=95)
+    left, right = colours(decode(data))
+    assert np.abs(np.subtract([left, right], [RED, BLUE])).max() <= 8
+    with pytest.raises(Unreadable, match=f"(broken|truncated) {format}"):
+        decode(data[: len(data) // 2])
+    monkeypatch.setattr(decoder, "_formats", lambda: ("JPEG", "PNG"))
+    with pytest.raises(Unreadable) as caught:
+        decode(data)
+    assert str(caught.value) == f"{format} image, a format that needs `pip install 'pairclean[formats]'`"
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 48), (300, 200), (1, 999), (9000, 3), (16, 9), (1600, 900), (513, 8193)])
+@pytest.mark.parametrize("container", [False, True])
+def test_the_size_of_a_jpeg_xl(size: tuple[int, int], container: bool) -> None:
+    """As its header says it, in a container too; the plug-in would decode it first."""
+    pytest.importorskip("pillow_jxl")
+    data = encoded(Image.new("RGB", size), "JXL", use_container=container)
+    assert data.startswith(b"\xff\x0a") != container
+    assert jxl.size(data) == size
+
+
+def test_a_large_jpeg_xl_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = int("1" * 30 + "11" + "0", 2) | 1 << 33  # not small, 30 bits of height, as wide as high
+    bomb = b"\xff\x0a" + header.to_bytes(8, "little") + bytes(20)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(Unreadable, match="too large"):
+        decode(bomb)
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_break_the_header_of_jpeg_xl(data: bytes) -> None:
+    for start in (b"", b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x01jxlp"):
+        found = jxl.size(start + data)
+        assert found is None or min(found) > 0
+
+
+def test_plug_ins_that_are_missing_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_PLUG_INS", (("no_such_plug_in", None),))
+    assert "JPEG" in decoder._formats.__wrapped__()
 
 
 def test_cmyk() -> None:

@@ -271,3 +271,51 @@ def test_sidecars_of_some_tars_name_the_column_of_keys(tmp_path: Path, export) -
     export(open_source(tmp_path / "in"), ["clean"] * 5, tmp_path / "out")
     found = [pq.read_table(tmp_path / "out" / f"{name}.parquet")["__key__"].to_pylist() for name in "abc"]
     assert found == [[1, 2], ["3", "x"], ["y"]]
+
+
+def test_images_in_the_tar_and_in_its_sidecar(tmp_path: Path, export) -> None:
+    """img2dataset ran twice into one folder: the table has the images' column once."""
+    (tmp_path / "in").mkdir()
+    tar(tmp_path / "in" / "0.tar", {f"{k}.{e}": d for k in "ab" for e, d in (("jpg", picture(k)), ("txt", b"x"))})
+    columns = {"caption": ["x", "x"], "key": ["a", "b"], "jpg": [b"other", b"other"]}
+    pq.write_table(pa.table(columns), tmp_path / "in" / "0.parquet")
+    export(open_source(tmp_path / "in"), ["clean", "clean"], tmp_path / "out", to="parquet")
+    written = pq.read_table(tmp_path / "out" / "0.parquet")
+    assert written.column_names[:3] == ["caption", "key", "jpg"]
+    assert len(set(written.column_names)) == len(written.column_names)
+    assert written["jpg"].to_pylist() == [picture("a"), picture("b")]
+
+
+def test_captions_stored_as_bytes_stay_bytes(tmp_path: Path, export) -> None:
+    texts = pa.array([b"one", "zwö".encode("cp1252"), b"three"], pa.binary())
+    images = [b"\xff\xd8\xff" + bytes([i]) for i in range(3)]
+    pq.write_table(pa.table({"image": images, "caption": texts}), tmp_path / "0.parquet")
+    source = open_source(tmp_path / "0.parquet", Columns(image="image", caption="caption"))
+    export(source, ["rematched", "rematched", "clean"], tmp_path / "out")
+    written = pq.read_table(tmp_path / "out" / "0.parquet")
+    assert written.schema.field("caption").type == pa.binary()
+    assert written["caption"].to_pylist() == ["zwö".encode(), b"three", b"three"]
+    assert written["pairclean_original_caption"].to_pylist() == ["one", "zwö", None]
+
+
+def test_a_cleaned_folder_is_a_folder(tmp_path: Path, export) -> None:
+    """Also where a former export has left one of that name."""
+    folder = tmp_path / "in" / "00000"
+    folder.mkdir(parents=True)
+    members = {f"{key}.jpg": picture(key) for key in KEYS} | {f"{key}.txt": f"caption {key}".encode() for key in KEYS}
+    for name, data in members.items():
+        (folder / name).write_bytes(data)
+    (tmp_path / "out" / "00000").mkdir(parents=True)
+    (tmp_path / "out" / "00000" / "old.jpg").write_bytes(b"old")
+    files = export(open_source(folder), WORDS, tmp_path / "out")
+    assert files == ["00000.parquet", *(f"00000/{key}.{kind}" for key in "adef" for kind in ("jpg", "txt"))]
+    again = open_source(tmp_path / "out")
+    assert again.layout == "files"
+    found = {row.id: (row.image, row.captions[0]) for row in again.rows(again.shards[0])}
+    assert found == {
+        key: (picture(key), f"caption {now}") for key, now in {"a": "a", "d": "e", "e": "e", "f": "a"}.items()
+    }
+    assert export(open_source(folder), WORDS, tmp_path / "tables", "parquet") == ["00000.parquet"]
+    assert pq.read_table(tmp_path / "tables" / "00000.parquet").column("caption").to_pylist() == [
+        f"caption {now}" for now in "aeea"
+    ]

@@ -22,6 +22,7 @@ from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, UserError
 from pairclean.pipeline import preview, redo
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
+from pairclean.synthetic.scenes import draw_scenes
 
 FIVE = ["clean", "noisy", "rematched", "unjudged", "clean", "unreadable"]
 
@@ -239,3 +240,78 @@ def test_uids_where_every_shard_is_broken(tmp_path: Path, shards: Path) -> None:
     with open_writer(source, "uids", offsets=np.array([0, 3]), donors=np.empty(0, int), home=tmp_path) as writer:
         writer.finish(tmp_path / "out")
     assert len(np.load(tmp_path / "out" / "uids.npy")) == 0
+
+
+def test_tables_of_text_become_parquet(tmp_path: Path, export) -> None:
+    """Paths stay as they are; COCO's captions stay a list for each image."""
+    (tmp_path / "in").mkdir()
+    for i in range(6):
+        (tmp_path / "in" / f"{i}.png").write_bytes(picture(i, "PNG"))
+    text = "image,caption\n" + "".join(f"{i}.png,caption {i}\n" for i in range(6))
+    (tmp_path / "in" / "a.csv").write_text(text)
+    source = open_source(tmp_path / "in" / "a.csv")
+    assert export(source, FIVE, tmp_path / "csv") == ["a.parquet"]
+    written = pq.read_table(tmp_path / "csv" / "a.parquet")
+    assert written["image"].to_pylist()[0] == "0.png"
+    assert len(written) == sum(word in ("clean", "rematched") for word in FIVE)
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(3)]
+    notes = [{"id": j, "image_id": j % 3, "caption": f"caption {j}"} for j in range(6)]
+    (tmp_path / "in" / "coco.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    source = open_source(tmp_path / "in" / "coco.json")
+    assert export(source, ["clean", "noisy", "clean", "clean", "noisy", "clean"], tmp_path / "coco") == ["coco.parquet"]
+    assert pq.read_table(tmp_path / "coco" / "coco.parquet")["captions"].to_pylist() == [
+        ["caption 0"],
+        ["caption 1", "caption 4"],
+        ["caption 5"],
+    ]
+    assert export(open_source(tmp_path / "in" / "a.csv"), FIVE, tmp_path / "tar", "webdataset")[0].endswith(".tar")
+
+
+def test_the_likeliest_of_several_captions(tmp_path: Path) -> None:
+    """A rematched pair counts by its new caption; of equal ones, the first."""
+    pairs = [
+        (0, 0, "clean", 0.7, None),
+        (0, 1, "clean", 0.9, None),
+        (1, 0, "rematched", 0.1, 0.95),
+        (1, 1, "clean", 0.8, None),
+        (2, 0, "noisy", 0.2, None),
+        (2, 1, "clean", 0.6, None),
+        (2, 2, "clean", 0.6, None),
+        (3, 0, "unreadable", None, None),
+    ]
+    records = [
+        {"row": r, "caption_index": i, "verdict": word, "clean_probability": p, "rematch_probability": q}
+        | {"pair_id": f"{r}:{i}", "shard": "a", "rematch_caption": "new" if word == "rematched" else None}
+        for r, i, word, p, q in pairs
+    ]
+    verdicts = pa.Table.from_pylist(records, schema=VERDICT_SCHEMA)
+    assert len(kept_pairs(verdicts)) == 6
+    kept = kept_pairs(verdicts, best=True)
+    assert kept["pairclean_pair_id"].to_pylist() == ["0:1", "1:0", "2:1"]
+    assert kept["caption"].to_pylist() == [None, "new", None]
+    assert len(kept_pairs(verdicts.slice(7), best=True)) == 0
+    captions = [["a", "b"], ["c", "d"], ["e", "f", "g"], ["h"]]
+    pq.write_table(
+        pa.table({"jpg": [picture(i, "PNG") for i in range(4)], "captions": captions}), tmp_path / "a.parquet"
+    )
+    source = open_source(tmp_path)
+    Tables(source).write(source.shards[0], kept, tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "a.parquet")["captions"].to_pylist() == [["b"], ["new"], ["f"]]
+
+
+@pytest.mark.slow
+def test_a_run_writes_the_likeliest_caption(tmp_path: Path) -> None:
+    scenes = [scene for scene in draw_scenes(80, seed=0) if scene.kind == "plain"][:60]
+    captions = [[f"a picture: {scene.caption}", scene.caption] for scene in scenes]
+    pq.write_table(pa.table({"jpg": [scene.image for scene in scenes], "captions": captions}), tmp_path / "a.parquet")
+    run = clean(tmp_path / "a.parquet", tmp_path / "run", model="hog-tfidf", captions="best")
+    written = pq.read_table(tmp_path / "run" / "cleaned" / "a.parquet")
+    kept = [verdict in ("clean", "rematched") for verdict in run.verdicts()["verdict"].to_pylist()]
+    assert (len(kept), any(kept)) == (120, True)
+    assert [len(lists) for lists in written["captions"].to_pylist()] == [1] * len(written)
+    assert len(written) == sum(any(kept[2 * i : 2 * i + 2]) for i in range(60))
+    counts = run.report["several_captions"]
+    assert counts["besides_best"] == sum(kept) - len(written)
+    assert any("with several captions" in note for note in run.report["notes"]) == (counts["rows"] > 0)
+    assert redo(run, "export", Execution(), captions="all")[0] == "export"
+    assert sum(map(len, pq.read_table(tmp_path / "run" / "cleaned" / "a.parquet")["captions"].to_pylist())) == sum(kept)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
+import json
+import re
 import tarfile
 import tempfile
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,6 +23,7 @@ from PIL import Image
 from pairclean.embed.decode import Unreadable, decode
 from pairclean.pairs import Row, UserError
 from pairclean.sources import Source, has_vectors, open_source
+from pairclean.sources.webdataset import WebdatasetSource
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -150,7 +156,39 @@ def npz_bytes() -> bytes:
     return file.getvalue()
 
 
-WHOLE = {"0.parquet": parquet_bytes(), "0.tar": tar_bytes(), "0.npz": npz_bytes()}
+def arrow_bytes() -> bytes:
+    file = io.BytesIO()
+    table = pq.read_table(io.BytesIO(parquet_bytes()))
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=8)
+    return file.getvalue()
+
+
+def document_bytes() -> dict[str, bytes]:
+    """Tables of text with pictures as base64, and COCO's captions of pictures that are not there."""
+    images = [base64.b64encode(PICTURES[k % 3]).decode() for k in range(8)]
+    rows = [{"image": image, "caption": f"number {k}, é"} for k, image in enumerate(images)]
+    coco = {
+        "images": [{"id": k, "file_name": f"{k}.png"} for k in range(8)],
+        "annotations": [{"id": k, "image_id": k % 8, "caption": f"number {k}"} for k in range(16)],
+    }
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return {
+        "0.csv": ("image,caption\n" + "".join(f'{r["image"]},"{r["caption"]}"\n' for r in rows)).encode(),
+        "0.jsonl": lines.encode(),
+        "0.json": json.dumps(rows).encode(),
+        "coco.json": json.dumps(coco).encode(),
+    }
+
+
+WHOLE = {
+    "0.parquet": parquet_bytes(),
+    "0.tar": tar_bytes(),
+    "0.npz": npz_bytes(),
+    "0.arrow": arrow_bytes(),
+    "0.tar.gz": gzip.compress(tar_bytes(), mtime=0),
+    **document_bytes(),
+}
 
 
 @st.composite
@@ -178,30 +216,52 @@ def read_damaged(name: str, data: bytes) -> int | None:
         return read(Path(folder))
 
 
+@pytest.mark.parametrize("name", WHOLE)
 @QUICK
-@given(damaged(WHOLE["0.parquet"]))
-def test_a_damaged_table_is_read_or_refused(data: bytes) -> None:
-    read_damaged("0.parquet", data)
-
-
-@QUICK
-@given(damaged(WHOLE["0.tar"]))
-def test_a_damaged_tar_is_read_or_refused(data: bytes) -> None:
-    read_damaged("0.tar", data)
-
-
-@QUICK
-@given(damaged(WHOLE["0.npz"]))
-def test_damaged_vectors_are_read_or_refused(data: bytes) -> None:
-    read_damaged("0.npz", data)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    read_damaged(name, data.draw(damaged(WHOLE[name])))
 
 
 def test_undamaged_files_are_read() -> None:
+    tables, rest = ("0.parquet", "0.npz", "0.arrow"), 8
     assert {name: read_damaged(name, data) for name, data in WHOLE.items()} == {
-        "0.parquet": 24,
-        "0.tar": 8,
-        "0.npz": 24,
+        name: 24 if name in tables else rest for name in WHOLE
     }
+
+
+KEYS = st.text("abc. -é", min_size=1, max_size=4).filter(lambda key: key.strip(". ") == key)
+ENDINGS = st.sampled_from(["png", "jpg", "txt", "caption", "json", "PNG", "depth.png", "npz", "md"])
+
+
+@QUICK
+@given(st.sets(st.tuples(KEYS, ENDINGS), max_size=10), st.sampled_from(["folder", "tar"]))
+def test_every_file_of_a_folder_is_in_a_row_or_counted(names: set[tuple[str, str]], kind: str) -> None:
+    """Of files of one name, one tells them from the others; what is in no row is in the note of what is left out."""
+    files = sorted({"a.png", "a.txt"} | {f"{key}.{ending}" for key, ending in names})
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / ("in" if kind == "folder" else "in.tar")
+        if kind == "folder":
+            path.mkdir()
+            for name in files:
+                (path / name).write_bytes(PICTURES[0] if name.lower().endswith("g") else b'{"caption": "x"}')
+        else:
+            with tarfile.open(path, "w") as tar:
+                for name in files:
+                    data = PICTURES[0] if name.lower().endswith("g") else b'{"caption": "x"}'
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        try:
+            source = open_source(path)
+        except UserError:
+            return
+        accounted(source)
+        if not isinstance(source, WebdatasetSource):  # the .json alone
+            return
+        used = [name for shard in source.shards for _, sample in source.samples(shard) for name, _ in sample.members]
+        told = re.search(r"has ([\d,]+) members? left out", "; ".join(source.notes.values()))
+        assert len(used) + (int(told[1]) if told else 0) == len(files)
 
 
 @QUICK

@@ -52,6 +52,15 @@ def test_counts_over_several_tables() -> None:
     assert report["reason_codes"] == {"no_partner": 1}
 
 
+def test_rows_of_several_captions_are_counted() -> None:
+    """In row 0 the second caption is the likelier one, in row 1 the first; row 2 has one that is judged."""
+    less = CLEAN | {"clean_probability": 0.7}
+    captions = [(0, 0, less), (0, 1, CLEAN), (1, 0, less), (1, 1, NOISY), (2, 0, unreadable("x")), (2, 1, CLEAN)]
+    table = verdict_table(*(found | {"row": row, "caption_index": index} for row, index, found in captions))
+    report = summarise([table, verdict_table(CLEAN), verdict_table()], {})
+    assert report["several_captions"] == {"rows": 2, "first_not_best": 1, "besides_best": 1}
+
+
 def test_expected_precision_is_the_mean_probability_where_the_run_names_none() -> None:
     report = summarise([verdict_table(REMATCHED, REMATCHED | {"rematch_probability": 0.25})], {})
     assert report["rematch"] == {"emitted": 2, "expected_precision": 0.5}

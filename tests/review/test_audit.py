@@ -265,3 +265,25 @@ def test_what_is_wrong_is_said(run: Run, tmp_path: Path) -> None:
         result = invoke(run.path, *arguments, columns=300)
         assert result.exit_code == 2
         assert sentence in result.stderr
+
+
+def test_groups_are_written_in_the_types_of_the_source(made_run: Callable[..., Run], tmp_path: Path) -> None:
+    hashes = pa.array([2**64 - 1 - i % 3 if i % 5 else None for i in range(100)], pa.uint64())
+    sites = pa.array([2**53 + i % 2 if i % 4 else None for i in range(100)], pa.int64())
+    run = made_run([{"phash": hashes, "site": sites, "estimate": hashes}], [[0.9] * 100])
+    for column, values in (("phash", hashes), ("site", sites), ("estimate", hashes)):
+        assert invoke(run.path, "--by", column, "-o", tmp_path / "x.parquet").exit_code == 0
+        written = pq.read_table(tmp_path / "x.parquet")
+        shown = (
+            column if column != "estimate" or "estimate (source)" not in written.column_names else "estimate (source)"
+        )
+        assert written.schema.field(shown).type == values.type
+        assert set(written[shown].to_pylist()) == set(values.to_pylist())
+        assert sum(written["pairs"].to_pylist()) == 100
+
+
+def test_the_domain_is_found_whatever_the_case_of_its_column(made_run: Callable[..., Run]) -> None:
+    run = made_run([{"URL": [f"https://{'a' if i % 2 else 'b'}.example/{i}.jpg" for i in range(20)]}], [[0.9] * 20])
+    groups = audit(run, ["domain"]).groups
+    assert groups is not None
+    assert dict(zip(groups["domain"], groups["pairs"], strict=True)) == {"a.example": 10, "b.example": 10}

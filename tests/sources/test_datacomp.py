@@ -150,3 +150,12 @@ def test_flickr8k_clip(shared):
     assert len({vector.tobytes() for vector in chunk.image}) == 100
     cosine = (chunk.image * chunk.text).sum(1)
     assert 0.28 < cosine.mean() < 0.33
+
+
+def test_captions_of_another_encoding(tmp_path):
+    write(tmp_path, "aa")
+    texts = [f"crème brûlée {row}" for row in range(3)]
+    written = pa.array([text.encode("cp1252") for text in texts], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"uid": [f"{row:032x}" for row in range(3)], "text": written}), tmp_path / "aa.parquet")
+    source = open_source(tmp_path)
+    assert [row.captions[0] for row in source.rows(source.shards[0])] == texts

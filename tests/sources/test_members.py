@@ -8,6 +8,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -210,6 +212,24 @@ def test_captions_of_other_encodings(tmp_path: Path) -> None:
         for e, d in (("png", PICTURES[i]), ("json", json.dumps({"caption": "été"}, ensure_ascii=False).encode(kind)))
     ]
     assert [caption for _, _, caption in pairs(open_source(write_tar(tmp_path / "b.tar", fields)))] == ["été"] * 3
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_captions_of_a_sidecar_in_another_encoding(tmp_path: Path, many: bool) -> None:
+    texts = [f"crème brûlée n° {i}" for i in range(12)]
+    written = pa.array([text.encode("cp1252") for text in texts], pa.binary()).view(pa.string())
+    if many:
+        written = pa.ListArray.from_arrays(pa.array(range(13), pa.int32()), written)
+    write_tar(tmp_path / "a.tar", [(f"{i}.png", data) for i, data in enumerate(PICTURES[:12])])
+    pq.write_table(pa.table({"key": [str(i) for i in range(12)], "caption": written}), tmp_path / "a.parquet")
+    assert [caption for _, _, caption in pairs(open_source(tmp_path))] == texts
+
+
+def test_json_in_another_encoding(tmp_path: Path) -> None:
+    texts = [f"crème brûlée n° {i}" for i in range(12)]
+    fields = [json.dumps({"caption": text}, ensure_ascii=False).encode("cp1252") for text in texts]
+    members = [m for i, f in enumerate(fields) for m in ((f"{i}.png", PICTURES[i]), (f"{i}.json", f))]
+    assert [caption for _, _, caption in pairs(open_source(write_tar(tmp_path / "a.tar", members)))] == texts
 
 
 def test_a_caption_of_no_known_encoding_is_unreadable(tmp_path: Path) -> None:

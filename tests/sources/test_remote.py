@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import gzip
 import io
 import json
 import tarfile
@@ -17,6 +19,7 @@ from pairclean.config import Config
 from pairclean.pairs import Columns, UserError
 from pairclean.run import Run
 from pairclean.sources import base, open_source
+from pairclean.sources.patterns import parts
 
 
 def png(value: int) -> bytes:
@@ -25,10 +28,13 @@ def png(value: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "s3"])
 def remote(request, tmp_path):
     """An empty folder on a file system of fsspec's, by its address."""
-    address = "memory://bucket/shards" if request.param == "memory" else f"file://{tmp_path}/shards"
+    if request.param == "s3":
+        address = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    else:
+        address = "memory://bucket/shards" if request.param == "memory" else f"file://{tmp_path}/shards"
     system, inside = fsspec.core.url_to_fs(address)
     system.makedirs(inside, exist_ok=True)
     yield address
@@ -178,3 +184,42 @@ def test_images_by_path_are_local(tmp_path):
         assert [row.image for row in source.rows(source.shards[0])] == [png(3)]
     finally:
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_folders_patterns_and_compressed_files(remote):
+    for i in range(3):
+        put(f"{remote}/files/{i}.png", png(i))
+        put(f"{remote}/files/{i}.txt", f"caption {i}".encode())
+    expected = [(png(i), (f"caption {i}",)) for i in range(3)]
+
+    def pairs(address: str) -> list[tuple[bytes | None, tuple[str | None, ...]]]:
+        source = open_source(address)
+        return [(row.image, row.captions) for shard in source.shards for row in source.rows(shard)]
+
+    assert pairs(f"{remote}/files") == pairs(remote) == expected
+    before = open_source(f"{remote}/files").shards[0].fingerprint
+    put(f"{remote}/files/1.txt", b"another caption")
+    assert open_source(f"{remote}/files").shards[0].fingerprint != before
+    for name, keys in (("0", "ab"), ("1", "c")):
+        put(f"{remote}/tars/{name}.tar.gz", gzip.compress(tar(*keys)))
+    expected = [(png(0), ("a",)), (png(1), ("b",)), (png(0), ("c",))]
+    assert pairs(f"{remote}/tars/{{0..1}}.tar.gz") == pairs(f"{remote}/tars/*.gz") == expected
+    assert pairs(f"{remote}/tars/1.tar.gz::{remote}/tars/0.tar.gz") == [expected[2], *expected[:2]]
+    assert [shard.name for shard in open_source(f"{remote}/tars").shards] == ["0", "1"]
+    lines = [{"image": base64.b64encode(png(i)).decode(), "text": f"caption {i}"} for i in range(3)]
+    put(f"{remote}/lines/a.jsonl.gz", gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    assert pairs(f"{remote}/lines") == [(png(i), (f"caption {i}",)) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.tar::b.tar", ["a.tar", "b.tar"]),
+        ("s3://x/a.tar::s3://x/b.tar", ["s3://x/a.tar", "s3://x/b.tar"]),
+        ("simplecache::s3://x/a.tar", ["simplecache::s3://x/a.tar"]),
+        ("zip://a.parquet::s3://x/a.zip", ["zip://a.parquet::s3://x/a.zip"]),
+        ("filecache::zip://*.parquet::s3://x/a.zip", ["filecache::zip://*.parquet::s3://x/a.zip"]),
+    ],
+)
+def test_several_sources_and_chains_are_told_apart(path, expected):
+    assert parts(path) == expected

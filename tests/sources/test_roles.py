@@ -31,7 +31,8 @@ def test_kinds():
         None,
     ]
     assert image_kind(pa.struct([("bytes", pa.string())])) is None
-    assert image_kind(pa.list_(BYTES)) is None
+    assert image_kind(pa.list_(BYTES)) == image_kind(pa.list_(STRUCT)) == "list"
+    assert image_kind(pa.list_(pa.list_(BYTES))) is None
     lists = (
         pa.list_(TEXT),
         pa.large_list(pa.large_string()),
@@ -39,8 +40,8 @@ def test_kinds():
         pa.list_(pa.dictionary(pa.int8(), TEXT)),
     )
     assert [caption_kind(kind) for kind in lists] == ["list"] * 4
-    assert [caption_kind(kind) for kind in (TEXT, pa.dictionary(pa.int8(), TEXT))] == ["text", "text"]
-    assert [caption_kind(kind) for kind in (INT, BYTES, pa.list_(INT), STRUCT)] == [None] * 4
+    assert [caption_kind(kind) for kind in (TEXT, pa.dictionary(pa.int8(), TEXT), BYTES)] == ["text"] * 3
+    assert [caption_kind(kind) for kind in (INT, pa.list_(BYTES), pa.list_(INT), STRUCT)] == [None] * 4
     assert [id_kind(kind) for kind in (TEXT, INT, pa.uint8(), pa.float64())] == ["text", "integer", "integer", None]
 
 
