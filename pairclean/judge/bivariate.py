@@ -27,6 +27,8 @@ Z_CENTRES, V_CENTRES = ((np.concatenate([[e[1]], (e[1:-2] + e[2:-1]) / 2, [e[-2]
 _ONE = int(np.searchsorted(V_EDGES, TOP_V))
 #: Gaussian kernel of sampled densities, in cells.
 SMOOTHING = 0.8
+#: Of the parameters (`_Problem`), where a normal would have no mass in the cells or none between them.
+BOUNDS = [(-16, 16), (-16, 16), (-3, 9), (-2, 1.5), (-3, 6), (-2, 1.5), (-2, 2)]
 ISOTONIC_ROUNDS = 100
 #: Of the parameters, for the curvature.
 STEP = 1e-3
@@ -103,7 +105,7 @@ def fit(
     """
     problem = _Problem.of(counts, random, within, mismatched)
     starts = [np.array([0.0, -0.5, mu, np.log(sigma), 0.6 * mu, -0.3, 0.8]) for mu, sigma in STARTS]
-    found = [minimize(problem, start, method="L-BFGS-B", options={"maxiter": 200}) for start in starts]
+    found = [minimize(problem, start, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": 200}) for start in starts]
     best = min(found, key=lambda result: result.fun)
     mixture, shape = problem.read(best.x)
     mass = random if within is None else within
