@@ -263,14 +263,15 @@ def _selfcheck(found: Mapping[str, Any]) -> RenderableType:
         ("mismatch rate, found", _interval(scores["mismatch_rate"])),
         ("mismatch rate before planting", _interval(own)),
         ("flag recall", percent(scores["flag_recall"]) + " of the planted mismatches"),
+        *(
+            (f"  {name.replace('_', ' ')}", f"{percent(kind['flagged'])} of {kind['pairs']:,}")
+            for name, kind in scores["kinds"].items()
+        ),
         ("flag precision", f"at least {percent(precision['at_least'])}, about {percent(precision['about'])}"),
         ("AUROC", f"at least {scores['auroc']:.4f}"),
         ("rematched", f"{scores['rematch_emitted']:,} of {scores['partners_on_offer']:,} that could be"),
     ]
     if scores["rematch_emitted"]:
         rows.append(("rematch precision", f"at least {percent(scores['rematch_precision'])}"))
-    note = (
-        "note: pairs that were mismatched before planting count as matched, so that the precisions are lower bounds; "
-        "the planted mismatches are random, and mismatches that resemble matches are harder to find"
-    )
+    note = "note: pairs that were mismatched before planting count as matched, so that the precisions are lower bounds"
     return Padding(Group(*parts, "", facts_table(*rows), "", Text(note, style="dim")), (1, 0, 0, 0))

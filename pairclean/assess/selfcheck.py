@@ -36,10 +36,13 @@ def selfcheck(
     execution: Execution | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Move captions in a random sample of the data, clean it, and compare the result with what was planted.
+    """Plant mismatches in a random sample of the data, clean it, and compare the result with what was planted.
+
+    Of the planted mismatches half are captions of any other pair, a quarter captions of a pair of the same kind, an
+    eighth one caption under many images, and an eighth one image with many captions (`synthetic.plant_mixture`).
 
     source, options: as for `clean`.
-    rate: share of the sampled captions to move, in (0, 1).  pairs: approximate size of the sample, at least 200.
+    rate: share of the sampled pairs to change, in (0, 1).  pairs: approximate size of the sample, at least 200.
     seed: of the sample and the run.
     keep: a new directory for the run, its verdicts and the truth; without it, nothing is kept.
     Rows are drawn from the whole source, or from `SHARDS` of its shards if it has more.
@@ -47,8 +50,8 @@ def selfcheck(
     Pairs that were mismatched before planting are unknown and count as correct in the truth, so precisions are lower
     bounds. The result contains:
 
-    - pairs, rate (share of captions that differ from before), seed, and scores: what `metrics.detection.compare_run`
-      returns.
+    - pairs, rate (share of pairs whose caption is now another image's), seed, and scores: what
+      `metrics.detection.compare_run` returns, with `kinds`: how many of each kind were planted, and flagged.
     - own_rate: `estimate`, `low` and `high` of the share that was mismatched before, by the run's own estimate.
     - flag_precision: `at_least` counts only planted mismatches as correct flags; `about` also counts further flags, as
       far as `own_rate` and the recall of planted mismatches account for them.
@@ -169,16 +172,17 @@ class _Sample:
 
 
 def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Table:
-    """Give a share `rate` of `pairs` readable pairs the caption vector of another one; remove other pairs from the run.
+    """Mismatch a share `rate` of `pairs` readable pairs; remove other pairs from the run.
 
-    Returns the truth, as `pairclean plant` writes it.
+    Returns the truth, as `pairclean plant` writes it, with the kinds of `synthetic.plant_mixture`.
     """
     import numpy as np
     import pyarrow as pa
 
     from ..embed import write_part
+    from ..judge import PairKinds, Partition
     from ..run.results import open_embeddings
-    from ..synthetic.mismatches import plant
+    from ..synthetic.mismatches import plant_mixture
 
     emb = open_embeddings(run)
     rows = np.flatnonzero(emb.readable)
@@ -188,13 +192,15 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
         raise UserError(
             f"only {len(rows)} pairs of the sample can be read: at least {FEWEST} are needed, raise --pairs"
         )
-    carried = rows[plant(np.zeros(len(rows)), rate, rng, owners=emb.image_id[rows])]
-    image, text = emb.image[rows], emb.text[carried]
+    kinds = PairKinds.of(Partition.fit(emb.pairs, rows), emb.pairs, rows).peer_text
+    pictured, carried, kind = plant_mixture(kinds, rate, rng, owners=emb.image_id[rows])
+    pictured, carried = rows[pictured], rows[carried]
+    image, text = emb.image[pictured], emb.text[carried]
     table = pa.concat_tables([emb.pair_table(name) for name in run.shards])
-    before, donors = table.take(pa.array(rows)), table.take(pa.array(carried))
+    before, lent, donors = (table.take(pa.array(of)) for of in (rows, pictured, carried))
     after = before
-    for column in ("caption", "caption_id"):
-        after = after.set_column(after.column_names.index(column), after.schema.field(column), donors[column])
+    for column, taken in (("caption", donors), ("caption_id", donors), ("image_id", lent)):
+        after = after.set_column(after.column_names.index(column), after.schema.field(column), taken[column])
     ends = np.searchsorted(rows, emb.shard_offsets)
     for name, (start, stop) in zip(run.shards, pairwise(ends.tolist()), strict=True):
         part, done = after.slice(start, stop - start), run.manifest["parts"][name]
@@ -203,8 +209,9 @@ def _plant(run: Run, rate: float, pairs: int, rng: np.random.Generator) -> pa.Ta
         {
             "key": before["pair_id"],
             "caption_key": donors["pair_id"],
-            "caption": before["caption"],
+            "caption": lent["caption"],  # the one that belongs to the image that the pair has now
             "carried_caption": donors["caption"],
+            "noise_kind": pa.array([name or "clean" for name in kind], pa.string()),
         }
     )
 
@@ -254,15 +261,33 @@ def _sentence(found: dict[str, Any]) -> str:
     start = f"In a random sample of {found['pairs']:,} of your pairs"
     if found["unjudged"]:
         return f"{start} nothing could be judged, so there are no flags to trust: {found['unjudged']}."
-    moved = f"{start}, {hundred(found['rate'])} of which were given the caption of another pair,"
-    flags = f"pairclean finds {hundred(scores['flag_recall'])} of these mismatches"
+    planted = f"{start}, {hundred(found['rate'])} of which were mismatched on purpose,"
+    flags = f"pairclean finds {hundred(scores['flag_recall'])} of these mismatches{_by_kind(scores['kinds'])}"
     if not scores["flag_rate"]:
-        return f"{moved} pairclean flags nothing."
+        return f"{planted} pairclean flags nothing."
     sure = f"at least {hundred(precision['at_least'])} of the pairs that it flags are mismatched"
     if own["low"]:
         sure += f" (about {hundred(precision['about'])}, if {hundred(own['estimate'])} were mismatched before, as it"
         sure += " estimates)"
     if not scores["rematch_emitted"]:
-        return f"{moved} {flags}; {sure}; no pair gets another caption."
+        return f"{planted} {flags}; {sure}; no pair gets another caption."
     new = f"{scores['rematch_emitted']:,} pairs get another caption"
-    return f"{moved} {flags}; {sure}; {new}, of which at least {hundred(scores['rematch_precision'])} are correct."
+    return f"{planted} {flags}; {sure}; {new}, of which at least {hundred(scores['rematch_precision'])} are correct."
+
+
+_KINDS = {
+    "random": "of captions moved at random",
+    "within_kind": "of captions moved within a kind",
+    "generic": "of one caption under many images",
+    "placeholder": "of one image with many captions",
+}
+
+
+def _by_kind(kinds: dict[str, dict[str, Any]]) -> str:
+    """What was found of each kind that was planted."""
+    shown = [
+        f"{100 * kinds[name]['flagged']:.0f} {what}"
+        for name, what in _KINDS.items()
+        if kinds.get(name, {}).get("pairs")
+    ]
+    return f" ({', '.join(shown)})" if shown else ""

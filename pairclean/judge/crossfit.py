@@ -64,7 +64,7 @@ class Scores:
 
     score: (n,) float64, similarity: (n,) float32, of the pairs.  decoys: (m,) float64.
     scorers: what gives other pairs such scores, one per model; empty for the plain cosine.
-    kinds: None if the data are taken to be of one kind.
+    kinds: None if the data are taken to be of one kind.  learned: whether the space was learned from such pairs.
     """
 
     score: np.ndarray
@@ -72,6 +72,7 @@ class Scores:
     decoys: np.ndarray
     scorers: Sequence[Any]
     kinds: ScoredKinds | None = None
+    learned: bool = False
 
     @property
     def scored(self) -> Scored:
@@ -170,7 +171,8 @@ class CrossFit:
         index = max(range(len(scored)), key=lambda i: scored[i].separation)
         if kinds is None:
             return scored[index]
-        return self._with_standing(scored[index], pairs, kinds, folds, index, float(temperatures[index]), seed)
+        found = self._with_standing(scored[index], pairs, kinds, folds, index, float(temperatures[index]), seed)
+        return replace(found, learned=self.learned)
 
     def _with_standing(
         self,

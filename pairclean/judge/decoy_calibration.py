@@ -26,9 +26,11 @@ PRIOR_PAIRS = 2.0
 #: An interval of more than this says that the encoder tells too little.
 WIDE = 0.25
 #: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without such mismatches it was
-#: at most .001 per pair (.0025 in a learned space), with 5% of them .004. And the gain per pair from which on the range
-#: includes them.
+#: at most .001 per pair, with 5% of them .004. And the gain per pair from which on the range includes them.
 GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.003, 0.0015
+#: In a space that was learned from the same pairs, some matched pairs are known much better than others where the noise
+#: is uneven: without mismatches within kinds the gain was up to .011 per pair, with 40% of them .025.
+LEARNED_PER_PAIR = 0.015
 #: Less than this share of pairs with a known standing says nothing about mismatches within kinds.
 MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
@@ -192,6 +194,7 @@ class _Evidence:
     """Histograms of pairs, random re-pairings and re-pairings within kinds (from the coarsest to the finest).
 
     counts, within: of the evidence; joint_counts, joint_random, joint_within: of evidence and standing.
+    least_gain: in log likelihood per pair, from which on mismatches within kinds are taken to be there.
     """
 
     counts: np.ndarray
@@ -199,6 +202,7 @@ class _Evidence:
     joint_counts: np.ndarray
     joint_random: np.ndarray
     joint_within: list[np.ndarray]
+    least_gain: float
 
     @staticmethod
     def of(scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray) -> _Evidence:
@@ -211,6 +215,7 @@ class _Evidence:
             bivariate.histogram(z[single], scored.standing, weight[single]),
             bivariate.smoothed(bivariate.histogram(scale(decoys), decoys.standing)),
             [bivariate.smoothed(bivariate.histogram(scale(part), part.standing)) for part in drawn],
+            LEARNED_PER_PAIR if scores.learned else GAIN_PER_PAIR,
         )
 
     @property
@@ -232,7 +237,7 @@ class _Evidence:
         fits = [bivariate.fit(self.joint_counts, self.joint_random, mass) for mass in self.joint_within]
         found = fits[self.middle]
         gain = found.log_likelihood - without.log_likelihood
-        if gain > max(GAIN, GAIN_PER_PAIR * known):
+        if gain > max(GAIN, self.least_gain * known):
             found = bivariate.with_errors(self.joint_counts, found)
             share, error = found.mismatched, found.errors[0]
             shares = [other.mismatched for other in fits]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,42 @@ def _apart(cycle: Ints, owners: NDArray[np.generic], rng: np.random.Generator) -
     while len(found := clashes()):
         cycle = np.delete(cycle, found)
     return cycle
+
+
+#: Kinds of mismatches that `plant_mixture` plants, and their shares.
+MIXTURE = {"random": 0.5, "within_kind": 0.25, "generic": 0.125, "placeholder": 0.125}
+#: A caption on fewer pictures, or a picture with fewer captions, is no boilerplate and no placeholder.
+_FEWEST_REPEATS = 12
+
+
+def plant_mixture(
+    groups: NDArray[np.generic], rate: float, rng: np.random.Generator, *, owners: NDArray[np.generic]
+) -> tuple[Ints, Ints, NDArray[np.object_]]:
+    """Draw which image and which caption each pair carries, with mismatches of all kinds that the judge tells apart.
+
+    groups: (n,) kinds of the captions.  rate: share of the pairs to change, in [0, 1].  owners: (n,) identities of the
+    images.  Half of the changed pairs get the caption of any other one of them, a quarter that of another one of their
+    kind, an eighth one and the same caption, and an eighth one and the same image; if that is fewer than 12 pairs, the
+    last two are left out, and more captions move at random.
+    Returns the images and the captions, (n,) int64 indices of pairs, and (n,) the kind of each mismatch ("" for none).
+    """
+    n = len(groups)
+    order = rng.permutation(n)
+    count = round(rate * n)
+    repeats = round(MIXTURE["generic"] * count)
+    repeats = repeats if repeats >= _FEWEST_REPEATS and count + 2 <= n else 0
+    within = round(MIXTURE["within_kind"] * count)
+    ends = np.cumsum([0, repeats, repeats, within, count - within - 2 * repeats])
+    generic, placeholder, near, random = (order[a:b] for a, b in pairwise(ends.tolist()))
+    image, caption = np.arange(n, dtype=np.int64), np.arange(n, dtype=np.int64)
+    kind = np.full(n, "", object)
+    for name, members, label in (("within_kind", near, groups[near]), ("random", random, np.zeros(len(random)))):
+        caption[members] = members[plant(label, 1.0, rng, owners=owners[members])]
+        kind[members[caption[members] != members]] = name
+    # Pairs that keep their own lend the caption and the image that are repeated.
+    caption[generic], image[placeholder] = order[-1], order[-2]
+    kind[generic], kind[placeholder] = "generic", "placeholder"
+    return image, caption, kind
 
 
 def mix(caption: str, other: str, rng: np.random.Generator) -> str | None:

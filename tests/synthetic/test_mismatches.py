@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairclean.pairs import UserError, normalise_caption
-from pairclean.synthetic.mismatches import group_labels, mix, plant
+from pairclean.synthetic.mismatches import group_labels, mix, plant, plant_mixture
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=60), st.floats(0, 1), st.integers(0, 1000))
@@ -93,3 +93,23 @@ def test_what_cannot_be_split_is_left_alone(caption: str, other: str) -> None:
 
 def test_equal_values_have_one_label() -> None:
     assert group_labels(["x", None, ["a"], "x", ["a"], 1, "1"]).tolist() == [0, -1, 1, 0, 1, 2, 3]
+
+
+def test_a_mixture_has_its_shares_and_keeps_the_rest() -> None:
+    groups = np.repeat(np.arange(8), 50)
+    image, caption, kind = plant_mixture(groups, 0.5, np.random.default_rng(3), owners=np.arange(400))
+    count = {name: int((kind == name).sum()) for name in ("", "random", "within_kind", "generic", "placeholder")}
+    assert count == {"": 200, "random": 100, "within_kind": 50, "generic": 25, "placeholder": 25}
+    changed = (image != np.arange(400)) | (caption != np.arange(400))
+    assert (changed == (kind != "")).all()
+    near = kind == "within_kind"
+    assert (groups[caption[near]] == groups[near]).all()
+    assert len(np.unique(caption[kind == "generic"])) == len(np.unique(image[kind == "placeholder"])) == 1
+    assert (kind[[caption[kind == "generic"][0], image[kind == "placeholder"][0]]] == "").all()
+
+
+def test_a_small_mixture_repeats_nothing() -> None:
+    image, caption, kind = plant_mixture(np.zeros(40), 0.5, np.random.default_rng(3), owners=np.arange(40))
+    assert set(kind) == {"", "random", "within_kind"}
+    assert (image == np.arange(40)).all()
+    assert (caption != np.arange(40)).sum() == 20
