@@ -1,9 +1,11 @@
 """How true rates and flags are for mismatches of several kinds, and for encoders of several strengths.
 
-    python -m benchmarks.kinds [--seeds 3]
+    python -m benchmarks.kinds [--seeds 3] [--weak]
 
-Captions are moved at random, within a product type, or first the one and then the other; a slogan and a placeholder
-replace captions and pictures. The development data have to be there (PAIRCLEAN_TEST_DATA). Medians over the seeds.
+Captions are moved at random, within a product type, first the one and then the other, or at rates that differ between
+types; a slogan and a placeholder replace captions and pictures. --weak takes photos of scenes, and the built-in
+encoder, which needs a learned space, instead. The development data have to be there (PAIRCLEAN_TEST_DATA). Medians over
+the seeds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.audit import uneven
 from benchmarks.common import Data, load, moved
 from pairclean.arrays import Pairs
 from pairclean.judge import judge, learn
@@ -28,6 +31,7 @@ class Case:
     pairs: Pairs
     noisy: np.ndarray
     kind: np.ndarray | None = None
+    method: str = "zero-shot"
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -45,6 +49,7 @@ def cases(seed: int) -> Iterator[Case]:
     both = first.copy()
     both[still] = still[moved(data.take(still), 0.2, seed, within="article_type")]
     yield _case("random 0.2, then within type 0.2", data, both)
+    yield _case("0 to 0.8 by type", data, uneven(data, seed))
     rng = np.random.default_rng(seed)
     for rate in (0.05, 0.3):
         rows = rng.choice(every, round(rate * len(every)), replace=False)
@@ -58,16 +63,33 @@ def cases(seed: int) -> Iterator[Case]:
         yield Case(f"one picture with {rate}", Pairs(data.image[image], data.text, *ids), noisy)
 
 
-def _case(name: str, data: Data, carried: np.ndarray, kind: np.ndarray | None = None) -> Case:
+def weak_cases(seed: int) -> Iterator[Case]:
+    scenes = load("coco2k")
+    for rate in (0.0, 0.1, 0.3, 0.6):
+        yield _case(f"coco2k, tinyclip, random {rate}", scenes, moved(scenes, rate, seed))
+    data = load("fashion")
+    types = np.unique(np.array(data.table["article_type"].to_pylist(), str), return_inverse=True)[1]
+    within = moved(data, 0.4, seed, within="article_type")
+    yield _case("fashion, hog-tfidf, within type 0.4", data, within, method="canonical")
+    yield _case("fashion, hog-tfidf, within type 0.4, column named", data, within, types, method="canonical")
+    yield _case("fashion, hog-tfidf, random 0.4", data, moved(data, 0.4, seed), method="canonical")
+    yield _case("fashion, hog-tfidf, 0 to 0.8 by type", data, uneven(data, seed), method="canonical")
+
+
+def _case(
+    name: str, data: Data, carried: np.ndarray, kind: np.ndarray | None = None, method: str = "zero-shot"
+) -> Case:
     now = data.carrying(carried)
-    return Case(name, Pairs(now.image, now.text, now.image_id, now.caption_id), now.caption != data.caption, kind)
+    pairs = Pairs(now.image, now.text, now.image_id, now.caption_id)
+    return Case(name, pairs, now.caption != data.caption, kind, method)
 
 
 def measure(case: Case) -> tuple[float, ...]:
     """True rate, estimate, low, high, AUROC, flag precision, flag recall, right pairs flagged, ECE."""
     rows = np.arange(len(case.pairs))
-    learned = learn(case.pairs, rows, method="zero-shot", comparable=True, kind_column=case.kind)
-    found = judge(case.pairs, rows, learned, comparable=True)
+    comparable = case.method == "zero-shot"
+    learned = learn(case.pairs, rows, method=case.method, comparable=comparable, kind_column=case.kind)
+    found = judge(case.pairs, rows, learned, comparable=comparable)
     assert found.rate is not None
     judged = ~np.isnan(found.clean_probability)
     p, noisy = found.clean_probability[judged], case.noisy[judged]
@@ -88,10 +110,12 @@ def measure(case: Case) -> tuple[float, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--weak", action="store_true")
+    options = parser.parse_args()
+    seeds = options.seeds
     results: dict[str, list[tuple[float, ...]]] = {}
     for seed in range(seeds):
-        for case in cases(seed):
+        for case in (weak_cases if options.weak else cases)(seed):
             results.setdefault(case.name, []).append(measure(case))
     print("| planted | true | estimate (range) | held | AUROC | flags P / R | right pairs flagged | ECE |")
     print("|---|---|---|---|---|---|---|---|")

@@ -1,5 +1,6 @@
 """Pictures and captions become vectors: `embed_source` writes them, `Embeddings` reads them."""
 
+from .boilerplate import CaptionReader, caption_notes, sampled_captions, shared_sentences
 from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
@@ -11,9 +12,11 @@ from .store import Embeddings, ShardedArray, part_is_done, prune_parts, write_pa
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_PRETRAINED",
+    "CaptionReader",
     "Embeddings",
     "Encoder",
     "ShardedArray",
+    "caption_notes",
     "check_readable",
     "embed_shard",
     "embed_source",
@@ -24,5 +27,7 @@ __all__ = [
     "prune_parts",
     "resolve_devices",
     "resolve_dtype",
+    "sampled_captions",
+    "shared_sentences",
     "write_part",
 ]

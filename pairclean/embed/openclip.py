@@ -106,6 +106,13 @@ class OpenClip:
         tokens = self._tokens(captions)
         return self._vectors(self._text_tower, tokens.pin_memory() if self._on_gpu else tokens)
 
+    def cuts(self, captions: list[str]) -> np.ndarray:
+        """(n,) bool: captions that fill all tokens: the rest of these is not read, if there is any."""
+        with self._tokenizing:
+            tokens: torch.Tensor = self._tokenize(["", *captions])
+        # A caption that is cut has a word where an empty one has padding, one before the last token, which ends it.
+        return np.asarray(tokens[1:, -2] != tokens[0, -2])
+
     def _tokens(self, captions: list[str]) -> torch.Tensor:
         """(n, length) int64; where padding changes nothing, as short as the longest caption."""
         with self._tokenizing:  # Hugging Face's tokenizers cannot be used by two threads at once ("Already borrowed")

@@ -106,6 +106,8 @@ class Run:
         }
         if frozen_from is not None:  # its model was learned from vectors of this encoder
             manifest["encoder"] = frozen_from.manifest["encoder"]
+            if "shared_sentences" in frozen_from.manifest:  # captions are read as its own were
+                manifest["shared_sentences"] = frozen_from.manifest["shared_sentences"]
         return cls(path, manifest, objects)
 
     @classmethod

@@ -9,7 +9,18 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ..embed import Encoder, check_readable, embed_source, keep_source, load_encoder, prune_parts, resolve_devices
+from ..embed import (
+    CaptionReader,
+    caption_notes,
+    check_readable,
+    embed_source,
+    keep_source,
+    load_encoder,
+    prune_parts,
+    resolve_devices,
+    sampled_captions,
+    shared_sentences,
+)
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
@@ -64,18 +75,22 @@ class _Work:
 
 
 def _encoded(run: Run, source: Source, execution: Execution, devices: list[str]) -> _Work:
-    config = run.config
+    config, captions = run.config, sampled_captions(source)
+    # Once chosen, they stay: shards that come later must not change the vectors of those that are there.
+    shared: list[str] = run.manifest.setdefault("shared_sentences", shared_sentences(captions))
 
-    def load(device: str) -> Encoder:
-        return run.objects.encoder or load_encoder(
+    def load(device: str) -> CaptionReader:
+        encoder = run.objects.encoder or load_encoder(
             config.model,
             pretrained=config.pretrained,
             device=device,
             dtype=config.dtype,
             exact=config.exact_preprocessing,
         )
+        return CaptionReader(encoder, shared)
 
     first = load(devices[0])
+    run.manifest["caption_notes"] = caption_notes(captions, shared, first)
     precision = first.description.get("dtype", "float32")
     return _Work(
         description=first.description,

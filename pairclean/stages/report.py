@@ -67,6 +67,7 @@ def report(run: Run, execution: Execution) -> None:
             *_of_judge(judged, faults),
             *_half_right(judged, rematched),
             *([why_not] if why_not else []),
+            *run.manifest.get("caption_notes", []),
             *(f"{path} {note}" for path, note in run.manifest.get("notes", {}).items()),
         ],
         "score_histogram": judged.histogram and asdict(judged.histogram),
