@@ -219,13 +219,13 @@ def test_labelling_undoing_closing_and_reopening(run: Run, chromium: Chromium) -
     with served(session) as address:
         tab = chromium.tab(address)
         labelled(tab, 0)
-        assert tab.run("document.querySelector('#figure img').naturalWidth") == 8
+        assert tab.run("document.querySelector('#figure canvas').width") == 8
         for number, key in enumerate("1234", 1):
             tab.press(key)
             labelled(tab, number)
         given = [label.answer for label in open_labels(run).history("ann")]
         assert given == [BELONGS, PARTLY, DOES_NOT, CANNOT_TELL]
-        assert "mismatched" in tab.run("document.getElementById('rate').textContent")
+        assert "Mismatched: " in tab.run("document.getElementById('rate').textContent")
         tab.press("v")
         tab.wait("document.getElementById('note').textContent.startsWith('pairclean says')")
         row = tab.run("document.body.dataset.row")

@@ -38,6 +38,7 @@ class Session:
         self.reviewer, self.sample = reviewer, sample
         self.labels: Labels = open_labels(run)
         self._pairs = Reviewer(run, sample)
+        self._is_turned = np.random.default_rng([sample.seed, 1]).random(len(sample)) < 0.5  # not the design's order
         self._emb = open_embeddings(run)
         self._pictures = Pictures(run, PICTURE_SIDE)
         self._table = lru_cache(maxsize=TABLES)(self._read_table)
@@ -83,7 +84,7 @@ class Session:
         """The pair, and for a rematched one its image with the new caption; on either side at random."""
         new = self._pairs.new_unit(row)
         units = [self.sample.unit(row), *([] if new is None else [new])]
-        return units[:: 1 if np.random.default_rng([self.sample.seed, row]).random() < 0.5 else -1]
+        return units[::-1] if self._is_turned[row] else units
 
     def _open_units(self, row: int, place: int) -> list[Unit]:
         mine = [unit for unit in self._units(row) if not self.labels.by(self.reviewer, unit)]
