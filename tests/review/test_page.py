@@ -274,6 +274,7 @@ def test_the_results_and_a_missing_picture_on_a_phone(run: Run, chromium: Chromi
         tab.press("r")
         tab.wait("document.getElementById('results').open")
         assert tab.run("document.querySelectorAll('#results table').length") == 4
+        assert tab.run("[...document.querySelectorAll('#curve polyline')].every((line) => line.points.length > 5)")
         assert tab.run("document.documentElement.scrollWidth <= 360")
 
 
