@@ -1,8 +1,9 @@
 """How fast is the page of `pairclean review`, and does its memory grow?  python -m benchmarks.review_page [--run RUN]
 
 A run over the photos of `coco2k` with four tenths of the captions moved is reviewed in Chromium, 300 questions, by keys
-alone. Measured from the key that answers a question to the frame that shows the next picture; memory of the page (heap
-after a collection, and resident set of its process) and of the server (resident set) after 50 questions and after all.
+alone, a fifth of a second each. Measured from the key that answers a question to the frame that shows the next picture;
+memory of the page (heap after a collection, and resident set of its process) and of the server (resident set) after 50
+questions and after all.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from .common import MODELS, SHARED
 # The driver of the tests, which are no package.
 Chromium = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "review" / "chromium.py"))["Chromium"]
 QUESTIONS, EARLY = 300, 50
+LOOK = 0.2  # seconds at every picture
 WATCH = """
 window.marker = true; window.waits = [];
 let pressed = 0;
@@ -62,6 +65,7 @@ def review(browser: Any, address: str, server: int) -> tuple[np.ndarray, list[di
     tab.run(WATCH)
     found = []
     for number in range(1, QUESTIONS + 1):
+        time.sleep(LOOK)
         captions = tab.run("shown.captions.length")
         for _ in range(captions):
             tab.press("13"[number % 2])

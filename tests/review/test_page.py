@@ -146,6 +146,21 @@ def test_reviewers_share_the_work_and_some_pairs_and_see_a_few_again(run: Run) -
     assert estimate(run).mismatched is not None
 
 
+def test_a_pair_that_is_shown_again_is_fetched_ahead_and_further_pairs_are_drawn_ahead(run: Run) -> None:
+    session = Session(run, design(run, 50), "ann")
+    ahead = list[int]()
+    for _ in range(60):
+        session.prepare()
+        drawn = len(session.sample.drawn)
+        questions = session.state()["questions"]
+        assert len(session.sample.drawn) == drawn
+        assert not ahead or questions[0]["row"] in ahead
+        ahead = [question["row"] for question in questions[1:]]
+        answer(session, BELONGS)
+    (about,) = session.labels.agreement()
+    assert about["pairs"] == 2
+
+
 def test_the_verdict_is_told_after_the_answer_only(run: Run) -> None:
     session = Session(run, design(run, 50), "ann")
     assert session.said(session.state()["questions"][0]["row"]) is None
