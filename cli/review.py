@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from pairclean.review.reviewed import Reviewed
     from pairclean.run import Run
 
-Planned = Annotated[int, typer.Option("--labels", help="How many labels are planned.", metavar="N", min=1)]
+Planned = Annotated[
+    int | None,
+    typer.Option(
+        "--labels",
+        help="How many labels are planned, 200 at first; a later call may plan more.",
+        metavar="N",
+        min=1,
+        show_default="200, or as planned before",
+    ),
+]
 By = Annotated[
     str | None,
     typer.Option("--by", help="Draw from each group of this column of the source, to estimate each.", metavar="COLUMN"),
@@ -52,7 +61,7 @@ Sheet = Annotated[
 def review(
     run: RunPath,
     console: Console,
-    labels: Planned = 200,
+    labels: Planned = None,
     by: By = None,
     reviewer: Name = None,
     port: Port = None,

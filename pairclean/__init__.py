@@ -62,8 +62,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:  # importing pairclean loads nothing until a name is used
-    if name not in _HOME:
-        raise AttributeError(f"module 'pairclean' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "review":  # a room with functions of its own, as `pairclean.review.design`
+        return import_module(".review", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module 'pairclean' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -236,16 +236,19 @@ def test_the_example_of_the_readme_runs(shards: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_the_example_script_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("name", "told"), [("clean_from_python.py", r"^mismatched: .*$"), ("review_from_python.py", r"^mismatched .*$")]
+)
+def test_the_example_scripts_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, told: str
 ) -> None:
-    script = (ROOT / "examples" / "clean_from_python.py").read_text(encoding="utf-8")
+    script = (ROOT / "examples" / name).read_text(encoding="utf-8")
     assert "draw_scenes(2000, seed=0)" in script
     (tmp_path / "script.py").write_text(script.replace("draw_scenes(2000, seed=0)", "draw_scenes(300, seed=0)"))
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):  # called again, it goes on with what is there
+    for _ in range(2):  # the second call resumes what is there
         runpy.run_path("script.py")
-    first, second = re.findall(r"^mismatched: .*$", capsys.readouterr().out, re.MULTILINE)
+    first, second = re.findall(told, capsys.readouterr().out, re.MULTILINE)
     assert first == second
 
 

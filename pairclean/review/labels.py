@@ -6,6 +6,7 @@ again and holds for copies of the pair. An answer that is taken back is a furthe
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import defaultdict
@@ -68,15 +69,16 @@ class Labels:
         self.home = home
         self._given: dict[Unit, dict[str, list[str]]] = defaultdict(dict)
         self._history: dict[str, list[Label]] = defaultdict(list)  # what is not withdrawn, by reviewer
+        self._together: dict[Unit, str | None] = {}  # what `answer` says
         self._read: set[str] = set()
         self.refresh()
 
     def refresh(self) -> None:
         """Take in parts that other processes have written."""
-        for path in sorted(self.home.glob("*.parquet")):
-            if path.name not in self._read:
-                self._read.add(path.name)
-                self._take(Label(**row) for row in pq.read_table(path, schema=LABEL_SCHEMA).to_pylist())
+        new = set(os.listdir(self.home)) - self._read if self.home.exists() else set()
+        for name in sorted(name for name in new if name.endswith(".parquet")):
+            self._read.add(name)
+            self._take(Label(**row) for row in pq.read_table(self.home / name, schema=LABEL_SCHEMA).to_pylist())
 
     def add(self, labels: Iterable[Label]) -> None:
         new = list(labels)
@@ -99,6 +101,7 @@ class Labels:
                 answers.pop()
                 last = max(place for place, given in enumerate(history) if given.unit == label.unit)
                 del history[last]
+            self._together[label.unit] = _together(self._given[label.unit].values())
 
     def history(self, reviewer: str) -> list[Label]:
         """A reviewer's answers in the order in which they were given, without those that were withdrawn."""
@@ -131,12 +134,7 @@ class Labels:
         Each reviewer counts once, by the last answer. Of belongs < partly < does_not it is the median of those
         who could tell; reviewers who are divided evenly between two different answers cannot tell.
         """
-        last = [answers[-1] for answers in self._given.get(unit, {}).values() if answers]
-        told = sorted(ANSWERS.index(answer) for answer in last if answer != CANNOT_TELL)
-        if not told:
-            return CANNOT_TELL if last else None
-        low, high = told[(len(told) - 1) // 2], told[len(told) // 2]
-        return ANSWERS[low] if low == high else CANNOT_TELL
+        return self._together.get(unit)
 
     def agreement(self) -> list[dict[str, object]]:
         """Cohen's kappa of any two reviewers who labelled the same pairs, and of each with their repeated answers."""
@@ -157,6 +155,15 @@ class Labels:
             }
             for (one, other), both in sorted(pairs.items())
         ]
+
+
+def _together(given: Iterable[list[str]]) -> str | None:
+    last = [answers[-1] for answers in given if answers]
+    told = sorted(ANSWERS.index(answer) for answer in last if answer != CANNOT_TELL)
+    if not told:
+        return CANNOT_TELL if last else None
+    low, high = told[(len(told) - 1) // 2], told[len(told) // 2]
+    return ANSWERS[low] if low == high else CANNOT_TELL
 
 
 def cohens_kappa(both: list[tuple[str, str]]) -> float | None:

@@ -9,11 +9,15 @@ likeliest rates p_h of the strata are found: those that maximise the binomial li
 which have a closed form in a Lagrange multiplier (`_rates_on_path`). Then r lies inside if
 
     sum_h m_h D(y_h / n_h, p_h) <= z^2,
-    D(a, p) = 2 / (c (c + 1)) [a ((a / p)^c - 1) + (1 - a) (((1 - a) / (1 - p))^c - 1)]
+    D(a, p) = 2 d(a, p) + 2 d(1 - a, 1 - p),
+    d(a, e) = a ln(a / e) - (a - e)                                     where more was seen than expected, a > e,
+              [a ((a / e)^c - 1) / c - (a - e)] / (c + 1),  c = 2/3,    where less was.
 
-where D is the power divergence with c = 2/3 (Cressie and Read 1984, *Multinomial goodness-of-fit tests*); c = 1 is
-Pearson's, which for one stratum gives Wilson's interval. No variance is estimated: a stratum in which no mismatched
-pair was seen does not count as one that has none, and the interval stays inside [0, 1]. The samples count for
+Both are terms of the power divergence (Cressie and Read 1984, *Multinomial goodness-of-fit tests*), of its exponents 0
+(the likelihood ratio) and 2/3. No single exponent serves for rare answers: after no mismatch among n, the likelihood
+ratio would leave room for a rate of 1.9 / n only; after a single one, exponent 2/3 would reject rates below 0.14 / n,
+at which one is seen in every eighth sample. No variance is estimated: a stratum in which no mismatched pair was seen
+does not count as one that has none, and the interval stays inside [0, 1]. The samples count for
 
     m_h = (n_h - 1 + 1 / H) (N_h - 1) / (N_h - n_h)
 
@@ -30,7 +34,7 @@ import numpy as np
 
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal distribution's quantile at (1 + LEVEL) / 2
-_POWER = 2 / 3  # of the divergence
+_POWER = 2 / 3  # of the divergence, where less was seen than expected
 _MOST = 1e9  # how many times its own size a sample may count for; at a complete census the correction is infinite
 
 
@@ -248,13 +252,16 @@ class _Samples:
         return self.divergence(_rates_on_path(self, side * np.exp(log_multiplier) * contrast))
 
     def divergence(self, p: np.ndarray) -> float:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = [
-                np.where(seen > 0, seen * ((seen / expected) ** _POWER - 1), 0.0)
-                for seen, expected in ((self.rate, p), (1 - self.rate, 1 - p))
-            ]
-        each = np.where(self.rate == p, 0.0, terms[0] + terms[1])
-        return float(2 / (_POWER * (_POWER + 1)) * (self.draws @ each))
+        each = _apart(self.rate, p) + _apart(1 - self.rate, 1 - p)
+        return float(2 * self.draws @ each)
+
+
+def _apart(seen: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(H,) d(seen, expected)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = np.where(seen > 0, seen * np.log(seen / expected), 0.0) - (seen - expected)
+        less = (seen * ((seen / expected) ** _POWER - 1) / _POWER - (seen - expected)) / (_POWER + 1)
+    return np.where(seen == expected, 0.0, np.where(seen > expected, more, less))
 
 
 def _rates_on_path(samples: _Samples, slope: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from .labels import DOES_NOT, Labels, Unit
 from .rates import Strata, allocate
 from .strata import draw_strata
 
+PLANNED = 200  # labels
 BATCH = 10  # pairs drawn at once, shown in random order
 DRAWN_SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("stratum", pa.int32(), nullable=False)])
 
@@ -115,15 +116,18 @@ class Design:
                 yield row, answer
 
 
-def design(run: Run, labels: int = 200, *, by: str | None = None, seed: int = 0) -> Design:
+def design(run: Run, labels: int | None = None, *, by: str | None = None, seed: int = 0) -> Design:
     """The design of a run's review: the one on disk, or a new one, which is written to disk.
 
-    labels: how many are planned; it sets the number of strata, and more or fewer may be given.  by: a column of the
-    source, so that each of its large groups gets an estimate.
+    labels: how many are planned, by default PLANNED; it sets the number of strata, and more or fewer may be given. Of a
+    design on disk it changes the plan alone: the strata stay.  by: a column of the source, so that each of its large
+    groups gets an estimate.
     Raises UserError where the run is not finished, or its pairs are not those that the design was drawn from.
     """
     run.must_be_done("export")
     home = run.path / "review"
+    if labels is not None and labels < 1:
+        raise UserError(f"a review needs at least one label, not {labels}")
     if (home / "design.json").exists():
         found = open_design(run)
         if by is not None and by != found.by:
@@ -132,10 +136,8 @@ def design(run: Run, labels: int = 200, *, by: str | None = None, seed: int = 0)
                 f"{home} was designed {now}: leave --by out, or move design.json, design.parquet and drawn/ away to "
                 "draw a new sample; the labels are kept"
             )
-        return found
-    if labels < 1:
-        raise UserError(f"a review needs at least one label, not {labels}")
-    return _draw_up(run, home, labels, by, seed)
+        return found if labels is None or labels == found.labels else _replanned(found, labels)
+    return _draw_up(run, home, labels or PLANNED, by, seed)
 
 
 def open_design(run: Run) -> Design:
@@ -151,6 +153,12 @@ def open_design(run: Run) -> Design:
         )
     found.refresh()
     return found
+
+
+def _replanned(found: Design, labels: int) -> Design:
+    path = found.home / "design.json"
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "labels": labels})
+    return replace(found, labels=labels)
 
 
 def _draw_up(run: Run, home: Path, labels: int, by: str | None, seed: int) -> Design:

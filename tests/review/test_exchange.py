@@ -54,6 +54,17 @@ def test_a_sheet_that_was_filled_in_gives_the_estimate(run: Run, tmp_path: Path)
     assert write_sheet(run, sample, labels, tmp_path / "again.csv") == taken.empty
 
 
+def test_more_labels_can_be_planned_than_at_first(run: Run, tmp_path: Path) -> None:
+    sample, labels = design(run, 30), open_labels(run)
+    write_sheet(run, sample, labels, tmp_path / "sheet.csv")
+    import_labels(run, sample, labels, filled(tmp_path / "sheet.csv", lambda _: "1"), "ann")
+    assert write_sheet(run, design(run), labels, tmp_path / "nothing.csv") == 0
+    more = design(run, 50)
+    assert write_sheet(run, more, labels, tmp_path / "more.csv") == 20
+    assert design(run).labels == 50
+    assert (more.strata, more.drawn[:30]) == (sample.strata, sample.drawn)
+
+
 def test_the_html_sheet_holds_the_pictures_and_names_no_host(run: Run, tmp_path: Path) -> None:
     write_sheet(run, design(run, 20), open_labels(run), tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text()

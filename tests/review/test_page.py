@@ -146,6 +146,21 @@ def test_reviewers_share_the_work_and_some_pairs_and_see_a_few_again(run: Run) -
     assert estimate(run).mismatched is not None
 
 
+def test_a_pair_that_is_shown_again_is_fetched_ahead_and_further_pairs_are_drawn_ahead(run: Run) -> None:
+    session = Session(run, design(run, 50), "ann")
+    ahead = list[int]()
+    for _ in range(60):
+        session.prepare()
+        drawn = len(session.sample.drawn)
+        questions = session.state()["questions"]
+        assert len(session.sample.drawn) == drawn
+        assert not ahead or questions[0]["row"] in ahead
+        ahead = [question["row"] for question in questions[1:]]
+        answer(session, BELONGS)
+    (about,) = session.labels.agreement()
+    assert about["pairs"] == 2
+
+
 def test_the_verdict_is_told_after_the_answer_only(run: Run) -> None:
     session = Session(run, design(run, 50), "ann")
     assert session.said(session.state()["questions"][0]["row"]) is None
@@ -219,13 +234,13 @@ def test_labelling_undoing_closing_and_reopening(run: Run, chromium: Chromium) -
     with served(session) as address:
         tab = chromium.tab(address)
         labelled(tab, 0)
-        assert tab.run("document.querySelector('#figure img').naturalWidth") == 8
+        assert tab.run("document.querySelector('#figure canvas').width") == 8
         for number, key in enumerate("1234", 1):
             tab.press(key)
             labelled(tab, number)
         given = [label.answer for label in open_labels(run).history("ann")]
         assert given == [BELONGS, PARTLY, DOES_NOT, CANNOT_TELL]
-        assert "mismatched" in tab.run("document.getElementById('rate').textContent")
+        assert "Mismatched: " in tab.run("document.getElementById('rate').textContent")
         tab.press("v")
         tab.wait("document.getElementById('note').textContent.startsWith('pairclean says')")
         row = tab.run("document.body.dataset.row")
@@ -274,6 +289,7 @@ def test_the_results_and_a_missing_picture_on_a_phone(run: Run, chromium: Chromi
         tab.press("r")
         tab.wait("document.getElementById('results').open")
         assert tab.run("document.querySelectorAll('#results table').length") == 4
+        assert tab.run("[...document.querySelectorAll('#curve polyline')].every((line) => line.points.length > 5)")
         assert tab.run("document.documentElement.scrollWidth <= 360")
 
 

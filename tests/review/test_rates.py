@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from pairclean.review.rates import Strata, allocate, difference, labels_needed, rate, share_within
 from pairclean.review.strata import OTHERS, draw_strata
@@ -24,14 +25,28 @@ def test_the_rate_weights_strata_by_their_size() -> None:
     assert found.labels == 20
 
 
-def test_the_interval_inverts_the_power_divergence_of_one_stratum() -> None:
+def test_the_interval_inverts_the_divergence_of_one_stratum() -> None:
     found = rate(one(HUGE, 50, 5))
     assert found is not None
     for p in (found.low, found.high):
         observed, expected = np.array([5, 45]), 50 * np.array([p, 1 - p])
-        divergence = 1.8 * (observed * ((observed / expected) ** (2 / 3) - 1)).sum()  # Cressie and Read 1984
-        assert divergence == pytest.approx(1.959964**2, rel=1e-4)
+        more = observed > expected
+        power = 1.8 * observed * ((observed / expected) ** (2 / 3) - 1)  # Cressie and Read 1984
+        terms = np.where(more, 2 * observed * np.log(observed / expected), power)
+        corrections = np.where(more, 2.0, 1.2) * (observed - expected)
+        assert (terms - corrections).sum() == pytest.approx(1.959964**2, rel=1e-4)
     assert found.low < 0.1 < found.high
+
+
+@pytest.mark.parametrize("n", [20, 50, 200])
+def test_one_stratum_holds_rare_rates_as_often_as_common_ones(n: int) -> None:
+    """Exactly, by the binomial distribution."""
+    counts = np.arange(n + 1)
+    found = [rate(one(HUGE, n, y)) for y in counts]
+    low, high = (np.array([getattr(each, end) for each in found]) for end in ("low", "high"))
+    for p in np.geomspace(0.01 / n, 0.5, 200):
+        held = binom.pmf(counts, n, p)[(low <= p) & (p <= high)].sum()
+        assert held > 0.92, p
 
 
 def test_no_mismatch_among_fifty_is_no_proof_of_none() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -30,7 +31,7 @@ def application(session: Session, token: str) -> Starlette:
     def page(_: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
         policy = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src blob: data:; "
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         html = _PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
@@ -48,7 +49,8 @@ def application(session: Session, token: str) -> Starlette:
             pass  # in another tab; the state tells this one what comes next
         except (KeyError, TypeError, ValueError) as error:
             return PlainTextResponse(str(error), status_code=400)
-        return JSONResponse(await run_in_threadpool(session.state), headers=_PRIVATE)
+        next_ = await run_in_threadpool(session.state)
+        return JSONResponse(next_, headers=_PRIVATE, background=BackgroundTask(session.prepare))
 
     def undo(_: Request) -> Response:
         session.undo()

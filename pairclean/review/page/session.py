@@ -38,6 +38,7 @@ class Session:
         self.reviewer, self.sample = reviewer, sample
         self.labels: Labels = open_labels(run)
         self._pairs = Reviewer(run, sample)
+        self._is_turned = np.random.default_rng([sample.seed, 1]).random(len(sample)) < 0.5  # not the design's order
         self._emb = open_embeddings(run)
         self._pictures = Pictures(run, PICTURE_SIDE)
         self._table = lru_cache(maxsize=TABLES)(self._read_table)
@@ -62,13 +63,20 @@ class Session:
                 "can_undo": bool(history),
             }
 
-    def _questions(self) -> list[dict[str, Any]]:
+    def prepare(self) -> None:
+        """Draw the next pairs before they are needed: to be called while the reviewer looks at a picture."""
+        with self._lock:
+            self.labels.refresh()
+            self._questions(AHEAD + 1)
+
+    def _questions(self, count: int = AHEAD) -> list[dict[str, Any]]:
+        """The next questions; only the first is asked, the others are there for their pictures."""
         found, asked = list[dict[str, Any]](), set[Unit]()
         repeated = self._repetition()
         if repeated is not None:
             found.append(self._question(repeated, self._units(repeated)))
         place = 0
-        while len(found) < AHEAD:
+        while len(found) < count:
             if place == len(self.sample.drawn) and not self.sample.draw(self.labels):
                 break
             row = self.sample.drawn[place]
@@ -77,13 +85,16 @@ class Session:
                 found.append(self._question(row, units))
                 asked.update(units)
             place += 1
+        soon = self._repetition(within=count)
+        if found and repeated is None and soon is not None:
+            found.append(self._question(soon, self._units(soon)))
         return found
 
     def _units(self, row: int) -> list[Unit]:
         """The pair, and for a rematched one its image with the new caption; on either side at random."""
         new = self._pairs.new_unit(row)
         units = [self.sample.unit(row), *([] if new is None else [new])]
-        return units[:: 1 if np.random.default_rng([self.sample.seed, row]).random() < 0.5 else -1]
+        return units[::-1] if self._is_turned[row] else units
 
     def _open_units(self, row: int, place: int) -> list[Unit]:
         mine = [unit for unit in self._units(row) if not self.labels.by(self.reviewer, unit)]
@@ -91,14 +102,17 @@ class Session:
             return mine
         return [unit for unit in mine if self.labels.answer(unit) is None]
 
-    def _repetition(self) -> int | None:
-        """A pair to show again, for the reviewer's agreement with themselves, if it is time for one."""
+    def _repetition(self, within: int = 0) -> int | None:
+        """A pair to show again, for the reviewer's agreement with themselves, if one is due within so many answers."""
         history = self.labels.history(self.reviewer)
         rows = {self.sample.unit(row): row for row in reversed(self.sample.drawn)}
-        once = [label.unit for label in history if len(self.labels.by(self.reviewer, label.unit)) == 1]
         repeated = sum(1 for unit in rows if len(self.labels.by(self.reviewer, unit)) > 1)
-        candidates = [unit for unit in once[: -REPEAT_AFTER or None] if unit in rows]
-        if not candidates or len(history) // REPEAT_EVERY <= repeated:
+        due = REPEAT_EVERY * (repeated + 1)
+        if len(history) + within < due:
+            return None
+        early = [label.unit for label in history[: due - REPEAT_AFTER]]
+        candidates = [unit for unit in early if unit in rows and len(self.labels.by(self.reviewer, unit)) == 1]
+        if not candidates:
             return None
         return rows[candidates[int(np.random.default_rng([self.sample.seed, repeated]).integers(len(candidates)))]]
 
