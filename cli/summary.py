@@ -78,6 +78,7 @@ def _facts(report: Mapping[str, Any]) -> Table:
     if rematch["expected_precision"] is not None:
         right = f"{rematch['emitted']:,}, about {percent(rematch['expected_precision'], 0)} of them right"
         rows.append(("rematches", right + " by the run's own estimate"))
+    rows += _copies(report["copies"])
     rows += _retrieval(report["retrieval"])
     judged = f", judged by {_SCORES.get(report['score'], report['score'])}" if report["score"] else ""
     rows.append(("model", f"{report['model']}, {report['method']}{judged}"))
@@ -94,6 +95,16 @@ _SCORES = {
     "negclip": "the encoder's own similarity, corrected for hubness",
     "lemon": "the encoder's own similarity and that of nearest neighbours",
 }
+
+
+def _copies(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How many pairs share a picture or a caption."""
+    told = [
+        f"{found[what]['pairs']:,} pairs share {found[what]['groups']:,} {counted}"
+        for what, counted in (("images", "pictures"), ("captions", "captions"), ("pairs", "pictures and captions"))
+        if found[what]["groups"]
+    ]
+    return [("copies", "; ".join(told))] if told else []
 
 
 def _retrieval(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
