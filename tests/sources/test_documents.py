@@ -83,6 +83,19 @@ def test_csv(home: Path, ending: str, how: str, name: str, separator: str) -> No
     assert source.shards[0].name == "a"
 
 
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_csv_as_open_clip_reads_it(home: Path, monkeypatch: pytest.MonkeyPatch, separator: str) -> None:
+    """Written by pandas, which open_clip reads its CSV files with."""
+    pandas, data = pytest.importorskip("pandas"), pytest.importorskip("open_clip_train.data")
+    frame = pandas.DataFrame({"filepath": [f"img/{i}.png" for i in range(6)], "title": CAPTIONS})
+    frame.to_csv(home / "a.csv", sep=separator, index=False)
+    monkeypatch.chdir(home)  # its paths are relative to the working directory
+    theirs = data.CsvDataset("a.csv", lambda image: image.getpixel((0, 0)), "filepath", "title", separator, list)
+    found = pairs(open_source(home / "a.csv"))
+    assert found == EXPECTED
+    assert [(theirs[i][0][0], "".join(theirs[i][1])) for i in range(6)] == list(enumerate(CAPTIONS))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_csv_as_spreadsheets_write_it(home: Path, encoding: str) -> None:
     text = "image,caption\r\n" + "".join(f"img/{i}.png,crème brûlée à emporter n° {i}\r\n" for i in range(6))
@@ -128,6 +141,10 @@ def test_coco_captions(home: Path) -> None:
     assert source.many
     assert [(row.id, row.image) for row in rows] == [(str(10 + i), PICTURES[i]) for i in range(6)]
     assert [row.captions for row in rows] == [(f"{c} {i}", f"{c} {i + 6}") for i, c in enumerate(CAPTIONS)]
+    coco = pytest.importorskip("pycocotools.coco").COCO(str(home / "captions.json"))
+    assert [tuple(note["caption"] for note in coco.loadAnns(coco.getAnnIds(int(row.id)))) for row in rows] == [
+        row.captions for row in rows
+    ]
     (home / "other.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     assert "'file_name' is missing" in refusal(home / "other.json")
 
