@@ -211,15 +211,13 @@ def absolute(path: str | Path) -> str:
     return os.path.abspath(Path(text).expanduser())
 
 
-def local_path(path: str | Path, what: str) -> Path:
-    """The absolute path on this machine; remote addresses are refused."""
-    if is_remote(path):
-        raise UserError(f"{path} is a remote address, but {what} has to be on this machine: copy it here first")
-    return Path(absolute(path))
-
-
 def parent(path: str) -> str:
-    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
+    """The folder of a file; of a chain of fsspec's (`zip://a/b.csv::s3://...`), that in the first file system."""
+    if not is_remote(path):
+        return os.path.dirname(path)
+    end = path.find("::", path.find("://"))
+    inside, chained = (path, "") if end < 0 else (path[:end], path[end:])
+    return inside.rpartition("/")[0] + chained
 
 
 def stem(path: str) -> str:
