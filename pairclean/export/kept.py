@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ..files import written_whole
 from ..pairs import ReasonCode, Shard, UserError, Verdict
-from ..sources.encoding import decode
+from ..sources.encoding import decode, encode
 from ..sources.roles import is_one_of
 
 #: The columns that are added to cleaned data, one value a pair, and their types.
@@ -108,13 +108,20 @@ def column(table: pa.Table, name: str) -> pa.Array:
     return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
 
 
-def captions_now(kept: pa.Table, originals: pa.Array) -> pa.Array:
-    """The captions that the pairs carry now; untouched, byte for byte, where none is new."""
+def captions_now(kept: pa.Table, originals: pa.Array, encoding: str | None = None) -> pa.Array:
+    """The captions that the pairs carry now; untouched, byte for byte, where none is new.
+
+    encoding: of captions that are bytes and not UTF-8, in which the new ones are then written, too.
+    """
     new = column(kept, "caption")
     if new.null_count == len(new):
         return originals
     if is_one_of(originals.type, "binary", "large_binary"):
-        return pc.if_else(pc.is_valid(new), new.cast(originals.type), originals)
+        old = originals.to_pylist()
+        now = [
+            was if text is None else encode(text, was, encoding) for text, was in zip(new.to_pylist(), old, strict=True)
+        ]
+        return pa.array(now, originals.type)
     return pc.if_else(pc.is_valid(new), new, originals.cast(pa.string())).cast(originals.type)
 
 
