@@ -248,6 +248,32 @@ def test_an_interrupt_says_how_to_resume(shards: Path, tmp_path: Path) -> None:
     assert json.loads((run / "manifest.json").read_text())["config"]["model"] == "hog-tfidf"
 
 
+def test_an_interrupt_that_comes_out_as_another_error(tmp_path: Path) -> None:
+    """As within the import of a compiled module, which swallows it and is then damaged."""
+    code = """if True:
+        import os, signal, sys, time
+        from pairclean import pipeline
+        from pairclean_cli.main import main
+        def clean(*_, **__):
+            if sys.argv[-1] == "--quiet":
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(60)
+                except KeyboardInterrupt:
+                    pass
+            raise ImportError("cannot load module more than once per process")
+        pipeline.clean = clean
+        main()
+    """
+    command = [sys.executable, "-c", code, "clean", str(tmp_path), str(tmp_path / "run")]
+    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: run the same command again to resume\n"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ImportError: cannot load module more than once per process"
+
+
 def test_a_reader_that_has_had_enough_is_no_error(finished: Path) -> None:
     command = f'{sys.executable} -c "from pairclean_cli.main import main; main()" report {finished} --json'
     done = subprocess.run(["sh", "-c", f"{command} | head -c 1"], capture_output=True, text=True, check=True)
