@@ -193,6 +193,18 @@ def test_what_datasets_saves_to_disk(tmp_path: Path) -> None:
     assert source.image(source.shards[1], 0) == PICTURES[3]
 
 
+def test_the_splits_that_datasets_saves_to_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = [{"image": {"bytes": data, "path": None}, "text": text} for data, text in EXPECTED]
+    splits = {"train": rows[:4], "test": rows[4:]}
+    saved = {name: datasets.Dataset.from_list(part, features=features) for name, part in splits.items()}
+    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "saved"))
+    assert "'/" in refusal(tmp_path / "saved")  # a pattern
+    for pattern in ("*", "*/*", "{test,train}"):
+        assert pairs(open_source(f"{tmp_path}/saved/{pattern}")) == EXPECTED[4:] + EXPECTED[:4]
+
+
 def test_an_arrow_file_of_wrong_offsets_is_refused(tmp_path: Path) -> None:
     """Arrow itself would read beyond the file. Texts that are not UTF-8 are no damage."""
     texts = pa.array([b"caf\xe9 au lait", b"th\xe9 \xe0 la menthe"], pa.binary()).view(pa.string())
