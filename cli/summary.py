@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .text import duration, percent, safe
+from .text import counted, duration, percent, safe
 
 #: The colour of each verdict, and what it means for the cleaned data.
 VERDICTS = {
@@ -100,8 +100,8 @@ _SCORES = {
 def _copies(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How many pairs share a picture or a caption."""
     told = [
-        f"{found[what]['pairs']:,} pairs share {found[what]['groups']:,} {counted}"
-        for what, counted in (("images", "pictures"), ("captions", "captions"), ("pairs", "pictures and captions"))
+        f"{found[what]['pairs']:,} pairs in {counted(found[what]['groups'], 'group')} of one {name}"
+        for what, name in (("images", "picture"), ("captions", "caption"), ("pairs", "picture and caption"))
         if found[what]["groups"]
     ]
     return [("copies", "; ".join(told))] if told else []

@@ -228,7 +228,10 @@ def _is_image(root: str, value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, bytes) and not looks_like_image(value) and b"\0" not in value)
+    """Whether it can be a caption: numbers, as text tables have them, cannot."""
+    if isinstance(value, str):
+        return any(map(str.isalpha, value))
+    return isinstance(value, bytes) and not looks_like_image(value) and b"\0" not in value
 
 
 def check_ids(path: str, shards: Sequence[Shard], column: str | None) -> None:

@@ -203,6 +203,16 @@ def test_a_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:
     assert found["first_caption"][:30] in shown
 
 
+def test_a_dry_run_says_what_is_broken(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for file in shards.glob("*.parquet"):
+        (tmp_path / "in" / file.name).write_bytes(file.read_bytes()[: 1000 if file.stem == "00001" else None])
+    arguments = ("clean", tmp_path / "in", tmp_path / "run", "--model", "hog-tfidf", "--dry-run")
+    found = json.loads(invoke(*arguments, "--json").stdout)
+    assert list(found["broken"]) == [str(tmp_path / "in" / "00001.parquet")]
+    assert "broken" in invoke(*arguments).stdout
+
+
 def test_flags_override_the_recipe(finished: Path, shards: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('model = "hog-tfidf"\nlimit = 50\nworkers = 1\n')

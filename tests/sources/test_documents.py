@@ -149,6 +149,15 @@ def test_coco_captions(home: Path) -> None:
     assert "'file_name' is missing" in refusal(home / "other.json")
 
 
+def test_a_column_of_numbers_is_no_caption(home: Path) -> None:
+    (home / "a.csv").write_text("image,width\n" + "".join(f"img/{i}.png,{24 + i}\n" for i in range(6)))
+    assert "has no column that looks like a caption" in refusal(home / "a.csv")
+    source = open_source(home / "a.csv", Columns(caption="width"))
+    assert pairs(source) == [(data, str(24 + i)) for i, data in enumerate(PICTURES)]
+    (home / "b.csv").write_text("image,width,said\n" + "".join(f"img/{i}.png,24,so {i}\n" for i in range(6)))
+    assert pairs(open_source(home / "b.csv"))[0] == (PICTURES[0], "so 0")
+
+
 def test_what_is_no_pair_in_json_is_said(home: Path) -> None:
     turns = [*llava(0), {"from": "human", "value": "more"}, {"from": "gpt", "value": "more"}]
     (home / "a.json").write_text(json.dumps([{"image": "img/0.png", "conversations": turns}]))
