@@ -95,6 +95,8 @@ def _preview(found: Mapping[str, Any]) -> RenderableType:
         ("roles", shown),
         ("would read", f"{found['shards']:,} shards, {found['rows']:,} rows, {found['pairs']:,} pairs"),
         ("first caption", shortened(found["first_caption"], _LONGEST)),
+        *(("broken", f"{path} {why}") for path, why in found["broken"].items()),
+        *(("note", f"{path} {note}") for path, note in found["notes"].items()),
         ("model", f"{found['model']}{weights} on {', '.join(found['devices'])}"),
         ("embeddings", size(found["embedding_bytes"])),
         ("cleaned data", f"at most {size(found['cleaned_bytes_at_most'])}"),

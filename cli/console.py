@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from pairclean.execution import Execution
 
 INTERRUPTED = 130  # exit status
+#: Whether there was an interrupt (Ctrl-C). Within the import of a compiled module it can come out as any other error,
+#: or damage the module: NumPy then says that it "cannot load module more than once per process".
+_interrupt = Event()
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,12 @@ def complain(what: str, sentence: str, *, style: str = "bold red") -> None:
     terminal.print(Text.assemble((f"{what}: ", style), safe(sentence)), soft_wrap=True)
 
 
+def on_interrupt(signum: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT: Python's own, and the interrupt is remembered."""
+    _interrupt.set()
+    raise KeyboardInterrupt
+
+
 class Commands(TyperGroup):
     """Prints errors that the user can fix as one sentence; any other error is a bug and keeps its traceback."""
 
@@ -74,10 +85,10 @@ class Commands(TyperGroup):
         try:
             with _warnings_as_sentences():
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            complain("interrupted", "run the same command again to resume")
-            raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
+        except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, KeyboardInterrupt) or (_interrupt.is_set() and not isinstance(error, typer.Exit)):
+                complain("interrupted", "run the same command again to resume")
+                raise typer.Exit(INTERRUPTED) from None
             pairs = sys.modules.get("pairclean.pairs")  # if it is not loaded, it cannot have raised anything
             if pairs is None or not isinstance(error, pairs.UserError):
                 raise

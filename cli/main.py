@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from pairclean import __version__
 
 from .audit import audit
 from .clean import apply, clean
-from .console import INTERRUPTED, Commands
+from .console import INTERRUPTED, Commands, on_interrupt
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate, selfcheck
@@ -47,6 +48,8 @@ def main() -> None:
     # OpenMP threads that spin while they wait for each other make learning four times slower as soon as another process
     # needs a core. OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where interrupts are ignored (nohup)
+        signal.signal(signal.SIGINT, on_interrupt)
     for stream in (sys.stdout, sys.stderr):  # characters that a terminal cannot show are escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .text import duration, percent, safe
+from .text import counted, duration, percent, safe
 
 #: The colour of each verdict, and what it means for the cleaned data.
 VERDICTS = {
@@ -78,6 +78,7 @@ def _facts(report: Mapping[str, Any]) -> Table:
     if rematch["expected_precision"] is not None:
         right = f"{rematch['emitted']:,}, about {percent(rematch['expected_precision'], 0)} of them right"
         rows.append(("rematches", right + " by the run's own estimate"))
+    rows += _copies(report["copies"])
     rows += _retrieval(report["retrieval"])
     judged = f", judged by {_SCORES.get(report['score'], report['score'])}" if report["score"] else ""
     rows.append(("model", f"{report['model']}, {report['method']}{judged}"))
@@ -94,6 +95,16 @@ _SCORES = {
     "negclip": "the encoder's own similarity, corrected for hubness",
     "lemon": "the encoder's own similarity and that of nearest neighbours",
 }
+
+
+def _copies(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How many pairs share a picture or a caption."""
+    told = [
+        f"{found[what]['pairs']:,} pairs in {counted(found[what]['groups'], 'group')} of one {name}"
+        for what, name in (("images", "picture"), ("captions", "caption"), ("pairs", "picture and caption"))
+        if found[what]["groups"]
+    ]
+    return [("copies", "; ".join(told))] if told else []
 
 
 def _retrieval(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ Score = Literal["auto", "aligned", "clip", "negclip", "lemon"]
 Calibration = Literal["decoy", "beta", "gauss"]
 Pool = Literal["noisy", "all"]
 Captions = Literal["all", "best"]
+Deduplicate = Literal["none", "image", "pair"]
 Layout = Literal["source", "parquet", "webdataset", "uids", "embeddings"]
 if TYPE_CHECKING:
     Method = str
@@ -182,6 +183,12 @@ class _Export:
     )
     captions: Captions = _option(
         "all", "If a row has several captions, write all that stay, or only the one most likely to be right.", OUTPUT
+    )
+    deduplicate: Deduplicate = _option(
+        "none",
+        "Of pairs with the same or nearly the same picture (image), or picture and caption (pair), write only the one "
+        "most likely to be right.",
+        OUTPUT,
     )
 
 

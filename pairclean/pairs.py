@@ -46,7 +46,7 @@ class ReasonCode(str, Enum):
     PARTLY_WRONG = "partly_wrong"
     ENCODER_CANNOT_TELL = "encoder_cannot_tell"
     TOO_FEW_PAIRS = "too_few_pairs"
-    DUPLICATE = "duplicate"
+    DUPLICATE = "duplicate"  # another pair with the same picture is kept instead
     UNREADABLE_IMAGE = "unreadable_image"
     UNREADABLE_CAPTION = "unreadable_caption"
     FAILED_DOWNLOAD = "failed_download"
@@ -184,5 +184,7 @@ VERDICT_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("noise_kind", pa.string()),
         pa.field("reason_code", pa.string()),
+        pa.field("image_group", pa.int64()),
+        pa.field("caption_group", pa.int64()),
     ]
 )

@@ -187,8 +187,9 @@ def preview(
     """What `clean` would read and write, as plain values for JSON; nothing is written and no model is loaded.
 
     source, run, execution, options: as for `clean`.
-    Returns source, layout, columns, roles, shards, rows, pairs, first_caption, model, pretrained, devices,
-    embedding_bytes (None where only loading the model would tell), cleaned_bytes_at_most and free_bytes.
+    Returns source, layout, columns, roles, shards, rows, pairs, first_caption, broken and notes (by file), model,
+    pretrained, devices, embedding_bytes (None where only loading the model would tell), cleaned_bytes_at_most and
+    free_bytes.
     Raises UserError as `clean` would for the source, the device, the options and the run directory.
 
     >>> import tempfile
@@ -233,6 +234,8 @@ def preview(
         "rows": rows,
         "pairs": pairs,
         "first_caption": first,
+        "broken": dict(opened.broken),
+        "notes": dict(opened.notes),
         "model": opened.vectors or config.model,
         "pretrained": None if opened.vectors else config.pretrained,
         "devices": resolve_devices(execution.device),

@@ -14,7 +14,7 @@ from .arrays import Pairs, chunks
 from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
-from .export import verdict_tables
+from .export import Copies, verdict_tables
 from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
@@ -175,6 +175,7 @@ def _cleaned(
         judgement,
         rematches,
         faults,
+        Copies.of(learned, faults),
         readable=len(readable),
         pair_ids=lambda rows: table["pair_id"].take(pa.array(rows)).to_pylist(),
         captions=lambda rows: table["caption"].take(pa.array(rows)).to_pylist(),

@@ -1,7 +1,8 @@
-"""The examples of CONTRIBUTING.md work: applied to a copy of the package, an option or a method is there everywhere."""
+"""The examples of CONTRIBUTING.md work: applied to a copy of the package, what they add is there everywhere."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -81,3 +82,27 @@ def test_a_method_is_registered_in_one_place(copy: Path) -> None:
         "print(Config.make(method='mine').method, methods.load('mine').__name__)"
     )
     assert python(copy, code) == "mine Mine\n"
+
+
+def test_a_layout_is_registered_in_one_place(copy: Path) -> None:
+    function, entry = example("Add a layout").removesuffix("}\n").split("\n\n#: What makes a table")
+    head, line = f"#: What makes a table{entry}".split("    ...,\n")
+    insert(copy / "pairclean" / "sources" / "documents.py", head, line)
+    documents = copy / "pairclean" / "sources" / "documents.py"
+    documents.write_text(documents.read_text(encoding="utf-8").replace(head, f"{function}\n\n{head}"), encoding="utf-8")
+    lines = [f"{i % 3}.jpg#{i // 3}\tcaption {i} of a picture" for i in range(6)]
+    with gzip.open(copy / "results.token.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join([*lines, "no caption"]))
+    (copy / "pictures").mkdir()
+    for i in range(3):
+        (copy / "pictures" / f"{i}.jpg").write_bytes(b"picture %d" % i)
+    found = python(
+        copy,
+        "import json; from pairclean.pairs import Columns\n"
+        "from pairclean.sources import open_source\n"
+        "source = open_source('results.token.gz', Columns(image_root='pictures'))\n"
+        "rows = [(row.image.decode(), row.captions) for shard in source.shards for row in source.rows(shard)]\n"
+        "print(json.dumps([source.layout, rows, list(source.notes.values())]))",
+    )
+    captions = [[f"picture {i}", [f"caption {i} of a picture", f"caption {i + 3} of a picture"]] for i in range(3)]
+    assert json.loads(found) == ["folder", captions, ["has 1 line without a tab"]]

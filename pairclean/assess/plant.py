@@ -24,6 +24,7 @@ from ..sources import Source, open_source
 from ..sources.base import CORRUPT
 from ..sources.embedded import EmbeddedSource
 from ..sources.tables import texts
+from ..sources.values import from_base64
 from ..synthetic.mismatches import group_labels, mix
 from ..synthetic.mismatches import plant as draw
 
@@ -100,6 +101,7 @@ def plant(
         raise UserError(
             f"{source} holds vectors, and there is none for a mixed caption: choose --kind random or within:COLUMN"
         )
+    _check_folders(opened)
     begun = time.perf_counter()
     execution.progress.start("plant", 2 * len(opened.shards))
     pairs = _read(opened, column, execution)
@@ -132,6 +134,19 @@ def plant(
         left_alone=left_alone,
         image_root=opened.roles.image_root,
     )
+
+
+def _check_folders(source: Source) -> None:
+    """The copy is one folder, in which paths that are relative to several could not be read."""
+    if source.layout != "folder" or source.roles.image_root is not None or source.roles.image is None:
+        return
+    shard = next(shard for shard in source.shards if not shard.broken)
+    values = next(iter(source.batches(shard, [source.roles.image]))).column(0).drop_null().to_pylist()
+    if any(from_base64(value) is None for value in values):
+        raise UserError(
+            f"{source.path} has tables in several folders, with image paths relative to each: plant one folder at a "
+            "time"
+        )
 
 
 def _check_out(source: Path, out: Path) -> None:

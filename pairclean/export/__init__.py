@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .copies import Copies
 from .destination import Destination
 from .kept import Writer, best_of_rows, kept_pairs
 from .layouts import check_layout, open_writer
@@ -9,6 +10,7 @@ from .parquet import Tables
 from .verdicts import Findings, verdict_table, verdict_tables
 
 __all__ = [
+    "Copies",
     "Destination",
     "Findings",
     "Tables",

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..files import written_whole
-from ..pairs import Shard, UserError, Verdict
-from ..sources.encoding import decode
+from ..pairs import ReasonCode, Shard, UserError, Verdict
+from ..sources.encoding import decode, encode
 from ..sources.roles import is_one_of
 
 #: The columns that are added to cleaned data, one value a pair, and their types.
@@ -34,7 +34,8 @@ class Writer(Protocol):
 
     `kept`: the pairs of a shard that stay, in input order, with the columns `row` and `caption_index` (where a pair
     comes from), `caption` (its new one, null where it keeps its own), `pair` and `donor` (int64: the pair, and the pair
-    whose caption it carries, among all pairs of the source), and, if they are to be written beside, the ADDED columns.
+    whose caption it carries, among all pairs of the source), `probability` (that it is right), and, if they are to be
+    written beside, the ADDED columns.
     """
 
     def files(self, shard: Shard) -> Sequence[str]:
@@ -54,7 +55,7 @@ class Writer(Protocol):
 
 
 def kept_pairs(verdicts: pa.Table, *, start: int = 0, donor: np.ndarray | None = None, best: bool = False) -> pa.Table:
-    """The clean and the rematched pairs of a shard, as a `Writer` takes them.
+    """The clean and the rematched pairs of a shard, but for duplicates, as a `Writer` takes them.
 
     verdicts: VERDICT_SCHEMA, the shard's n pairs in input order.  start: place of the first among all pairs.
     donor: (n,) int64, the pair whose caption each carries, negative for its own.
@@ -64,14 +65,18 @@ def kept_pairs(verdicts: pa.Table, *, start: int = 0, donor: np.ndarray | None =
     donor = own if donor is None else np.where(donor < 0, own, donor)
     table = verdicts.append_column("pair", pa.array(own)).append_column("donor", pa.array(donor))
     left = pa.array([Verdict.CLEAN.value, Verdict.REMATCHED.value])
-    table = table.filter(pc.is_in(table["verdict"], left)).combine_chunks()
-    rematched = pc.equal(table["verdict"], Verdict.REMATCHED.value)
+    duplicate = pc.equal(table["reason_code"], ReasonCode.DUPLICATE.value)
+    table = table.filter(pc.and_not(pc.is_in(table["verdict"], left), pc.fill_null(duplicate, False)))
+    right = pc.if_else(
+        pc.equal(table["verdict"], Verdict.REMATCHED.value), table["rematch_probability"], table["clean_probability"]
+    )
+    table = table.append_column("probability", pc.fill_null(right, 0)).combine_chunks()
     if best:
-        right = pc.if_else(rematched, table["rematch_probability"], table["clean_probability"])
-        likeliest = pa.array(best_of_rows(table["row"].to_numpy(), pc.fill_null(right, 0).to_numpy()))
-        table, rematched = table.filter(likeliest).combine_chunks(), rematched.filter(likeliest)
+        likeliest = best_of_rows(table["row"].to_numpy(), table["probability"].to_numpy())
+        table = table.filter(pa.array(likeliest)).combine_chunks()
+    rematched = pc.equal(table["verdict"], Verdict.REMATCHED.value)
     columns = {
-        **{name: table[name] for name in ("row", "caption_index", "pair", "donor")},
+        **{name: table[name] for name in ("row", "caption_index", "pair", "donor", "probability")},
         "caption": pc.if_else(rematched, table["rematch_caption"], pa.scalar(None, pa.string())),
         "pairclean_pair_id": table["pair_id"],
         "pairclean_verdict": table["verdict"],
@@ -103,13 +108,20 @@ def column(table: pa.Table, name: str) -> pa.Array:
     return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
 
 
-def captions_now(kept: pa.Table, originals: pa.Array) -> pa.Array:
-    """The captions that the pairs carry now; untouched, byte for byte, where none is new."""
+def captions_now(kept: pa.Table, originals: pa.Array, encoding: str | None = None) -> pa.Array:
+    """The captions that the pairs carry now; untouched, byte for byte, where none is new.
+
+    encoding: of captions that are bytes and not UTF-8, in which the new ones are then written, too.
+    """
     new = column(kept, "caption")
     if new.null_count == len(new):
         return originals
     if is_one_of(originals.type, "binary", "large_binary"):
-        return pc.if_else(pc.is_valid(new), new.cast(originals.type), originals)
+        old = originals.to_pylist()
+        now = [
+            was if text is None else encode(text, was, encoding) for text, was in zip(new.to_pylist(), old, strict=True)
+        ]
+        return pa.array(now, originals.type)
     return pc.if_else(pc.is_valid(new), new, originals.cast(pa.string())).cast(originals.type)
 
 

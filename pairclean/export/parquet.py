@@ -101,7 +101,7 @@ def _rewritten(
             originals = captions.take(pa.array(owner))
         else:
             raise changed(shard)
-        columns = {**added(part, originals, encoding), caption: captions_now(part, originals)}
+        columns = {**added(part, originals, encoding), caption: captions_now(part, originals, encoding)}
         if many:
             ends = np.cumsum(counts)
             columns = {name: as_lists(values, ends) for name, values in columns.items()}

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..pairs import Shard
-from ..sources.encoding import decode
+from ..sources.encoding import decode, encode
 from ..sources.tables import Gap, nulls, read_schema, readable_batches
 from ..sources.webdataset import Sample, WebdatasetSource
 from .kept import ADDED, added, adds, as_lists, captions_now, changed, column
 from .parquet import output_schema, write_tables
-from .tar import add, as_json, encoded, opened, opened_folder
+from .tar import add, as_json, opened, opened_folder
 
 _BATCH = 64  # images that are in memory at once
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -76,7 +76,7 @@ class Tars:
             if (where.place == "member" and extension == where.name) or (
                 extension == "txt" and (decode(data, self.source.encoding) or "").strip() == str(was).strip()
             ):
-                data = encoded(str(caption))
+                data = encode(str(caption), data, self.source.encoding)
             elif extension == "json":
                 data = _recaptioned(data, where.name if where.place == "json" else None, was, caption)
             yield name, data

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ..judge import FEWEST, NOISE_KINDS, UNJUDGED, Faults, Judgement
 from ..pairs import VERDICT_SCHEMA, ReasonCode, Verdict, unreadable_code
 from ..rematch import REASON_CODES, REASONS, Rematches
+from .copies import Copies
 
 #: What is wrong with pairs of these kinds says more than why they got no other caption, or that they got one.
 KIND_CODES = {"generic": ReasonCode.GENERIC_CAPTION, "placeholder": ReasonCode.PLACEHOLDER_IMAGE}
@@ -25,6 +26,8 @@ class Findings:
     why_not: (n,) objects, why a noisy pair was not rematched.  noise_kind: (n,) objects, the kind of mismatch if it is
     one, None where not known.  fault: (n,) objects, the systematic fault that the pair is part of, in words, or None.
     unjudged: (n,) objects, why a readable pair was not judged, or None; unjudged_code: the same for all of them.
+    image_group, caption_group: (n,) int64, equal for copies.  kept_instead: (n,) objects, the id of the pair of which
+    this one is a copy that is left out, or None.
     """
 
     clean_probability: np.ndarray
@@ -38,6 +41,9 @@ class Findings:
     fault: np.ndarray
     unjudged: np.ndarray
     unjudged_code: ReasonCode
+    image_group: np.ndarray
+    caption_group: np.ndarray
+    kept_instead: np.ndarray
     flag_below: float
 
 
@@ -65,6 +71,9 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         code[noisy & (found.noise_kind == kind)] = of_kind.value
     shifted = (noisy | ~judged) & np.array([fault is not None for fault in found.fault], bool)
     reason[shifted], code[shifted] = found.fault[shifted], ReasonCode.SHIFTED.value
+    for row in np.flatnonzero([instead is not None for instead in found.kept_instead]):
+        reason[row] = f"its picture is that of {found.kept_instead[row]}, which is kept instead"
+        code[row] = ReasonCode.DUPLICATE.value
     reason[unreadable] = unread[unreadable]
     code[unreadable] = [unreadable_code(why).value for why in unread[unreadable]]
     columns = {
@@ -80,6 +89,8 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         "reason": pa.array(reason, pa.string()),
         "noise_kind": _where(noisy & ~shifted, found.noise_kind),
         "reason_code": pa.array(code, pa.string()),
+        "image_group": pa.array(found.image_group, pa.int64(), mask=unreadable),
+        "caption_group": pa.array(found.caption_group, pa.int64(), mask=unreadable),
     }
     return pa.table(columns, schema=VERDICT_SCHEMA)
 
@@ -89,19 +100,26 @@ def verdict_tables(
     judgement: Judgement,
     rematches: Rematches,
     faults: Faults,
+    copies: Copies,
     *,
     readable: int,
     pair_ids: Callable[[np.ndarray], list[str]],
     captions: Callable[[np.ndarray], list[str]],
+    kept_instead: np.ndarray | None = None,
 ) -> Iterator[pa.Table]:
     """The verdicts of N pairs, VERDICT_SCHEMA, a table for each of theirs.
 
     tables: PAIR_SCHEMA, of consecutive parts of the pairs.  readable: how many of the pairs are.
-    pair_ids, captions: of any (n,) int64 rows; each is called once, since rematches point anywhere in the data.
+    pair_ids, captions: of any (n,) int64 rows; each is called a few times only, since rematches point anywhere in the
+    data.  kept_instead: (N,) int64 of `Copies.kept_instead`; None leaves out no copies.
     """
     unjudged_code = ReasonCode.ENCODER_CANNOT_TELL if readable >= FEWEST else ReasonCode.TOO_FEW_PAIRS
     partners = np.unique(rematches.partner[rematches.partner >= 0])
     ids, texts = (np.array(of(partners), object) for of in (pair_ids, captions))
+    if kept_instead is None:
+        kept_instead = np.full(len(copies.image), -1)
+    stays = np.unique(kept_instead[kept_instead >= 0])
+    stays_id = np.array(pair_ids(stays), object)
     kinds, reasons = np.array(NOISE_KINDS, object), np.array(REASONS, object)
     unjudged = np.array([judgement.unjudged, *UNJUDGED[1:]], object)
     start = 0
@@ -119,6 +137,9 @@ def verdict_tables(
                 fault[max(0, finding.start - part.start) : max(0, finding.stop - part.start)] = str(finding)
         if faults.repaired:  # what is wrong with the others is not the fault, which is mended
             fault[partner != faults.caption[part]] = None
+        instead = np.full(len(partner), None, object)
+        left_out = np.flatnonzero(kept_instead[part] >= 0)
+        instead[left_out] = stays_id[np.searchsorted(stays, kept_instead[part][left_out])]
         found = Findings(
             clean_probability=rematches.clean_probability[part],
             similarity=judgement.similarity[part],
@@ -131,6 +152,9 @@ def verdict_tables(
             fault=fault,
             unjudged=unjudged[judgement.unjudged_reason[part]],
             unjudged_code=unjudged_code,
+            image_group=copies.image[part],
+            caption_group=copies.caption[part],
+            kept_instead=instead,
             flag_below=rematches.flag_below,
         )
         yield verdict_table(table, found)

@@ -44,6 +44,8 @@ class Pick:
     reason: str | None = None
     noise_kind: str | None = None
     reason_code: str | None = None
+    image_group: int | None = None
+    caption_group: int | None = None
 
     @property
     def place(self) -> tuple[str, int]:

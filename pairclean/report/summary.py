@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..export import best_of_rows
+from ..judge import pair_codes
 from ..pairs import ReasonCode, Verdict
 
 PROBABILITY_BINS = 40
@@ -25,7 +26,7 @@ _NO_RATE = {"estimate": None, "low": None, "high": None, "level": None}
 def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The content of report.json, ready for `json.dump`; every number keeps its full precision.
 
-    verdicts: tables with VERDICT_SCHEMA, read one by one; memory does not grow with the number of pairs.
+    verdicts: tables with VERDICT_SCHEMA, read one by one; two groups per pair is all that is kept in memory.
     facts: what the run knows: version, source, layout, model, method, score, calibration, flag_below, device, seconds,
     mismatch_rate, rematch, retrieval (recalls in percent, rSum up to 600), notes, score_histogram, calibration_check,
     rematch_curve, groups, findings, broken, thresholds (`judge.threshold_table`), human (the review).  They are copied,
@@ -34,6 +35,8 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
     Added to the facts are pairs, unreadable, flagged (rematched + noisy), verdicts (one count each),
     several_captions {rows: with several judged captions, first_not_best: rows of which the first caption is not the one
     with the highest clean_probability, besides_best: captions that stay besides the likeliest of their row},
+    copies {images, captions, pairs (copies in both): {groups: of at least two, pairs: in these}, left_out: pairs that
+    `--deduplicate` leaves out of cleaned/; the captions of one row are no copies of their picture},
     unreadable_reasons, noisy_reasons (why there was no rematch), unjudged_reasons (counts, the most frequent first, the
     rest as "other"), reason_codes (a count of each that occurs), and clean_probability_histogram {edges: 41 floats from
     0 to 1, kept: 40 counts, flagged: 40 counts}.
@@ -45,10 +48,11 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
     kept = np.zeros(PROBABILITY_BINS, np.int64)
     flagged = np.zeros(PROBABILITY_BINS, np.int64)
     rematch_sum = 0.0
-    captions = _SeveralCaptions()
+    captions, copies = _SeveralCaptions(), _Copies()
 
     for table in verdicts:
         captions.add(table)
+        copies.add(table)
         for name, count in _value_counts(table["verdict"]):
             counts[Verdict(name)] += count
         for verdict, counter in reasons.items():
@@ -81,6 +85,7 @@ def summarise(verdicts: Iterable[pa.Table], facts: Mapping[str, Any]) -> dict[st
         "findings": passed_on.get("findings") or [],
         "broken": passed_on.get("broken") or {},
         "several_captions": captions.counts,
+        "copies": {**copies.counts(), "left_out": codes[ReasonCode.DUPLICATE.value]},
         "unreadable_reasons": reasons[Verdict.UNREADABLE].most_common(),
         "noisy_reasons": reasons[Verdict.NOISY].most_common(),
         "unjudged_reasons": reasons[Verdict.UNJUDGED].most_common(),
@@ -108,6 +113,38 @@ class _SeveralCaptions:
         _, captions = np.unique(row, return_counts=True)
         self.counts["rows"] += int((captions > 1).sum())
         self.counts["first_not_best"] += int((index[best][captions > 1] > 0).sum())
+
+
+class _Copies:
+    """Counts of copies; all groups have to be in memory."""
+
+    def __init__(self) -> None:
+        self.parts = [(np.zeros(0, np.int64),) * 3]
+        self.rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        row = self.rows + np.cumsum(np.diff(table["row"].to_numpy(), prepend=-1) != 0)
+        self.rows = int(row[-1]) if len(row) else self.rows
+        there = table["image_group"].is_valid().to_numpy()
+        image, caption = (table[name].drop_null().to_numpy() for name in ("image_group", "caption_group"))
+        self.parts.append((row[there], image, caption))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        row, image, caption = (np.concatenate(of) for of in zip(*self.parts, strict=True))
+        pair = np.arange(len(row))
+        return {
+            "images": _several(image, row),
+            "captions": _several(caption, pair),
+            "pairs": _several(pair_codes(image, caption), pair),
+        }
+
+
+def _several(group: np.ndarray, of: np.ndarray) -> dict[str, int]:
+    """How many groups have at least two different values of `of`, and how many members these have."""
+    _, first = np.unique(pair_codes(group, of), return_index=True)
+    groups, count = np.unique(group[first], return_counts=True)
+    groups = groups[count > 1]
+    return {"groups": len(groups), "pairs": int(np.isin(group, groups).sum())}
 
 
 class _Reasons:

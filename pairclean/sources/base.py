@@ -52,6 +52,11 @@ IMAGES = frozenset(
 TEXTS = frozenset(["txt", "caption", "json"])
 #: What files of shards are usually called. Where a folder has such, its other files are not looked into.
 SUFFIXES = {".parquet": "parquet", ".tar": "tar", ".npz": "npz", ".npy": "npy", ".arrow": "arrow"}
+#: What lies beside shards and is about them.
+_COMPANION = re.compile(
+    r"(?i:readme|license|licence|notice|citation).*|_SUCCESS|_metadata|_common_metadata|.*_stats\.json"
+    r"|dataset_infos?\.json|dataset_dict\.json|state\.json|.*\.truth\.parquet|.*\.py"
+)
 #: An address, also behind other protocols of fsspec (`simplecache::s3://...`).
 _REMOTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://[^:]*)?::)*[A-Za-z][A-Za-z0-9+.-]*://")
 #: What changes when a remote file does, under the names that the file systems have for it.
@@ -211,15 +216,13 @@ def absolute(path: str | Path) -> str:
     return os.path.abspath(Path(text).expanduser())
 
 
-def local_path(path: str | Path, what: str) -> Path:
-    """The absolute path on this machine; remote addresses are refused."""
-    if is_remote(path):
-        raise UserError(f"{path} is a remote address, but {what} has to be on this machine: copy it here first")
-    return Path(absolute(path))
-
-
 def parent(path: str) -> str:
-    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
+    """The folder of a file; of a chain of fsspec's (`zip://a/b.csv::s3://...`), that in the first file system."""
+    if not is_remote(path):
+        return os.path.dirname(path)
+    end = path.find("::", path.find("://"))
+    inside, chained = (path, "") if end < 0 else (path[:end], path[end:])
+    return inside.rpartition("/")[0] + chained
 
 
 def stem(path: str) -> str:
@@ -240,6 +243,11 @@ def _unpacked_name(path: str) -> str:
     """The name without the ending of a compression."""
     start, last = os.path.splitext(path)
     return start if last.lower() in (".gz", ".zst", ".bz2") else path
+
+
+def is_companion(file: str) -> bool:
+    """Whether a file is called like one that is about the shards beside it."""
+    return bool(_COMPANION.fullmatch(os.path.basename(file)))
 
 
 def listing(folder: str) -> tuple[list[str], list[str]]:

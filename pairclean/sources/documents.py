@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,6 @@ from ..pairs import UserError
 from .base import IMAGES, CorruptFile, counted_as, ending, is_remote, open_file, stamp
 from .encoding import decode, guess
 
-#: What such files are called, also with the ending of a compression behind it.
-ENDINGS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "arrow": "arrow"}
 _SEPARATORS = ("\t", ",", ";", "|")
 #: Marks of where an image stands in a text (LLaVA, Data-Juicer), which are no part of the caption.
 _MARKS = re.compile(r"\s*(?:<image>|<__dj__image>|<\|__dj__eoc\|>)\s*")
@@ -65,20 +63,18 @@ class Document:
             yield from piece.to_batches()
 
 
-def open_document(path: str, kind: str) -> Document:
-    """The table of a file; kind: one of the values of ENDINGS.  Raises CorruptFile where it cannot be read."""
-    return _opened(path, kind, stamp(path))
+def open_document(path: str) -> Document:
+    """The table of a file whose ending is one of ENDINGS.  Raises CorruptFile where it cannot be read."""
+    return _opened(path, stamp(path))
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path: str, kind: str, _: str) -> Document:
-    if kind == "arrow":
+def _opened(path: str, _: str) -> Document:
+    kind = ending(path)
+    if kind not in READERS:
         return Document(_arrow(path))
     with open_file(path) as file:
-        text = _text(path, bytes(file.read()))
-    if kind == "csv":
-        return _from_csv(path, text)
-    return _from_lines(path, text) if kind == "jsonl" else _from_json(path, text)
+        return READERS[kind](path, _text(path, bytes(file.read())))
 
 
 def _arrow(path: str) -> pa.Table:
@@ -243,3 +239,15 @@ def column_of(values: list[Any]) -> pa.Array:
         return pa.array(values)
     except (pa.ArrowException, OverflowError):
         return pa.array([None if value is None else json.dumps(value) for value in values])
+
+
+#: What makes a table of the path and the text of a file, by the ending of the file's name.
+READERS: dict[str, Callable[[str, str], Document]] = {
+    "csv": _from_csv,
+    "tsv": _from_csv,
+    "jsonl": _from_lines,
+    "ndjson": _from_lines,
+    "json": _from_json,
+}
+#: The endings of files that are read here, also with the ending of a compression behind it.
+ENDINGS = frozenset([*READERS, "arrow"])

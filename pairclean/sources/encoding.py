@@ -38,6 +38,17 @@ def decode(data: bytes, fallback: str | None = None) -> str | None:
     return text if text is not None else None if fallback is None else _decoded(data, fallback)
 
 
+def encode(text: str, like: bytes | None, fallback: str | None = None) -> bytes:
+    """The text in the encoding that `decode` finds for `like`, in `fallback` where that does not say; where this cannot
+    hold the text, in UTF-8.
+    """
+    encoding = None if like is None else _marked(like) or _utf16(like)
+    try:
+        return text.encode(encoding or fallback or "utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
 def needs_guess(data: bytes) -> bool:
     """Whether the encoding is told by nothing but what the text looks like."""
     return decode(data) is None and _marked(data) is None

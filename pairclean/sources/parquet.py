@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,10 +17,11 @@ from .base import (
     CorruptFile,
     Faults,
     UniqueIds,
+    absolute,
     counted,
     file_fingerprint,
+    is_folder,
     is_remote,
-    local_path,
     lost_row,
     parent,
     shard_names,
@@ -45,7 +46,7 @@ from .tables import (
     record_batches,
     texts,
 )
-from .values import ONE_IMAGE, from_base64, from_bytes, is_address, looks_like_image, read_inside
+from .values import ONE_IMAGE, fetch_inside, from_base64, from_bytes, is_address, is_in, looks_like_image, read_inside
 
 __all__ = ["ParquetSource", "open_parquet_source", "read_schema", "record_batches"]
 
@@ -89,7 +90,7 @@ def open_parquet_source(
     assert image is not None
     kind = image_kind(types[image])
     folders = {parent(file) for file in schemas}
-    beside = kind in ("path", "list") and roles.image_root is None and not is_remote(first)
+    beside = kind in ("path", "list") and roles.image_root is None
     if beside and len(folders) == 1:
         roles = replace(roles, image_root=folders.pop())
     check_same_roles(schemas, types, {roles.image: image_kind, roles.caption: caption_kind, roles.id: id_kind})
@@ -126,10 +127,10 @@ def _shard(name: str, path: str, faults: Faults) -> Shard:
 
 
 def _folder(path: str) -> str:
-    folder = local_path(path, "the image root")
-    if not folder.is_dir():
+    folder = absolute(path)
+    if not is_folder(folder):
         raise UserError(f"the image root {path} is not a folder: name the one that the image paths are relative to")
-    return str(folder)
+    return folder
 
 
 def _check_splits(schemas: Mapping[str, pa.Schema], roles: Roles) -> None:
@@ -182,13 +183,9 @@ def _check_paths(source: ParquetSource) -> None:
     assert image is not None
     shard = next(shard for shard in source.shards if not shard.broken)
     values = [value for value in _first_values(shard, image) if isinstance(value, str)]
-    if values and all(map(is_address, values)):
+    root = source.image_root(shard)
+    if values and all(is_address(value) and not is_in(root, value) for value in values):
         raise only_urls(shard.path, image)
-    if source.image_root(shard) is None and any(from_base64(value) is None for value in values):
-        raise UserError(
-            f"column {image!r} of {shard.path} holds paths of images, which are read from this machine only: copy them "
-            "here and name their folder with --image-root"
-        )
 
 
 def _first_values(shard: Shard, column: str) -> list[Any]:
@@ -212,26 +209,29 @@ def _evidence(shards: Sequence[Shard], role: str, root: str | None = None) -> Ca
         fits: list[bool] = []
         for shard in whole[:: max(1, -(-len(whole) // _SHARDS_LOOKED_AT))]:
             if column in read_schema(shard.path).names:
-                here = root or (None if is_remote(shard.path) else parent(shard.path))
                 values = _first_values(shard, column)
+                here = root or parent(shard.path)
                 fits += [_is_text(value) if role == "caption" else _is_image(here, value) for value in values]
         return sum(fits) / len(fits) if fits else None
 
     return share
 
 
-def _is_image(root: str | None, value: Any) -> bool:
+def _is_image(root: str, value: Any) -> bool:
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(data, bytes):
         return looks_like_image(from_bytes(data))
     path = data if isinstance(data, str) else path
     if not isinstance(path, str):
         return False
-    return from_base64(path) is not None or (root is not None and read_inside(root, path)[0] is not None)
+    return from_base64(path) is not None or read_inside(root, path)[0] is not None
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, bytes) and not looks_like_image(value) and b"\0" not in value)
+    """Whether it can be a caption: numbers, as text tables have them, cannot."""
+    if isinstance(value, str):
+        return any(map(str.isalpha, value))
+    return isinstance(value, bytes) and not looks_like_image(value) and b"\0" not in value
 
 
 def check_ids(path: str, shards: Sequence[Shard], column: str | None) -> None:
@@ -431,9 +431,9 @@ class ParquetSource:
         told = {name.lower(): texts(batch.column(name)) for name in batch.schema.names if name != self.roles.image}
         status, message = told.get("status", nothing), told.get("error_message", nothing)
         values = _image_values(batch.column(self.roles.image))
-        root = self.image_root(shard)
+        read = _reader(self.image_root(shard), values)
         for value, state, error in zip(values, status, message, strict=True):
-            image, reason = _image(value, root)
+            image, reason = _image(value, read)
             why = failed(state, error) if image is None else None
             yield image, why or reason, why is not None or reason == _NULL
 
@@ -454,7 +454,19 @@ def _image_values(column: pa.Array) -> list[Any]:
     return [path if image is None and path else image for image, path in zip(images, paths, strict=True)]
 
 
-def _image(value: Any, root: str | None) -> tuple[bytes | None, str | None]:
+_Reader = Callable[[str], tuple[bytes | None, str | None]]
+
+
+def _reader(root: str | None, values: Iterable[Any]) -> _Reader | None:
+    """What reads the image files that values name; from a remote root, all of them at once."""
+    if root is None or not is_remote(root):
+        return None if root is None else functools.partial(read_inside, root)
+    single = (value[0] if isinstance(value, list) and len(value) == 1 else value for value in values)
+    paths = [value for value in single if isinstance(value, str) and value and from_base64(value) is None]
+    return fetch_inside(root, paths).__getitem__
+
+
+def _image(value: Any, read: _Reader | None) -> tuple[bytes | None, str | None]:
     """The image that a value holds, or why it does not."""
     if isinstance(value, list):
         if len(value) != 1:
@@ -469,9 +481,9 @@ def _image(value: Any, root: str | None) -> tuple[bytes | None, str | None]:
     image = from_base64(value)
     if image is not None:
         return image, None
-    if root is None:
+    if read is None:
         return None, "no image bytes, only a path (name its folder with --image-root)"
-    return read_inside(root, value)
+    return read(value)
 
 
 def _spread(shard: Shard, count: int) -> list[tuple[int, int, int]]:

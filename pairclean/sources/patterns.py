@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from ..pairs import UserError
-from .base import exists, is_folder, listing
+from .base import exists, is_companion, is_folder, listing
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -87,4 +87,4 @@ def _globbed(path: str) -> list[str]:
             [path for found in inside for path in found[kind] if fnmatch.fnmatchcase(path.rpartition("/")[2], step)]
             for kind in (0, 1)
         )
-    return files or folders
+    return [file for file in files if not is_companion(file)] or folders or files

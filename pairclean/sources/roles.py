@@ -220,6 +220,8 @@ class _Detection:
         known = [name for name in texts if name.lower() in CAPTION_NAMES]
         never = {*ID_NAMES, *URL_NAMES, *PATH_NAMES, *OTHER_NAMES}
         others = [name for name in texts if name.lower() not in never and not name.startswith("__")]
+        if not known:
+            others = [name for name in others if self.holds_text(name) != 0]
         caption = self.one_of(known, "caption") or self.one_of(others, "caption")
         if caption is None:
             raise UserError(

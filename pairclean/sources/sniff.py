@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from .base import (
     ending,
     exists,
     head,
+    is_companion,
     is_folder,
     listing,
     parent,
@@ -37,11 +37,6 @@ from .webdataset import WebdatasetSource, open_webdataset_source
 _ARRAYS = ("npz", "npy")
 #: The kinds of files that are read as tables.
 _TABLES = ("parquet", "arrow", "table")
-#: What lies beside shards and is about them.
-_COMPANION = re.compile(
-    r"(?i:readme|license|licence|notice|citation).*|_SUCCESS|_metadata|_common_metadata|.*_stats\.json"
-    r"|dataset_infos?\.json|dataset_dict\.json|state\.json|.*\.truth\.parquet|.*\.py"
-)
 #: How many sub-folders are looked into for shards that are not read.
 _FOLDERS_LOOKED_INTO = 20
 
@@ -155,7 +150,7 @@ def _files(where: str) -> list[str]:
         found = [where] if exists(where) else matching(where) if is_pattern(where) else []
         if not found:
             raise UserError(f"{where} does not exist: name a folder of shards, one file, or a pattern in quotes")
-        found = [file for file in found if not _is_companion(file)] or found
+        found = [file for file in found if not is_companion(file)] or found
         return [file for one in found for file in (_files(one) if is_folder(one) else [one])]
     files, folders = listing(where)
     if not files and not folders:
@@ -169,16 +164,12 @@ def _files(where: str) -> list[str]:
     if metadata:
         return metadata
     # Beside pictures, JSON is about one of them each.
-    files = [file for file in files if not _is_companion(file)]
+    files = [file for file in files if not is_companion(file)]
     return [where] if _has_pairs(where) else documents or list(filter(_has_pairs, folders)) or files
 
 
 def _documents(files: Sequence[str]) -> list[str]:
-    return [file for file in files if ending(file) in ENDINGS and not _is_companion(file)]
-
-
-def _is_companion(file: str) -> bool:
-    return bool(_COMPANION.fullmatch(os.path.basename(file)))
+    return [file for file in files if ending(file) in ENDINGS and not is_companion(file)]
 
 
 def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
@@ -230,7 +221,7 @@ def _left_out(where: str, used: Container[str]) -> list[str]:
         for folder in folders[:_FOLDERS_LOOKED_INTO]
         if folder not in used and (_has_pairs(folder) or _has_shards(folder))
     ]
-    return [name for name in names if not _COMPANION.fullmatch(name)] + [f"{os.path.basename(f)}/" for f in inside]
+    return [name for name in names if not is_companion(name)] + [f"{os.path.basename(f)}/" for f in inside]
 
 
 def _kind(file: str) -> str:

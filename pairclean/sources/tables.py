@@ -80,9 +80,8 @@ def readable_batches(
 @contextmanager
 def opened(path: str) -> Iterator[pq.ParquetFile | Document]:
     """A Parquet file, or another table. Raises CorruptFile where it is broken, also inside the block."""
-    kind = ENDINGS.get(ending(path))
-    if kind is not None and head(path, 4) != b"PAR1":
-        yield open_document(path, kind)
+    if ending(path) in ENDINGS and head(path, 4) != b"PAR1":
+        yield open_document(path)
         return
     with _reading(path), open_file(path) as file:
         # Buffered, a column chunk is read page by page; otherwise the whole of it would be in memory.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import posixpath
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
-from .base import MAX_BYTES
+from .base import MAX_BYTES, file_system, is_remote, reaching
 
 #: How files of these encodings begin, and what they are called: (offset, bytes, name).
 MAGIC = (
@@ -88,8 +90,10 @@ def read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
     """A file's bytes, or the reason why not; never one outside the root, by `..`, absolute path or symbolic link.
 
     The path is relative to the root, or absolute, or a `file://` address. Back slashes separate folders where there is
-    no file of just that name.
+    no file of just that name. Of a remote root, the path is relative to it, or an address in it.
     """
+    if is_remote(root):
+        return fetch_inside(root, [path])[path]
     if is_address(path):
         return None, "the image is an address, and nothing is downloaded"
     if path.lower().startswith("file://"):
@@ -111,3 +115,40 @@ def read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
     except (OSError, ValueError) as error:
         return None, f"the image file cannot be read: {getattr(error, 'strerror', None) or error}"
     return (data, None) if data else (None, "the image file is empty")
+
+
+def fetch_inside(root: str, paths: Iterable[str]) -> dict[str, tuple[bytes | None, str | None]]:
+    """`read_inside` of several paths for a remote root, fetched side by side where its file system can.
+
+    Raises UserError where the file system cannot be reached, as nothing is then known about the images.
+    """
+    system, top = file_system(root)
+    found: dict[str, tuple[bytes | None, str | None]] = {}
+    places: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        if is_address(path) and not is_in(root, path):
+            found[path] = None, "the image is an address, and nothing is downloaded"
+            continue
+        relative = path[len(root.rstrip("/")) + 1 :] if is_in(root, path) else path.replace("\\", "/")
+        inside = posixpath.normpath(relative)
+        if inside.startswith(("/", "..")) or path.lower().startswith("file://") or _WINDOWS.match(path):
+            found[path] = None, "the image path leaves the image root"
+        else:
+            places[path] = f"{top.rstrip('/')}/{inside}"
+    with reaching(root):
+        fetched = system.cat_ranges(list(places.values()), None, None, on_error="return")
+        for path, data in zip(places, fetched, strict=True):
+            if isinstance(data, FileNotFoundError | IsADirectoryError):
+                found[path] = None, "there is no image file of that path"
+            elif isinstance(data, Exception):
+                raise data
+            elif len(data) > MAX_BYTES:
+                found[path] = None, "the image file is too large"
+            else:
+                found[path] = (bytes(data), None) if data else (None, "the image file is empty")
+    return found
+
+
+def is_in(root: str | None, address: str) -> bool:
+    """Whether an address is that of something in a remote folder."""
+    return root is not None and is_remote(root) and address.startswith(f"{root.rstrip('/')}/")

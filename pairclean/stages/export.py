@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from ..embed import Embeddings
 from ..execution import Execution
-from ..export import Destination, Writer, kept_pairs, open_writer
+from ..export import Copies, Destination, Writer, kept_pairs, open_writer
 from ..export import verdict_tables as tables_of
 from ..files import written_whole
 from ..pairs import UserError
 from ..run import Run
-from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_rematches
+from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
 from ..sources import Source
 
@@ -32,13 +32,10 @@ def export(run: Run, execution: Execution) -> None:
     with own if run.writer is None else nullcontext(run.writer) as writer:
         place = None if config.cleaned_to is None else _begun(run, Destination(config.cleaned_to), source, writer)
         for i, (shard, table) in enumerate(zip(source.shards, verdict_tables(run, emb), strict=True)):
-            start, stop = (int(offset) for offset in emb.shard_offsets[i : i + 2])
             with written_whole(verdicts / f"{shard.name}.parquet") as file:
                 pq.write_table(table, file)
             if not shard.broken:
-                donor = np.asarray(partner[start:stop])
-                kept = kept_pairs(table, start=start, donor=donor, best=config.captions == "best")
-                writer.write(shard, kept, cleaned)
+                writer.write(shard, _kept(run, emb, i, table, partner), cleaned)
             if place is not None:
                 place.copy(verdicts / f"{shard.name}.parquet", f"verdicts/{shard.name}.parquet")
                 if config.to != "uids":  # which are joined at the end
@@ -72,11 +69,34 @@ def _begun(run: Run, place: Destination, source: Source, writer: Writer) -> Dest
 
 def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
     """The verdicts of each shard in order, `pairs.VERDICT_SCHEMA`, from what the earlier stages found."""
-    tables = (emb.pair_table(shard) for shard in emb.shard_names)
-    pair_ids = _PairIds(run).of
-    readable = int(emb.readable.sum())
-    found = open_judgement(run), open_rematches(run), open_faults(run)
-    return tables_of(tables, *found, readable=readable, pair_ids=pair_ids, captions=emb.captions)
+    pair_ids, readable, one_per = _PairIds(run).of, int(emb.readable.sum()), run.config.deduplicate
+    judgement, rematches, faults = open_judgement(run), open_rematches(run), open_faults(run)
+    copies = Copies.of(open_learned(run), faults)
+
+    def tables(kept_instead: np.ndarray | None = None) -> Iterator[pa.Table]:
+        return tables_of(
+            (emb.pair_table(shard) for shard in emb.shard_names),
+            judgement,
+            rematches,
+            faults,
+            copies,
+            readable=readable,
+            pair_ids=pair_ids,
+            captions=emb.captions,
+            kept_instead=kept_instead,
+        )
+
+    if one_per == "none":
+        return tables()
+    kept = [_kept(run, emb, shard, table, rematches.partner) for shard, table in enumerate(tables())]
+    return tables(copies.kept_instead(pa.concat_tables(kept).select(["pair", "donor", "probability"]), one_per))
+
+
+def _kept(run: Run, emb: Embeddings, shard: int, verdicts: pa.Table, partner: np.ndarray) -> pa.Table:
+    """The pairs of a shard that `cleaned/` has."""
+    start, stop = (int(offset) for offset in emb.shard_offsets[shard : shard + 2])
+    donor = np.asarray(partner[start:stop])
+    return kept_pairs(verdicts, start=start, donor=donor, best=run.config.captions == "best")
 
 
 class _PairIds:

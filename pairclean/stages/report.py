@@ -82,6 +82,7 @@ def report(run: Run, execution: Execution) -> None:
     }
     content = summarise(run.verdict_tables(), facts)
     content["notes"] += _several_captions(content["several_captions"], best=config.captions == "best")
+    content["notes"] += _left_out(content["copies"]["left_out"], config.deduplicate)
     write_json(run.path / "report.json", content)
     picks = choose_gallery(run.verdict_tables(), flag_below=rematched.flag_below)
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
@@ -157,6 +158,12 @@ def _several_captions(counts: dict[str, int], *, best: bool) -> list[str]:
     if best and counts["besides_best"]:
         notes.append(f"cleaned/ leaves out {counts['besides_best']:,} captions that were kept besides a likelier one.")
     return notes
+
+
+def _left_out(count: int, one_per: str) -> list[str]:
+    """What `--deduplicate` leaves out."""
+    what = {"none": "", "image": "picture", "pair": "picture and caption"}[one_per]
+    return [f"cleaned/ leaves out {count:,} pairs: of copies of one {what}, one pair is kept."] if what else []
 
 
 def _calibration_check(judged: Judgement, rematched: Rematches, faults: Faults) -> dict[str, Any] | None:

@@ -218,3 +218,16 @@ def test_a_column_that_is_no_unicode(tmp_path: Path, source: Path) -> None:
     number = dict(zip(read(source)["key"].to_pylist(), read(source)["n"].to_pylist(), strict=True))
     assert (truth["key"].map(number) == truth["caption_key"].map(number)).all()
     assert planted.moved == 30
+
+
+def test_tables_in_several_folders_are_planted_one_by_one(tmp_path: Path) -> None:
+    """Their image paths are relative to each, and the copy is one folder."""
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        (tmp_path / "in" / name / f"{name}.csv").write_text("image,caption\n" + "0.png,a\n0.png,b\n")
+    with pytest.raises(UserError, match="tables in several folders"):
+        plant(f"{tmp_path}/in/*/*.csv", tmp_path / "out", rate=1)
+    assert not (tmp_path / "out").exists()
+    planted = plant(tmp_path / "in" / "a", tmp_path / "out", rate=1)
+    assert (planted.pairs, planted.image_root) == (2, str(tmp_path / "in" / "a"))

@@ -203,6 +203,16 @@ def test_a_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:
     assert found["first_caption"][:30] in shown
 
 
+def test_a_dry_run_says_what_is_broken(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for file in shards.glob("*.parquet"):
+        (tmp_path / "in" / file.name).write_bytes(file.read_bytes()[: 1000 if file.stem == "00001" else None])
+    arguments = ("clean", tmp_path / "in", tmp_path / "run", "--model", "hog-tfidf", "--dry-run")
+    found = json.loads(invoke(*arguments, "--json").stdout)
+    assert list(found["broken"]) == [str(tmp_path / "in" / "00001.parquet")]
+    assert "broken" in invoke(*arguments).stdout
+
+
 def test_flags_override_the_recipe(finished: Path, shards: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('model = "hog-tfidf"\nlimit = 50\nworkers = 1\n')
@@ -246,6 +256,32 @@ def test_an_interrupt_says_how_to_resume(shards: Path, tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "interrupted: run the same command again to resume"
     assert "Traceback" not in said
     assert json.loads((run / "manifest.json").read_text())["config"]["model"] == "hog-tfidf"
+
+
+def test_an_interrupt_that_comes_out_as_another_error(tmp_path: Path) -> None:
+    """As within the import of a compiled module, which swallows it and is then damaged."""
+    code = """if True:
+        import os, signal, sys, time
+        from pairclean import pipeline
+        from pairclean_cli.main import main
+        def clean(*_, **__):
+            if sys.argv[-1] == "--quiet":
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(60)
+                except KeyboardInterrupt:
+                    pass
+            raise ImportError("cannot load module more than once per process")
+        pipeline.clean = clean
+        main()
+    """
+    command = [sys.executable, "-c", code, "clean", str(tmp_path), str(tmp_path / "run")]
+    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: run the same command again to resume\n"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ImportError: cannot load module more than once per process"
 
 
 def test_a_reader_that_has_had_enough_is_no_error(finished: Path) -> None:

@@ -200,14 +200,16 @@ def test_views_become_plain_types(tmp_path):
     assert table.to_pydict() == {"jpg": [PNGS[0], PNGS[2]], "caption": ["a", "new s:2"], "more": [["x"], ["y", "z"]]}
 
 
-def test_the_original_of_a_caption_in_another_encoding_is_text(tmp_path, export):
+def test_a_new_caption_has_the_encoding_of_the_others(tmp_path, export):
     texts = ["赤いドレスの写真", "黒い革の靴と帽子", "白いシャツを着た人", "青い空と海"]
     captions = pa.array([text.encode("shift_jis") for text in texts], pa.binary())
     pq.write_table(pa.table({"jpg": [b"\xff\xd8\xff"] * 4, "caption": captions}), tmp_path / "a.parquet")
     export(open_source(tmp_path), ["rematched", *["clean"] * 3], tmp_path / "out")
     written = pq.read_table(tmp_path / "out" / "a.parquet")
     assert written["pairclean_original_caption"].to_pylist() == [texts[0], None, None, None]
-    assert written["caption"].to_pylist() == [texts[1].encode(), *(text.encode("shift_jis") for text in texts[1:])]
+    assert written["caption"].to_pylist() == [text.encode("shift_jis") for text in (texts[1], *texts[1:])]
+    again = open_source(tmp_path / "out")
+    assert [row.captions[0] for row in again.rows(again.shards[0])] == [texts[1], *texts[1:]]
 
 
 def test_captions_that_are_not_utf8_stay_as_they_are(tmp_path):

@@ -294,8 +294,21 @@ def test_captions_stored_as_bytes_stay_bytes(tmp_path: Path, export) -> None:
     export(source, ["rematched", "rematched", "clean"], tmp_path / "out")
     written = pq.read_table(tmp_path / "out" / "0.parquet")
     assert written.schema.field("caption").type == pa.binary()
-    assert written["caption"].to_pylist() == ["zwö".encode(), b"three", b"three"]
+    assert written["caption"].to_pylist() == ["zwö".encode("cp1252"), b"three", b"three"]
     assert written["pairclean_original_caption"].to_pylist() == ["one", "zwö", None]
+
+
+def test_a_new_text_has_the_encoding_of_the_one_that_it_replaces(tmp_path: Path, export) -> None:
+    texts = ["ein Bär", "zwei Bären", "drei Bären im Wald"]
+    encodings = ["utf-16", "utf-8", "utf-8-sig"]
+    (tmp_path / "in").mkdir()
+    for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        (tmp_path / "in" / f"{i}.jpg").write_bytes(picture(str(i)))
+        (tmp_path / "in" / f"{i}.txt").write_bytes(text.encode(encoding))
+    export(open_source(tmp_path / "in"), ["rematched", "rematched", "clean"], tmp_path / "out")
+    found = [(tmp_path / "out" / "in" / f"{i}.txt").read_bytes() for i in range(3)]
+    new = [texts[1], texts[2], texts[2]]
+    assert found == [text.encode(encoding) for text, encoding in zip(new, encodings, strict=True)]
 
 
 def test_a_cleaned_folder_is_a_folder(tmp_path: Path, export) -> None:

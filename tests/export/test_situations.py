@@ -268,3 +268,22 @@ def test_a_tar_and_its_twin(tmp_path: Path, export: Callable[..., list[str]]) ->
         "parquet", data_files=str(tmp_path / "out" / "in.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert again["caption"][:] == CAPTIONS
+
+
+@pytest.mark.parametrize("written", ["files", "webdataset", "parquet"])
+def test_what_img2dataset_wrote_is_written_like_that(
+    written: str, tmp_path: Path, export: Callable[..., list[str]]
+) -> None:
+    home = Path(__file__).parents[1] / "sources" / "img2dataset" / written
+    source = open_source(home)
+    words = ["clean", "noisy", *["clean"] * 5, "unreadable"]
+    export(source, words, tmp_path / "out")
+    again = open_source(tmp_path / "out")
+    kept = [row for shard in again.shards for row in again.rows(shard)]
+    before = [row for shard in source.shards for row in source.rows(shard)]
+    assert [(row.id, row.captions, row.image) for row in kept] == [
+        (row.id, row.captions, row.image) for row, word in zip(before, words, strict=True) if word == "clean"
+    ]
+    table, names = pq.read_table(tmp_path / "out" / "00000.parquet"), pq.read_schema(home / "00000.parquet").names
+    assert table.column_names[: len(names)] == names
+    assert table["number"].to_pylist() == [0, 2, 3, 4]

@@ -41,6 +41,9 @@ def test_the_five_verdicts() -> None:
         fault=objects(None, "captions moved", None, None, None),
         unjudged=objects(*["too few"] * 5),
         unjudged_code=ReasonCode.TOO_FEW_PAIRS,
+        image_group=np.array([7, 8, 7, 0, -9]),
+        caption_group=np.arange(5),
+        kept_instead=objects("p2", None, None, None, None),
         flag_below=0.5,
     )
     table = verdict_table(pairs, found)
@@ -54,8 +57,11 @@ def test_the_five_verdicts() -> None:
     assert table["rematch_pair_id"].to_pylist() == [None, "p2", None, None, None]
     assert table["rematch_caption"].to_pylist() == [None, "y", None, None, None]
     assert table["rematch_probability"].to_pylist() == [None, 0.75, None, None, None]
-    assert table["reason"].to_pylist() == [None, "captions moved", NO_PARTNER, "bad", "too few"]
-    codes = [None, "shifted", "no_partner", "unreadable_image", "too_few_pairs"]
+    instead = "its picture is that of p2, which is kept instead"
+    assert table["reason"].to_pylist() == [instead, "captions moved", NO_PARTNER, "bad", "too few"]
+    assert table["image_group"].to_pylist() == [7, 8, 7, None, -9]
+    assert table["caption_group"].to_pylist() == [0, 1, 2, None, 4]
+    codes = ["duplicate", "shifted", "no_partner", "unreadable_image", "too_few_pairs"]
     assert table["reason_code"].to_pylist() == codes
     assert table["noise_kind"].to_pylist() == [None] * 5
 
@@ -63,7 +69,10 @@ def test_the_five_verdicts() -> None:
 def test_a_shard_without_pairs() -> None:
     none, floats = objects(), np.zeros(0, np.float32)
     code = ReasonCode.ENCODER_CANNOT_TELL
-    found = Findings(np.zeros(0), floats, floats, none, none, floats, none, none, none, none, code, 0.5)
+    groups = np.zeros(0, np.int64)
+    found = Findings(
+        np.zeros(0), floats, floats, none, none, floats, none, none, none, none, code, groups, groups, none, 0.5
+    )
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()
 
 
@@ -84,6 +93,9 @@ def test_reason_codes_say_what_is_wrong_with_a_pair() -> None:
         fault=objects(*[None] * 7, "captions moved"),
         unjudged=objects(*["the encoder cannot tell"] * 8),
         unjudged_code=ReasonCode.ENCODER_CANNOT_TELL,
+        image_group=np.arange(8),
+        caption_group=np.arange(8),
+        kept_instead=objects(*[None] * 8),
         flag_below=0.5,
     )
     verdicts = verdict_table(table, found)

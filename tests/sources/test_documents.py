@@ -83,6 +83,19 @@ def test_csv(home: Path, ending: str, how: str, name: str, separator: str) -> No
     assert source.shards[0].name == "a"
 
 
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_csv_as_open_clip_reads_it(home: Path, monkeypatch: pytest.MonkeyPatch, separator: str) -> None:
+    """Written by pandas, which open_clip reads its CSV files with."""
+    pandas, data = pytest.importorskip("pandas"), pytest.importorskip("open_clip_train.data")
+    frame = pandas.DataFrame({"filepath": [f"img/{i}.png" for i in range(6)], "title": CAPTIONS})
+    frame.to_csv(home / "a.csv", sep=separator, index=False)
+    monkeypatch.chdir(home)  # its paths are relative to the working directory
+    theirs = data.CsvDataset("a.csv", lambda image: image.getpixel((0, 0)), "filepath", "title", separator, list)
+    found = pairs(open_source(home / "a.csv"))
+    assert found == EXPECTED
+    assert [(theirs[i][0][0], "".join(theirs[i][1])) for i in range(6)] == list(enumerate(CAPTIONS))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_csv_as_spreadsheets_write_it(home: Path, encoding: str) -> None:
     text = "image,caption\r\n" + "".join(f"img/{i}.png,crème brûlée à emporter n° {i}\r\n" for i in range(6))
@@ -128,8 +141,21 @@ def test_coco_captions(home: Path) -> None:
     assert source.many
     assert [(row.id, row.image) for row in rows] == [(str(10 + i), PICTURES[i]) for i in range(6)]
     assert [row.captions for row in rows] == [(f"{c} {i}", f"{c} {i + 6}") for i, c in enumerate(CAPTIONS)]
+    coco = pytest.importorskip("pycocotools.coco").COCO(str(home / "captions.json"))
+    assert [tuple(note["caption"] for note in coco.loadAnns(coco.getAnnIds(int(row.id)))) for row in rows] == [
+        row.captions for row in rows
+    ]
     (home / "other.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     assert "'file_name' is missing" in refusal(home / "other.json")
+
+
+def test_a_column_of_numbers_is_no_caption(home: Path) -> None:
+    (home / "a.csv").write_text("image,width\n" + "".join(f"img/{i}.png,{24 + i}\n" for i in range(6)))
+    assert "has no column that looks like a caption" in refusal(home / "a.csv")
+    source = open_source(home / "a.csv", Columns(caption="width"))
+    assert pairs(source) == [(data, str(24 + i)) for i, data in enumerate(PICTURES)]
+    (home / "b.csv").write_text("image,width,said\n" + "".join(f"img/{i}.png,24,so {i}\n" for i in range(6)))
+    assert pairs(open_source(home / "b.csv"))[0] == (PICTURES[0], "so 0")
 
 
 def test_what_is_no_pair_in_json_is_said(home: Path) -> None:
@@ -174,6 +200,18 @@ def test_what_datasets_saves_to_disk(tmp_path: Path) -> None:
     assert pairs(source) == EXPECTED
     assert (source.layout, len(source.shards), source.notes) == ("huggingface", 2, {})
     assert source.image(source.shards[1], 0) == PICTURES[3]
+
+
+def test_the_splits_that_datasets_saves_to_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = [{"image": {"bytes": data, "path": None}, "text": text} for data, text in EXPECTED]
+    splits = {"train": rows[:4], "test": rows[4:]}
+    saved = {name: datasets.Dataset.from_list(part, features=features) for name, part in splits.items()}
+    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "saved"))
+    assert "'/" in refusal(tmp_path / "saved")  # a pattern
+    for pattern in ("*", "*/*", "{test,train}"):
+        assert pairs(open_source(f"{tmp_path}/saved/{pattern}")) == EXPECTED[4:] + EXPECTED[:4]
 
 
 def test_an_arrow_file_of_wrong_offsets_is_refused(tmp_path: Path) -> None:

@@ -197,6 +197,16 @@ def test_every_member_is_accounted_for(tmp_path: Path, names: list[tuple[str, st
 # --- encodings --------------------------------------------------------------------------------------------------------
 
 
+def test_a_text_is_encoded_like_another() -> None:
+    for kind in ("utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "cp1252"):
+        fallback = "cp1252" if kind == "cp1252" else None
+        written = encoding.encode("crème", "brûlée".encode(kind), fallback)
+        assert written == "crème".encode(kind)
+        assert encoding.decode(written, fallback) == "crème"
+    assert encoding.encode("крем", b"plain", "cp1252") == "крем".encode()
+    assert encoding.encode("\ud800", None) == b"\xed\xa0\x80"
+
+
 def test_captions_of_other_encodings(tmp_path: Path) -> None:
     texts = [f"Une robe d'été n° {i}, crème brûlée" for i in range(24)]
     kinds = ["utf-8-sig", "utf-16", "utf-8", "cp1252", "utf-16-le", "utf-32"]

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import tarfile
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -172,18 +171,50 @@ def test_a_network_that_fails_is_no_broken_file(monkeypatch):
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 
-def test_images_by_path_are_local(tmp_path):
-    put("memory://bucket/a.parquet", table({"caption": ["x"], "image_path": ["a.png"]}))
+def images(address: str, **named: str) -> list[tuple[bytes | None, str | None]]:
+    source = open_source(address, Columns(**named))
+    return [(row.image, row.reason) for shard in source.shards for row in source.rows(shard)]
+
+
+def test_images_by_path_lie_beside_the_table_or_in_the_image_root(remote, tmp_path):
+    for place in ("a.png", "deep/b[1].png", "deep/empty.png"):
+        put(f"{remote}/{place}", b"" if "empty" in place else png(3))
+    paths = ["a.png", "./deep/b[1].png", "deep\\b[1].png", "c.png", "deep/empty.png", "../x/a.png", "/etc/hosts"]
+    put(f"{remote}/t.csv", "\n".join(["image,caption", *(f"{path},x" for path in paths)]).encode())
+    none, leaves = "there is no image file of that path", "the image path leaves the image root"
+    told = [(png(3), None)] * 3 + [(None, none), (None, "the image file is empty"), (None, leaves)]
+    if "file://" in remote:  # a folder of this machine like any other
+        leaves = "the image path is absolute and leaves the image root"
+    assert images(f"{remote}/t.csv") == [*told, (None, leaves)]
+    put(f"{remote}/tables/t.parquet", table({"caption": ["x", "y"], "image_path": ["a.png", f"{remote}/a.png"]}))
+    assert images(f"{remote}/tables/t.parquet", image_root=remote) == [(png(3), None)] * 2
+    put(f"{remote}/tables/t.parquet", table({"caption": ["x"], "images": [["a.png"]]}))
+    assert images(f"{remote}/tables/t.parquet", image_root=remote, image="images") == [(png(3), None)]
+    with pytest.raises(UserError, match="is not a folder"):
+        images(f"{remote}/tables/t.parquet", image_root=f"{remote}/nothing")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.png").write_bytes(png(4))
+    assert images(f"{remote}/tables/t.parquet", image_root=str(tmp_path / "here")) == [(png(4), None)]
+
+
+def test_images_by_path_in_a_network_that_fails(monkeypatch):
+    put("memory://bucket/t.csv", b"image,caption\na.png,x\n")
+    put("memory://bucket/a.png", png(3))
+    system = type(fsspec.filesystem("memory"))
     try:
-        with pytest.raises(UserError, match="copy them here"):
-            open_source("memory://bucket")
-        with pytest.raises(UserError, match="on this machine"):
-            open_source("memory://bucket", Columns(image_root="s3://bucket"))
-        Path(tmp_path / "a.png").write_bytes(png(3))
-        source = open_source("memory://bucket", Columns(image_root=str(tmp_path)))
-        assert [row.image for row in source.rows(source.shards[0])] == [png(3)]
+        source = open_source("memory://bucket/t.csv")
+        monkeypatch.setattr(system, "cat_file", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
+        with pytest.raises(UserError, match="cannot reach memory://bucket: connection lost"):
+            list(source.rows(source.shards[0]))
     finally:
+        monkeypatch.undo()
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_the_folder_of_a_file_in_a_chain():
+    assert base.parent("zip://deep/a.csv::s3://bucket/x.zip") == "zip://deep::s3://bucket/x.zip"
+    assert base.parent("simplecache::s3://bucket/deep/a.csv") == "simplecache::s3://bucket/deep"
+    assert base.parent("http://host:8000/deep/a.csv") == "http://host:8000/deep"
 
 
 def test_folders_patterns_and_compressed_files(remote):
