@@ -24,9 +24,19 @@ By = Annotated[
     list[str] | None,
     typer.Option(
         "--by",
-        help="Group by a column of the source, by 'shard', or by 'domain' (of the column 'url'). Given twice, by each "
-        "combination of the two.",
+        help="Group by a column of the source, by 'shard', by 'domain' (of the column 'url'), or by 'kind' or "
+        "'picture_kind', which the judge found. Given twice, by each combination of the two.",
         metavar="COLUMN",
+    ),
+]
+Worst = Annotated[
+    int | None,
+    typer.Option(
+        "--worst",
+        help="Show at most N slices whose mismatch rate far exceeds that of the rest, over all columns, kinds, and "
+        "combinations of two.",
+        metavar="N",
+        min=1,
     ),
 ]
 Against = Annotated[Path | None, typer.Option("--against", help="Compare with another run.", metavar="RUN2")]
@@ -51,6 +61,7 @@ def audit(
     run: RunPath,
     console: Console,
     by: By = None,
+    worst: Worst = None,
     against: Against = None,
     fail_above: FailAbove = None,
     output: Output = None,
@@ -62,12 +73,22 @@ def audit(
 
     if output is not None and output.suffix.lower() not in _FORMATS:
         raise UserError(f"{output} has no known format: end its name in .csv, .parquet or .json")
+    if worst is not None and (by or against is not None or output is not None):
+        raise UserError("--worst looks at all columns of one run: leave out --by, --against and --output")
     if output is not None and not by:
         raise UserError("--output writes groups, and there are none: name a column to group by with --by")
-    found = audit_run(Run.open(run), by or (), against=None if against is None else Run.open(against))
+    opened = Run.open(run)
+    found = audit_run(opened, by or (), against=None if against is None else Run.open(against))
     if output is not None:
         _write(found, output)
-    console.print(found.to_json(), lambda: _summary(found, output))
+    if worst is None:
+        console.print(found.to_json(), lambda: _summary(found, output))
+    else:
+        from pairclean.review.columns import Columns
+        from pairclean.review.slices import slices
+
+        where = [one.to_json() for one in slices(Columns(opened), most=worst)]
+        console.print({**found.to_json(), "worst": where}, lambda: _slices(found, where))
     rate = found.whole["estimate"]
     if fail_above is not None and (rate is None or rate > fail_above):
         if rate is None:
@@ -119,6 +140,28 @@ def _summary(found: Audit, output: Path | None) -> RenderableType:
     if output and found.groups is not None and len(found.groups) <= _SHOWN:
         parts.append(Text(f"written to {safe(output)}", style="dim"))
     return Padding(Group(*parts), (1, 0, 0, 0))
+
+
+def _slices(found: Audit, where: list[dict[str, Any]]) -> RenderableType:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from .text import percent, safe
+
+    if not where:
+        none = "No part of the data has a mismatch rate that far exceeds that of the rest."
+        return Padding(Group(_headline(found.whole), "", none), (1, 0, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("where", overflow="fold", min_width=20)
+    for name in ("pairs", "rate", "interval", "the rest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in where:
+        name = " and ".join(f"{column} {value}" for column, value in row["where"].items())
+        interval = _interval(row["low"], row["high"]).strip(" ()")
+        table.add_row(Text(safe(name)), f"{row['pairs']:,}", percent(row["rate"]), interval, percent(row["rest"]))
+    return Padding(Group(_headline(found.whole), "", table), (1, 0, 0, 0))
 
 
 def _headline(whole: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ VERDICTS = {
     "unreadable": ("magenta", "left out, cannot be read"),
 }
 _BAR = 16  # characters
+_FINDINGS = 3  # shown
 
 
 def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
     """The report of a run, as in `report.json`.  run: its directory."""
     parts: list[RenderableType] = [_headline(report), "", _verdicts(report), ""]
-    parts += [Text("fault: " + safe(finding["sentence"]), style="yellow") for finding in report["findings"]]
-    parts += ["", _facts(report)] if report["findings"] else [_facts(report)]
+    parts += _findings(report["findings"])
+    parts += [_facts(report)]
     parts += [Text("note: " + safe(note), style="dim") for note in report["notes"]]
     elsewhere = report.get("cleaned_to")
     cleaned = run / "cleaned" if elsewhere is None else f"{elsewhere}/cleaned"
@@ -36,6 +37,21 @@ def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
         ("cleaned data", cleaned), ("every verdict", run / "verdicts"), ("the report", run / "report.html")
     )
     return Padding(Group(*parts, "", files), (1, 0, 0, 0))
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The first of them, each with the command to run next."""
+    if not findings:
+        return []
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+    table.add_column(no_wrap=True, style="yellow")
+    table.add_column(overflow="fold")
+    for number, finding in enumerate(findings[:_FINDINGS], 1):
+        sentence = Text(safe(finding["sentence"]), style="yellow")
+        table.add_row(f"{number}.", sentence.append("\n" + safe(finding["command"]), style="dim"))
+    more = len(findings) - _FINDINGS
+    rest = [Text(f"and {more} more in the report", style="dim")] if more > 0 else []
+    return [table, *rest, ""]
 
 
 def _headline(report: Mapping[str, Any]) -> Text:

@@ -30,6 +30,7 @@ score higher than random re-pairings. All rates, the overall one too, are then l
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,7 +44,7 @@ _NORMAL = 1.959964  # the 97.5% quantile of the normal distribution
 SMALL = 50
 
 _LOG_ODDS = 14.0  # evidence beyond this is clipped
-_BINS = 560
+BINS = 560  # of the log odds of being clean
 _UNJUDGED, _UNREADABLE = -1, -2  # used in place of a bin
 _CELLS = 256
 _FEWEST_CELLS = 32  # the posterior has to spread over at least this many
@@ -80,15 +81,50 @@ def tally(groups: pd.DataFrame, clean_probability: np.ndarray, unreadable: np.nd
     Returns one column for each of `groups`, named by its position (0, ...), then `bin` and `pairs` (int64).  Memory
     grows with the number of groups, not of pairs.
     """
-    p = np.clip(np.nan_to_num(clean_probability.astype(np.float64), nan=0.5), 1e-9, 1 - 1e-9)
-    log_odds = np.clip(np.log(p) - np.log1p(-p), -_LOG_ODDS, _LOG_ODDS)
-    place = np.minimum((log_odds + _LOG_ODDS) * (_BINS / (2 * _LOG_ODDS)), _BINS - 1).astype(np.int64)
-    place = np.where(np.isnan(clean_probability), _UNJUDGED, place)
-    place = np.where(unreadable, _UNREADABLE, place)
+    place = np.where(unreadable, _UNREADABLE, evidence_bins(clean_probability))
     codes, values = zip(*(_numbered(groups[name]) for name in groups), strict=True)
     frame = pd.DataFrame(dict(enumerate(codes))).assign(bin=place)
     counts = frame.groupby(list(frame.columns), sort=False).size().reset_index(name="pairs")
     return _named(counts, range(len(codes)), values)
+
+
+def evidence_bins(clean_probability: np.ndarray) -> np.ndarray:
+    """(n,) int64 in [0, BINS), the bin of the log odds of being clean; -1 for NaN (not judged)."""
+    p = np.clip(np.nan_to_num(clean_probability.astype(np.float64), nan=0.5), 1e-9, 1 - 1e-9)
+    log_odds = np.clip(np.log(p) - np.log1p(-p), -_LOG_ODDS, _LOG_ODDS)
+    place = np.minimum((log_odds + _LOG_ODDS) * (BINS / (2 * _LOG_ODDS)), BINS - 1).astype(np.int64)
+    return np.where(np.isnan(clean_probability), _UNJUDGED, place)
+
+
+def bin_probabilities() -> np.ndarray:
+    """(BINS,) the clean probability at the centre of each bin."""
+    from scipy.special import expit
+
+    probability: np.ndarray = expit(_log_odds())
+    return probability
+
+
+def rate_likelihood(counts: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    """(c,) mismatch rates in ascending order, and (g, c) the log-likelihood of each in each group.
+
+    counts: (g, BINS), pairs of each group by `evidence_bins`.  prior: as in `audit`.
+    """
+    edges = _edges()
+    likelihood: np.ndarray = counts @ _log_likelihood_of_bins(prior)
+    return (edges[:-1] + edges[1:]) / 2, likelihood
+
+
+def group_rates(counts: np.ndarray, *, prior: float, whole: Mapping[str, Any]) -> np.ndarray:
+    """(g, 3) the rate of each group, low and high, as in `audit`.  counts: (g, BINS), at least one pair in each group.
+
+    Raises ValueError if a group is empty.
+    """
+    from scipy.sparse import csr_array
+
+    if not (counts.sum(1) > 0).all():
+        raise ValueError("a group has no judged pair")
+    counted = csr_array(counts.astype(np.float64))
+    return _rates(counted, prior, whole["estimate"], _shared_error(whole, int(counts.sum())))
 
 
 def _numbered(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +202,7 @@ def audit(
 def _counted(code: np.ndarray, bins: np.ndarray, pairs: np.ndarray, groups: int) -> Any:
     from scipy.sparse import csr_array
 
-    return csr_array((pairs.astype(np.float64), (code, bins)), shape=(groups, _BINS))
+    return csr_array((pairs.astype(np.float64), (code, bins)), shape=(groups, BINS))
 
 
 def _shared_error(whole: Mapping[str, Any], pairs: int) -> float:
@@ -178,13 +214,11 @@ def _shared_error(whole: Mapping[str, Any], pairs: int) -> float:
 def _rates(counts: Any, prior: float, rate: float, shared: float) -> np.ndarray:
     """(g, 3) estimate, low and high of each group's rate.
 
-    counts: sparse (g, _BINS) float64, pairs by bin of the log odds of being clean.  rate: the overall mismatch rate.
+    counts: sparse (g, BINS) float64, pairs by bin of the log odds of being clean.  rate: the overall mismatch rate.
     shared: standard error, in log odds, that all groups have in common.
     """
-    log_odds = (np.arange(_BINS) + 0.5) * (2 * _LOG_ODDS / _BINS) - _LOG_ODDS
-    ratio = np.exp(log_odds + np.log(prior) - np.log1p(-prior))
+    ratio, edges = _ratio(prior), _edges()
     centre = float(np.clip(rate, 0.005, 0.995))
-    edges = np.sin(np.linspace(0, np.pi / 2, _CELLS + 1)) ** 2  # finer near 0 and 1, where rates are known more closely
     likelihood = counts @ _log_mixture(edges, ratio).T
     scaled = np.exp(likelihood - likelihood.max(1, keepdims=True))
     priors = np.stack([_prior(edges, centre, s) for s in _STRENGTHS], axis=1)
@@ -199,8 +233,31 @@ def _rates(counts: Any, prior: float, rate: float, shared: float) -> np.ndarray:
     return np.stack([mean, np.maximum(low - half, 0.0), np.minimum(high + half, 1.0)], axis=1)
 
 
+@lru_cache(maxsize=4)
+def _log_likelihood_of_bins(prior: float) -> np.ndarray:
+    """(BINS, _CELLS) float64, of a pair in each bin for each rate."""
+    return _log_mixture(_edges(), _ratio(prior)).T
+
+
+def _ratio(prior: float) -> np.ndarray:
+    """(BINS,) the likelihood ratio L at the centre of each bin."""
+    ratio: np.ndarray = np.exp(_log_odds() + np.log(prior) - np.log1p(-prior))
+    return ratio
+
+
+def _log_odds() -> np.ndarray:
+    """(BINS,) the centres of the bins."""
+    return (np.arange(BINS) + 0.5) * (2 * _LOG_ODDS / BINS) - _LOG_ODDS
+
+
+def _edges() -> np.ndarray:
+    """(_CELLS + 1,) rates from 0 to 1, finer near 0 and 1, where rates are known more closely."""
+    edges: np.ndarray = np.sin(np.linspace(0, np.pi / 2, _CELLS + 1)) ** 2
+    return edges
+
+
 def _log_mixture(edges: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """log(r + (1 - r) L) at the centres of the cells, (cells, _BINS)."""
+    """log(r + (1 - r) L) at the centres of the cells, (cells, BINS)."""
     r = (edges[:-1] + edges[1:])[:, None] / 2
     return np.log(r + (1 - r) * ratio)
 

@@ -97,6 +97,27 @@ def choose_gallery(verdicts: Iterable[pa.Table], *, each: int = 24, flag_below: 
     return [pick for section in SECTIONS for pick in best[section].picks()]
 
 
+def finding_section(number: int) -> str:
+    """The section of the pairs that show a finding."""
+    return f"finding {number}"
+
+
+def pick_examples(verdicts: Iterable[pa.Table], examples: Sequence[np.ndarray]) -> list[Pick]:
+    """The pairs that show each finding, in sections of `finding_section`.
+
+    verdicts: as in `choose_gallery`.  examples: for each finding (n,) int64 pairs, by their place in all verdicts.
+    """
+    picks: dict[tuple[int, int], Pick] = {}
+    start = 0
+    for table in verdicts:
+        for number, rows in enumerate(examples):
+            for row in rows[(rows >= start) & (rows < start + len(table))].tolist():
+                values = table.slice(row - start, 1).to_pylist()[0]
+                picks[number, row] = Pick(section=finding_section(number), **values)
+        start += len(table)
+    return [picks[key] for key in sorted(picks)]
+
+
 @dataclass
 class _Best:
     """The `count` pairs with the lowest keys so far, at most one per image."""

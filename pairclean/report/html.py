@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ..files import written_whole
 from ..pairs import Verdict
 from . import figures
-from .gallery import SECTIONS, Gallery
+from .gallery import SECTIONS, Gallery, finding_section
 
 _HERE = Path(__file__).parent
 _CAPTION_SHOWN = 1000  # characters; a caption can have 100 kB
@@ -69,12 +69,18 @@ def _context(report: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
     curve = report.get("rematch_curve")
     known = [value for name in ("expected", "measured") for value in (curve or {}).get(name, []) if value is not None]
     pictures = any(tile.image or tile.problem for tile in gallery.tiles)
+    sections = [(name, gallery.section(name)) for name in SECTIONS]
     return {
         "report": report,
         "title": PurePath(str(report.get("source") or "")).name or "image-text pairs",
-        "sections": [(name, gallery.section(name)) for name in SECTIONS],
-        "tiles": len(gallery.tiles),
-        "gallery_verdicts": [v.value for v in Verdict if any(t.pick.verdict == v.value for t in gallery.tiles)],
+        "findings": [
+            (finding, gallery.section(finding_section(number))) for number, finding in enumerate(report["findings"])
+        ],
+        "sections": sections,
+        "tiles": sum(len(tiles) for _, tiles in sections),
+        "gallery_verdicts": [
+            v.value for v in Verdict if any(t.pick.verdict == v.value for _, tiles in sections for t in tiles)
+        ],
         "checked": _checked(report.get("calibration_check")),
         "curve": curve,
         "curve_low": math.floor(10 * min(known, default=0.0)) / 10 if min(known, default=0.0) < 1 else 0.9,

@@ -16,10 +16,10 @@ from ..judge import Judgement
 from ..pairs import UserError, Verdict
 from ..run import Run
 from ..run.results import open_judgement
-from ..run.source import embedded_source
 from ..sources import Source
 from ..sources.roles import same
-from .columns import DOMAIN, SHARD, URL, values_of
+from .columns import DOMAIN, SHARD, URL, Columns
+from .kinds import KINDS
 from .reviewed import estimate_or_why
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
     """Mismatch rates with intervals, overall and for every group of pairs with equal values in the columns `by`.
 
     run: a finished run.
-    by: none, one or two (crossed) of the source's columns; `shard` is the file of a pair, and `domain`, if the source
-    has no such column, is the host in its column `url`.
+    by: none, one or two (crossed) of the source's columns; `shard` is the file of a pair. If the source has no columns
+    of these names, `domain` is the host in its column `url`, and `kind` and `picture_kind` are the kinds that the judge
+    found, named by the distinctive words of their captions.
     against: another run to compare with.
     Raises UserError if a run is not finished, its source has changed, or there is no such column.
     """
@@ -78,7 +79,8 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
         raise UserError("pairs are grouped by at most two columns: name one, or two different ones")
     for one in (run,) if against is None else (run, against):
         one.must_be_done("export")
-    whole, groups = _whole(run), _groups(run, by) if by else None
+    columns = Columns(run)
+    whole, groups = _whole(run), _groups(columns, by) if by else None
     reviewed, why = estimate_or_why(run)
     if reviewed is not None and reviewed.mismatched is not None:
         whole["human"] = {**asdict(reviewed.mismatched), "disagreement": reviewed.disagreement}
@@ -92,18 +94,18 @@ def audit(run: Run, by: Sequence[str] = (), *, against: Run | None = None) -> Au
             values = (float(value) for value in difference(*known))
             whole["difference"] = dict(zip(("estimate", "low", "high"), values, strict=True))
         if groups is not None:
-            groups = compare(groups, _groups(against, by), by)
+            groups = compare(groups, _groups(Columns(against), by), by)
     names = tuple(shown_names(by))
-    types = {shown: _type(run, column) for shown, column in zip(names, by, strict=True)}
+    types = {shown: _type(columns, column) for shown, column in zip(names, by, strict=True)}
     return Audit(names, whole, groups, types)
 
 
-def _type(run: Run, column: str) -> pa.DataType:
+def _type(columns: Columns, column: str) -> pa.DataType:
     """The source's type of a column that pairs are grouped by."""
     if column == SHARD:
         return pa.string()
-    source = embedded_source(run)
-    if column == DOMAIN and DOMAIN not in source.columns:
+    source = columns.source
+    if columns.is_kind(column) or (column == DOMAIN and DOMAIN not in source.columns):
         return pa.string()
     first = next(shard for shard in source.shards if shard.rows)
     kind = next(iter(source.batches(first, [column]))).column(0).type
@@ -118,20 +120,19 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
+def uneven_columns(columns: Columns, *, most_values: int, fewest_pairs: int) -> list[tuple[str, pd.DataFrame]]:
     """The columns whose groups differ most in their mismatch rate: (column, its audit), the most uneven first.
 
-    Considered are the shards, the domains if there is a column `url`, and the source's plain columns with 2 to
-    `most_values` values; of these, the ones with at least two groups of `fewest_pairs` judged pairs.
+    Considered are the `plain_columns`; of these, the ones with at least two groups of `fewest_pairs` judged pairs.
     """
     found = []
-    for column in _candidates(source, most_values):
+    for column in plain_columns(columns.source, most_values):
         try:
-            groups = _groups(run, (column,), source)
+            groups = _groups(columns, (column,))
         except UserError:  # the column is not in every shard
             continue
         large = groups[groups["judged"] >= fewest_pairs]
-        few = column in (SHARD, DOMAIN) or len(groups) <= most_values
+        few = column in (SHARD, DOMAIN, *KINDS) or len(groups) <= most_values
         if len(large) > 1 and few and large["rate"].notna().all():
             mean = np.average(large["rate"], weights=large["judged"])
             spread = float(np.average((large["rate"] - mean) ** 2, weights=large["judged"]))
@@ -140,11 +141,16 @@ def uneven_columns(run: Run, source: Source, *, most_values: int, fewest_pairs: 
     return [(column, groups) for _, column, groups in found]
 
 
-def _candidates(source: Source, most_values: int) -> list[str]:
+def plain_columns(source: Source, most_values: int) -> list[str]:
+    """The shards, the domains if there is a column `url`, the judge's kinds, and the source's plain columns.
+
+    The latter have at most `most_values` different values at the beginning of the source.
+    """
     roles = {source.roles.image, source.roles.caption, source.roles.id}
     candidates = [SHARD] if len(source.shards) > 1 else []
     if same(source.columns, URL) and DOMAIN not in source.columns:
         candidates.append(DOMAIN)
+    candidates += [name for name in KINDS if name not in source.columns]
     for name in source.columns:
         if name in roles or name in candidates:
             continue
@@ -169,15 +175,15 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _groups(run: Run, by: Sequence[str], source: Source | None = None) -> pd.DataFrame:
+def _groups(columns: Columns, by: Sequence[str]) -> pd.DataFrame:
     from ..metrics import group_rates as rates
 
-    judged = open_judgement(run)
-    tallies = [rates.tally(*part) for part in _parts(run, by, source)]
-    return rates.audit(tallies, by, prior=_prior(judged), whole=asdict(judged.rate) if judged.rate else {})
+    judged = open_judgement(columns.run)
+    tallies = [rates.tally(*part) for part in _parts(columns, by)]
+    return rates.audit(tallies, by, prior=prior_of(judged), whole=asdict(judged.rate) if judged.rate else {})
 
 
-def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
+def _parts(columns: Columns, by: Sequence[str]) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
     """For each shard: the groups, the clean probabilities, and which pairs are unreadable.
 
     The probabilities are the judge's. The verdicts contain lower ones where rematching overturned the judgement, but
@@ -185,19 +191,11 @@ def _parts(run: Run, by: Sequence[str], source: Source | None) -> Iterator[tuple
     """
     import pandas as pd
 
-    opened = source or (embedded_source(run) if set(by) != {SHARD} else None)
-    shards = {} if opened is None else {shard.name: shard for shard in opened.shards}
-    clean, start = open_judgement(run).clean_probability, 0
-    for name, table in _verdicts(run):
-        columns: dict[str, Any] = {}
-        for column in by:
-            if column == SHARD:
-                columns[column] = [name] * len(table)
-            else:
-                assert opened is not None
-                columns[column] = values_of(opened, shards[name], column, table["row"].to_numpy())
+    clean, start = open_judgement(columns.run).clean_probability, 0
+    verdicts = _verdicts(columns.run)
+    for (_, groups), (_, table) in zip(columns.parts(by), verdicts, strict=True):
         unreadable = pc.equal(table["verdict"], Verdict.UNREADABLE.value).to_numpy()
-        yield pd.DataFrame(columns), np.asarray(clean[start : start + len(table)]), unreadable
+        yield pd.DataFrame(groups), np.asarray(clean[start : start + len(table)]), unreadable
         start += len(table)
 
 
@@ -207,7 +205,7 @@ def _verdicts(run: Run) -> Iterator[tuple[str, pa.Table]]:
         yield name, pq.read_table(path, columns=["row", "verdict", "clean_probability"])
 
 
-def _prior(judged: Judgement) -> float | None:
+def prior_of(judged: Judgement) -> float | None:
     """P(mismatched) before the score is seen, which the clean probabilities contain."""
     if judged.calibration is None:
         return None

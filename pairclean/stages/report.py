@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..embed import Embeddings
 from ..files import write_json
 from ..judge import Faults, Judgement, threshold_table
 from ..pairs import UserError
@@ -15,24 +14,25 @@ from ..rematch import Rematches
 from ..report import (
     check_calibration,
     choose_gallery,
-    describe,
     load_thumbnails,
+    pick_examples,
     read_captions,
     rematch_curve,
     render_html,
     summarise,
 )
 from ..review.audit import uneven_columns
+from ..review.columns import Columns
 from ..review.reviewed import estimate_or_why
+from ..review.slices import MOST_VALUES
 from ..run import Execution, Run
 from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
-from ..sources import Source
+from .findings import find
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_VALUES = 100  # distinct values of a column by which pairs are grouped
 FEWEST_PAIRS = 20  # judged pairs in at least two groups
 COLUMNS_SHOWN, GROUPS_SHOWN = 6, 12
 _OF_REMATCH = ("emitted", "mended", "expected_precision", "calibrated_on", "orphans")
@@ -47,6 +47,8 @@ def report(run: Run, execution: Execution) -> None:
     except UserError:  # moved or changed since: the report has its numbers, without the images
         source = None
     reviewed, why_not = estimate_or_why(run)
+    columns = None if source is None else Columns(run, source)
+    findings = find(run, columns)
     facts = {
         "version": run.manifest["pairclean"],
         "source": run.manifest["source"],
@@ -73,10 +75,10 @@ def report(run: Run, execution: Execution) -> None:
         "score_histogram": judged.histogram and asdict(judged.histogram),
         "calibration_check": _calibration_check(judged, rematched, faults),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
-        "groups": _groups(run, source),
+        "groups": _groups(columns),
         "thresholds": threshold_table(rematched.clean_probability, judged.rate, flag_below=rematched.flag_below),
         "human": reviewed and reviewed.to_json(),
-        "findings": _findings(emb, faults, rematched),
+        "findings": findings.content,
         "broken": run.manifest.get("broken") or {},
         "cleaned_to": config.cleaned_to,
     }
@@ -85,26 +87,9 @@ def report(run: Run, execution: Execution) -> None:
     content["notes"] += _left_out(content["copies"]["left_out"], config.deduplicate)
     write_json(run.path / "report.json", content)
     picks = choose_gallery(run.verdict_tables(), flag_below=rematched.flag_below)
+    picks = pick_examples(run.verdict_tables(), findings.examples) + picks
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
-
-
-def _findings(emb: Embeddings, faults: Faults, rematched: Rematches) -> list[dict[str, Any]]:
-    """The systematic faults, those of the most pairs first."""
-
-    def place(row: int) -> tuple[str, int]:
-        shard = int(np.searchsorted(emb.shard_offsets, row, side="right")) - 1
-        name = emb.shard_names[shard]
-        return name, emb.pair_table(name)["row"][row - int(emb.shard_offsets[shard])].as_py()
-
-    found = []
-    for finding in sorted(faults.findings, key=len, reverse=True):
-        rows = finding.rows
-        mended = 0 if finding.kind == "repeated" else int((rematched.partner[rows] == finding.moved(rows)).sum())
-        found.append(
-            describe(finding, place(finding.start), place(finding.stop - 1), mended if rematched.mended else 0)
-        )
-    return found
 
 
 def _mismatch_rate(judged: Judgement, faults: Faults, caption_id: np.ndarray) -> dict[str, Any]:
@@ -176,18 +161,18 @@ def _calibration_check(judged: Judgement, rematched: Rematches, faults: Faults) 
     return found
 
 
-def _groups(run: Run, source: Source | None) -> list[dict[str, Any]]:
+def _groups(columns: Columns | None) -> list[dict[str, Any]]:
     """The columns whose groups differ most, each with its largest groups, the highest rates first."""
-    if source is None:
+    if columns is None:
         return []
-    columns = uneven_columns(run, source, most_values=MOST_VALUES, fewest_pairs=FEWEST_PAIRS)
+    uneven = uneven_columns(columns, most_values=MOST_VALUES, fewest_pairs=FEWEST_PAIRS)
     return [
         {
             "column": column,
             "count": len(groups),
             "groups": _largest(groups),
         }
-        for column, groups in columns[:COLUMNS_SHOWN]
+        for column, groups in uneven[:COLUMNS_SHOWN]
     ]
 
 

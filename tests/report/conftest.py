@@ -175,6 +175,13 @@ def fabricate(shard_rows: tuple[int, ...] = (150, 150, 120), seed: int = 7) -> F
                  "rate": None, "low": None, "high": None, "small": True},
             ]},
         ],
+        "findings": [
+            {"kind": "uneven", "where": {"shop": HOSTILE[0]}, "pairs": 80, "share": 0.25, "mended": 3, "rate": 0.9,
+             "low": 0.8, "high": 0.95, "rest": 0.02, "p_value": 1e-9, "sentence": f"Of the 80 pairs {HOSTILE[0]}",
+             "command": "pairclean audit RUN --by '<b>shop'"},
+            {"kind": "generic_caption", "caption": HOSTILE[1], "pair_id": "p", "pairs": 1, "share": 0.003,
+             "mended": 0, "sentence": f"1 picture has {HOSTILE[1]}", "command": "pairclean show RUN p"},
+        ],
         "broken": {"00007.parquet": "the file ends in the middle of a row group <i>"},
     }  # fmt: skip
     return FabricatedRun(shards, pictures, captions, tables, metadata, facts)

@@ -8,11 +8,23 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
 from pairclean.pairs import Roles
-from pairclean.report import Gallery, Pick, Tile, choose_gallery, load_thumbnails, read_captions, render_html, summarise
+from pairclean.report import (
+    Gallery,
+    Pick,
+    Tile,
+    choose_gallery,
+    finding_section,
+    load_thumbnails,
+    pick_examples,
+    read_captions,
+    render_html,
+    summarise,
+)
 from pairclean.report.figures import histogram, nice_ticks
 from pairclean.report.html import _form, _shown, _visible
 
@@ -207,6 +219,35 @@ def test_groups_are_shown_with_their_intervals(full_page: Page) -> None:
     assert "and 11 smaller groups" in text
     bands = [r for r in full_page.named("rect") if r["class"] == "band" and r["y"] == "25%"]
     assert [(band["x"], band["width"]) for band in bands] == [("71%", "17%"), ("5%", "39%")]
+
+
+def test_findings_come_first_with_their_command_and_their_pictures(
+    fabricated_run: Any, report: dict[str, Any], tmp_path: Path
+) -> None:
+    picks = pick_examples(fabricated_run.verdicts, [np.array([2, 0]), np.array([], np.int64)])
+    assert [(pick.section, pick.row) for pick in picks] == [(finding_section(0), 0), (finding_section(0), 2)]
+    captions = read_captions(picks, fabricated_run.metadata)
+    page = page_of(report, load_thumbnails(picks, fabricated_run, captions), tmp_path)
+    text = page.words()
+    assert (
+        "80 pairs, 25.0% of all; 3 of them have another caption now. Next: pairclean audit RUN --by '<b>shop'" in text
+    )
+    assert "1 pair, 0.3% of all. Next: pairclean show RUN p" in text
+    assert text.index("pairclean show RUN p") < text.index("each has exactly one verdict")
+    assert [image["src"][:10] for image in page.named("img") if image["src"]] == ["data:image"] * 2
+    assert "Most certain mismatches" not in text  # the examples are no part of the gallery
+    assert len(page.named("script")) == 1
+
+
+def test_examples_are_taken_from_every_shard(fabricated_run: Any) -> None:
+    sizes = [len(table) for table in fabricated_run.verdicts]
+    last = sum(sizes) - 1
+    picks = pick_examples(fabricated_run.verdicts, [np.array([last]), np.array([0, sizes[0]])])
+    assert [(pick.section, pick.shard) for pick in picks] == [
+        (finding_section(0), fabricated_run.shards[-1].name),
+        (finding_section(1), fabricated_run.shards[0].name),
+        (finding_section(1), fabricated_run.shards[1].name),
+    ]
 
 
 def test_the_calibration_check_draws_a_dot_where_there_are_pairs(full_page: Page) -> None:

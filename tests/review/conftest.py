@@ -15,7 +15,7 @@ from PIL import Image
 
 from pairclean.align import ZeroShot
 from pairclean.config import Config
-from pairclean.judge import DecoyScale, Folds, Judgement, Learned, Rate
+from pairclean.judge import DecoyScale, Faults, Folds, Judgement, Learned, Rate
 from pairclean.judge.binormal import RANDOM, Binormal
 from pairclean.judge.decoy_calibration import DecoyCalibration
 from pairclean.judge.evidence import EvidenceScale
@@ -25,7 +25,7 @@ from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
 from pairclean.rematch import Rematches
 from pairclean.run import Run
 from pairclean.run.embedded import embedded_run
-from pairclean.run.results import save_judgement, save_learned, save_rematches
+from pairclean.run.results import save_faults, save_judgement, save_learned, save_rematches
 
 COLOURS = ("red", "green", "blue", "grey", "pink")
 ENCODER = {"description": {"model": "made"}, "comparable": True}
@@ -85,6 +85,7 @@ def make_run(folder: Path, shards: Sequence[dict[str, list[Any]]], probability: 
     ids = np.arange(total)
     partition = Partition(one, one, one, one)
     save_learned(run, Learned("zero-shot", [ZeroShot()], [], Folds(NONE, NONE), ids, ids, partition))
+    save_faults(run, Faults([], ids, np.full(total, np.nan), False))
     save_judgement(run, judgement_of(clean))
     save_rematches(run, rematches_of(clean))
     with run.locked("align"):

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from pairclean.judge import Faults
 from pairclean.pairs import UserError
 from pairclean.review.audit import audit, uneven_columns
+from pairclean.review.columns import Columns
 from pairclean.run import Run
 from pairclean.run.results import open_judgement, open_rematches
 from pairclean.stages.report import _calibration_check, _largest
@@ -137,7 +138,7 @@ def test_uneven_columns(made_run: Callable[..., Run]) -> None:
         {"kind": ["x", "y"] * 50, "half": ["a"] * 50 + ["b"] * 50, "number": list(range(100)), "one": ["1"] * 100}
     ]
     run = made_run(shards, [[0.99, 0.01] * 50])
-    columns = uneven_columns(run, run.open_source(), most_values=30, fewest_pairs=20)
+    columns = uneven_columns(Columns(run), most_values=30, fewest_pairs=20)
     assert [column for column, _ in columns] == ["kind", "half"]
     assert dict(columns)["kind"]["kind"].tolist() == ["y", "x"]
 
@@ -145,7 +146,7 @@ def test_uneven_columns(made_run: Callable[..., Run]) -> None:
 def test_columns_may_have_any_name(made_run: Callable[..., Run], tmp_path: Path) -> None:
     names = ["pairs", "bin", "rate", "low", "judged", "mismatched", "small"]
     run = made_run([{name: ["x", "y"] * 50 for name in names}], [[0.99, 0.01] * 50])
-    columns = uneven_columns(run, run.open_source(), most_values=30, fewest_pairs=20)
+    columns = uneven_columns(Columns(run), most_values=30, fewest_pairs=20)
     assert {column for column, _ in columns} == set(names)
     for column, groups in columns:
         shown = _largest(groups)
