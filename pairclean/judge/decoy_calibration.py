@@ -23,8 +23,8 @@ from .evidence import EvidenceScale, Scored
 
 #: Pairs that the rate of all repeated identities weighs in the rate of each.
 PRIOR_PAIRS = 2.0
-#: An interval of more than this says that the encoder tells too little.
-WIDE = 0.25
+#: An interval of more than this says that the encoder tells too little; with mismatches within kinds, a range of more.
+WIDE, WIDE_WITHIN = 0.25, 0.3
 #: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without such mismatches it was
 #: at most .001 per pair, with 5% of them .004. And the gain per pair from which on the range includes them.
 GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.003, 0.0015
@@ -242,7 +242,7 @@ class _Evidence:
             share, error = found.mismatched, found.errors[0]
             shares = [other.mismatched for other in fits]
             least, most = max(0.0, min(share - error, *shares)), min(1.0, max(share + error, *shares))
-            if most - least > WIDE:
+            if most - least > WIDE_WITHIN:
                 # Matched pairs and mismatches within kinds look alike, so that neither model can be ruled out.
                 return model, None, min(low, least), max(high, most), WEAK
             marginal = binormal.fit(self.counts, self.within[self.middle], mismatched=share)
