@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from ..arrays import unit
+from ..arrays import chunks, unit
 from ..sources import Source
 from .encoder import Encoder
 
@@ -25,8 +25,11 @@ CAPTIONS, SHARDS = 20_000, 20
 #: A sentence is boilerplate if at least so many distinct captions hold it, and this share of them; a lower one if it
 #: has so many words (or letters) that it is hardly a mere property ("100% cotton.").
 FEWEST, SHARE, SHARE_OF_LONG, LONG, LONG_LETTERS = 20, 0.3, 0.01, 5, 40
+#: Parts that one caption is encoded in, at most, and its letters that are looked at.
+PARTS, LETTERS = 32, 20_000
 #: Ends of sentences: punctuation before a space, the full stops of East Asian languages, bars, bullets, line breaks.
 _END = re.compile(r"(?<=[.!?;:])\s+|(?<=[。！？；])|\s*[|•·\n]+\s*|\s+[-–—]\s+")
+_SPACES = re.compile(r"[^\S\n]+")
 
 
 def sentences(caption: str) -> list[str]:
@@ -35,7 +38,8 @@ def sentences(caption: str) -> list[str]:
     >>> sentences("Free delivery. A red kettle | Shop")
     ['Free delivery.', 'A red kettle', 'Shop']
     """
-    return [part.strip() for part in _END.split(caption) if part.strip()]
+    # Runs of spaces are joined first: the pattern would take quadratic time over them.
+    return [part.strip() for part in _END.split(_SPACES.sub(" ", caption)) if part.strip()]
 
 
 def _key(sentence: str) -> str:
@@ -105,10 +109,14 @@ class CaptionReader:
     def encode_captions(self, captions: list[str]) -> np.ndarray:
         texts = [without(caption, self._shared) for caption in captions]
         found = self._encoder.encode_captions(texts)
-        for i in np.flatnonzero(self.cuts(texts)):
-            parts = self._parts(texts[i])
-            if len(parts) > 1:
-                found[i] = unit(self._encoder.encode_captions(parts).mean(0, keepdims=True))[0]
+        long = np.flatnonzero(self.cuts(texts))
+        if not len(long):
+            return found
+        parts = [self._parts(texts[i]) for i in long]
+        every, size = [part for of in parts for part in of], len(captions)
+        vectors = np.concatenate([self._encoder.encode_captions(every[at]) for at in chunks(len(every), size)])
+        found = np.array(found)
+        found[long] = unit(np.add.reduceat(vectors, np.cumsum([0, *map(len, parts[:-1])])))
         return found
 
     def cuts(self, captions: list[str]) -> np.ndarray:
@@ -118,9 +126,12 @@ class CaptionReader:
         return self._encoder.cuts(captions)
 
     def _parts(self, caption: str) -> list[str]:
-        """Consecutive sentences, as many as the encoder reads at once; a longer sentence is split into halves."""
+        """Consecutive sentences, as many as the encoder reads at once; a longer sentence is split into halves.
+
+        At most PARTS, from all over the caption: a book is no better described by all of its pages.
+        """
         parts: list[str] = []
-        waiting = sentences(caption)[::-1]
+        waiting = sentences(caption[:LETTERS])[::-1]
         while waiting:
             sentence = waiting.pop()
             words = sentence.split()
@@ -131,6 +142,8 @@ class CaptionReader:
                 parts[-1] = f"{parts[-1]} {sentence}"
             else:
                 parts.append(sentence)
+        if len(parts) > PARTS:
+            parts = [parts[i] for i in np.linspace(0, len(parts) - 1, PARTS).astype(int)]
         return parts
 
 

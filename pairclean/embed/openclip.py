@@ -108,10 +108,15 @@ class OpenClip:
 
     def cuts(self, captions: list[str]) -> np.ndarray:
         """(n,) bool: captions that fill all tokens: the rest of these is not read, if there is any."""
+        found = np.zeros(len(captions), bool)
         with self._tokenizing:
-            tokens: torch.Tensor = self._tokenize(["", *captions])
-        # A caption that is cut has a word where an empty one has padding, one before the last token, which ends it.
-        return np.asarray(tokens[1:, -2] != tokens[0, -2])
+            empty = self._tokenize([""])[0]
+            # A token is a byte or more, so that most captions need not be counted.
+            long = [i for i, caption in enumerate(captions) if len(caption.encode()) > len(empty) - 3]
+            if long:
+                # What is cut has a word where an empty caption has padding, one before the last token, which ends it.
+                found[long] = np.asarray(self._tokenize([captions[i] for i in long])[:, -2] != empty[-2])
+        return found
 
     def _tokens(self, captions: list[str]) -> torch.Tensor:
         """(n, length) int64; where padding changes nothing, as short as the longest caption."""

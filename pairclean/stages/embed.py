@@ -75,7 +75,8 @@ class _Work:
 
 
 def _encoded(run: Run, source: Source, execution: Execution, devices: list[str]) -> _Work:
-    config, captions = run.config, sampled_captions(source)
+    config, noted = run.config, "caption_notes" in run.manifest
+    captions = [] if noted else sampled_captions(source)
     # Once chosen, they stay: shards that come later must not change the vectors of those that are there.
     shared: list[str] = run.manifest.setdefault("shared_sentences", shared_sentences(captions))
 
@@ -90,7 +91,8 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
         return CaptionReader(encoder, shared)
 
     first = load(devices[0])
-    run.manifest["caption_notes"] = caption_notes(captions, shared, first)
+    if not noted:
+        run.manifest["caption_notes"] = caption_notes(captions, shared, first)
     precision = first.description.get("dtype", "float32")
     return _Work(
         description=first.description,

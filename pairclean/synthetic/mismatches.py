@@ -64,8 +64,6 @@ def _apart(cycle: Ints, owners: NDArray[np.generic], rng: np.random.Generator) -
     return cycle
 
 
-#: Kinds of mismatches that `plant_mixture` plants, and their shares.
-MIXTURE = {"random": 0.5, "within_kind": 0.25, "generic": 0.125, "placeholder": 0.125}
 #: A caption on fewer pictures, or a picture with fewer captions, is no boilerplate and no placeholder.
 _FEWEST_REPEATS = 12
 
@@ -84,9 +82,9 @@ def plant_mixture(
     n = len(groups)
     order = rng.permutation(n)
     count = round(rate * n)
-    repeats = round(MIXTURE["generic"] * count)
+    repeats = round(count / 8)
     repeats = repeats if repeats >= _FEWEST_REPEATS and count + 2 <= n else 0
-    within = round(MIXTURE["within_kind"] * count)
+    within = round(count / 4)
     ends = np.cumsum([0, repeats, repeats, within, count - within - 2 * repeats])
     generic, placeholder, near, random = (order[a:b] for a, b in pairwise(ends.tolist()))
     image, caption = np.arange(n, dtype=np.int64), np.arange(n, dtype=np.int64)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from pairclean.embed.boilerplate import CaptionReader, caption_notes, sentences, shared_sentences, without
+from pairclean.embed.boilerplate import PARTS, CaptionReader, caption_notes, sentences, shared_sentences, without
 
 OFFER = "Buy online now the best offers of the season:"
 TERMS = "We ship to all countries within five days."
@@ -41,7 +43,7 @@ class Four:
 
     image_dim = text_dim = 3
     comparable, device, least_side = True, "cpu", None
-    description = {"name": "four words"}  # noqa: RUF012
+    description: ClassVar[dict[str, str]] = {"name": "four words"}
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image)
@@ -64,6 +66,24 @@ def test_a_long_caption_is_read_to_its_end() -> None:
     assert long == pytest.approx(np.array([1, 1, 0]) / np.sqrt(2))
     assert (endless > 0).all()
     assert reader.description == Four.description
+
+
+def test_a_book_is_read_here_and_there_and_spaces_take_no_time() -> None:
+    read: list[str] = []
+
+    class Listening(Four):
+        def encode_captions(self, captions: list[str]) -> np.ndarray:
+            read.extend(captions)
+            return super().encode_captions(captions)
+
+    book = " ".join(f"a{i}." for i in range(3000))
+    (vector,) = CaptionReader(Listening(), []).encode_captions([book])
+    assert np.linalg.norm(vector) == pytest.approx(1)
+    parts = read[1:]
+    assert len(parts) == PARTS
+    assert parts[0].startswith("a0.")
+    assert int(parts[-1].split()[0].strip("a.")) > 2000
+    assert sentences(" " * 200_000 + "red" + "\t" * 200_000 + "kettle") == ["red kettle"]
 
 
 def test_what_is_left_out_and_what_is_long_is_said() -> None:
