@@ -38,7 +38,8 @@ def _index(commands: dict[str, CommandInfo]) -> str:
 
 
 def _page(name: str, command: Callable[..., Any]) -> str:
-    parameters = get_command(app).commands[name].params  # type: ignore
+    group: Any = get_command(app)  # whose type does not say that it has commands
+    parameters = group.commands[name].params
     flags = {parameter.name: [*parameter.opts, *parameter.secondary_opts] for parameter in parameters}
     declared = [(p, *get_args(p.annotation)) for p in inspect.signature(command).parameters.values() if p.name != "ctx"]
     arguments = [info for _, _, info in declared if isinstance(info, ArgumentInfo)]

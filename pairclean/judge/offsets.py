@@ -448,7 +448,7 @@ def _wrapped(diagonals: Diagonals, finding: Finding, others: Sequence[Finding]) 
         [finding.start + np.arange(-size - 4, size + 4), finding.stop + np.arange(-size - 4, size + 4)]
     )
     border = np.unique(border[(border >= 0) & (border < n)])
-    own, shifted = (diagonals.of(border, lambda rows, by=by: rows + by) for by in (0, k))  # type: ignore[misc]
+    own, shifted = diagonals.of(border, lambda rows: rows), diagonals.of(border, lambda rows: rows + k)
     usual = float(diagonals.of(finding.rows, finding.moved).mean())
 
     def fit(start: int, stop: int) -> float:
