@@ -65,7 +65,8 @@ def half_foreign(data: Data, other: np.ndarray, seed: int) -> Data:
     """The pairs with half of each caption from that of pair other[i], where that is another; captions embedded anew."""
     rng, caption = np.random.default_rng(seed), data.caption.copy()
     for i in np.flatnonzero(other != np.arange(len(other))):
-        caption[i] = mix(data.caption[i], data.caption[other[i]], rng) or caption[i]
+        mixed = mix(data.caption[i], data.caption[other[i]], rng)
+        caption[i] = caption[i] if mixed is None else mixed[0]
     changed = np.flatnonzero(caption != data.caption)
     encoder, text, ids = load_encoder(MODELS[data.name], device="cpu"), data.text.copy(), data.caption_id.copy()
     for part in np.array_split(changed, len(changed) // 256 + 1):

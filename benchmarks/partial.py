@@ -1,79 +1,102 @@
-"""Can captions that are half right be told from those that are wrong?  python -m benchmarks.partial [SET ...]
+"""Are captions that are partly wrong found, and the words that do not fit?  python -m benchmarks.partial [SET ...]
 
-Some pairs carry another's caption, some their own with half of its clauses (or words) from another. Scored by what
-trusts no pair: the encoder as it is, or canonical correlation, out of fold. A row a mixture and a threshold: the shares
-of complete mismatches, partial ones and matches that are flagged; the share of partial ones that the mixtures of likely
-matches foretell; then of the pairs that are flagged, how many `noise_kind` calls complete and how many of these are,
-and the same for partial.
+Some pairs carry another's caption, some their own with half of its clauses (or words) from another. A row per set,
+mixture and seed: the mismatch rate with its interval and the part of captions that are partly wrong; AUROC of
+mismatched against matched pairs and the calibration error, each with captions read as wholes only behind it; the shares
+that are flagged; and of all planted partial mismatches, how many have the right words in `mismatched_text`: at least half of it
+was planted, and it is at most 60% of the caption. Then how many matched pairs have such words, rightly or not.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Data, load, moved
-from benchmarks.methods import half_foreign
-from pairclean.align import Alignment, Canonical, ZeroShot
-from pairclean.judge import FOLDS, CrossFit, assign_folds, judge_scores, kind_cut, mixed_scores
+from benchmarks.common import MODELS, Data, detection, load, moved, planted_run
+from pairclean.embed import load_encoder
+from pairclean.execution import Execution
+from pairclean.judge import Judgement
+from pairclean.pairs import caption_id
+from pairclean.pipeline import advance
+from pairclean.run.results import open_judgement
+from pairclean.synthetic.mismatches import mix
 
-SEED = 0
-MIXTURES = ((0.4, 0.0), (0.2, 0.2), (0.1, 0.3), (0.0, 0.4))
-THRESHOLDS = (0.5, 0.9)
-
-
-def planted(data: Data, complete: float, partial: float) -> tuple[Data, np.ndarray, np.ndarray]:
-    """The pairs, and which carry a caption that is completely wrong, and which a partly wrong one, (N,) bool."""
-    carried = moved(data, complete + partial, SEED)
-    every = np.arange(len(carried))
-    at = np.random.default_rng(SEED).permutation(np.flatnonzero(carried != every))
-    count = round(len(at) * complete / (complete + partial))
-    wholly, partly = np.isin(every, at[:count]), np.isin(every, at[count:])
-    seen = half_foreign(data, np.where(partly, carried, every), SEED) if partly.any() else data
-    mixed = seen.caption != data.caption
-    swapped = data.carrying(carried)
-    text = np.where(wholly[:, None], swapped.text, seen.text)
-    ids, caption = (
-        np.where(wholly, swapped.caption_id, seen.caption_id),
-        np.where(wholly, swapped.caption, seen.caption),
-    )
-    return replace(data, text=text, caption_id=ids, caption=caption), wholly, mixed
+MIXTURES = ((0.0, 0.0), (0.4, 0.0), (0.2, 0.2), (0.0, 0.4))
 
 
-def share(kind: np.ndarray, among: np.ndarray) -> str:
-    return f"{kind[among].mean():.2f}" if among.any() else ""
+def planted(data: Data, complete: float, partial: float, seed: int) -> tuple[Data, np.ndarray, list[str | None]]:
+    """The pairs, the kind of each mismatch (N,), and the words of each partial one that are another's."""
+    carried = moved(data, complete + partial, seed)
+    rng, caption = np.random.default_rng(seed), data.caption.copy()
+    kind, words = np.full(len(carried), "", object), [None] * len(carried)
+    at = rng.permutation(np.flatnonzero(carried != np.arange(len(carried))))
+    for number, i in enumerate(at):
+        if number < round(len(at) * complete / (complete + partial)):
+            caption[i] = data.caption[carried[i]]
+            kind[i] = "complete" if caption[i] != data.caption[i] else ""
+        elif made := mix(data.caption[i], data.caption[carried[i]], rng):
+            (caption[i], words[i]), kind[i] = made, "partial"
+    changed = np.flatnonzero(caption != data.caption)
+    encoder, text, ids = load_encoder(MODELS[data.name], device="cpu"), data.text.copy(), data.caption_id.copy()
+    for part in np.array_split(changed, len(changed) // 256 + 1):
+        if len(part):
+            text[part] = encoder.encode_captions(caption[part].tolist())
+    ids[changed] = [caption_id(c) for c in caption[changed]]
+    return replace(data, text=text, caption_id=ids, caption=caption), kind, words
 
 
-def main(sets: list[str]) -> None:
-    titles = ("complete", "partial", "below", "flagged complete", "flagged partial", "foretold", "flagged matched")
-    called = ("called complete", "right", "called partial", "right")
-    print(f"| data | {' | '.join(titles + called)} |\n{'|---' * 12}|")
-    for name in sets:
+def right_words(found: Judgement, data: Data, words: list[str | None]) -> float:
+    """The share of partial mismatches of which the right words are named."""
+    hits = []
+    for caption, planted, (start, stop) in zip(data.caption, words, found.wrong_phrase.tolist(), strict=True):
+        if planted is not None:
+            place = caption.index(planted)
+            common = min(stop, place + len(planted)) - max(start, place)
+            hits.append(start >= 0 and common >= 0.5 * (stop - start) and stop - start <= 0.6 * len(caption))
+    return float(np.mean(hits))
+
+
+def judged(data: Data, *, read: bool) -> Judgement:
+    encoder = data.encoder if read else {"comparable": data.comparable}
+    with tempfile.TemporaryDirectory() as home:
+        run = planted_run(Path(home) / "run", replace(data, encoder=encoder))
+        advance(run, ("align", "judge"), Execution(device="cpu"))
+        return open_judgement(run)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("sets", nargs="*", default=["fashion_unseen", "fashion"])
+    options.add_argument("--seeds", type=int, default=3)
+    asked = options.parse_args()
+    titles = ("data", "complete", "partial", "seed", "rate", "partly", "AUROC", "before", "ECE", "before")
+    titles += ("flagged partial", "flagged matched", "right words", "named matched")
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    for name in asked.sets:
         whole = load(name)
-        for rates in MIXTURES:
-            data, complete, partial = planted(whole, *rates)
-            rows, pairs = np.arange(len(complete)), data.pairs
-            fold = assign_folds(data.image_id, data.caption_id, FOLDS)
-            models: list[Alignment] = [ZeroShot()]
-            if not data.comparable:
-                models = [Canonical().fit(pairs, rows[fold != k]) for k in range(FOLDS)]
-            cross_fit = CrossFit(models, rows, fold)
-            scores = cross_fit.scores(pairs)
-            calibration = judge_scores(scores, scores)
-            clean = calibration.clean_probability(scores.score)
-            mixed = mixed_scores(cross_fit, pairs, scores, clean)
-            cut = kind_cut(mixed, scores.decoys)
-            looks_partial = np.zeros(len(rows), bool) if cut is None else scores.score >= cut
-            for below in THRESHOLDS:
-                flagged, foretold = clean < below, (calibration.clean_probability(mixed) < below).mean()
-                shares = [share(flagged, kind) for kind in (complete, partial, ~complete & ~partial)]
-                says = [flagged & ~looks_partial, flagged & looks_partial]
-                told = [f"{s.sum()} | {share(k, s)}" for s, k in zip(says, (complete, partial), strict=True)]
-                cells = (*rates, below, *shares[:2], f"{foretold:.2f}", shares[2], *told)
-                print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
+        for complete, partial in MIXTURES:
+            for seed in range(asked.seeds):
+                data, kind, words = planted(whole, complete, partial, seed)
+                noisy, partly = kind != "", kind == "partial"
+                found, before = judged(data, read=True), judged(data, read=False)
+                rate, flagged = found.rate, found.clean_probability < 0.5
+                assert rate is not None
+                cells = [name, complete, partial, seed, f"{rate.estimate:.3f} ({rate.low:.3f} to {rate.high:.3f})"]
+                cells.append(f"{rate.parts['partly']['estimate']:.3f}" if "partly" in rate.parts else "")
+                if noisy.any():
+                    of = [detection(np.nan_to_num(each.clean_probability, nan=0.5), noisy) for each in (found, before)]
+                    cells += [f"{each['auroc']:.4f}" for each in of] + [f"{each['ece']:.3f}" for each in of]
+                else:
+                    cells += [""] * 4
+                cells += [f"{flagged[partly].mean():.3f}" if partly.any() else "", f"{flagged[~noisy].mean():.4f}"]
+                cells.append(f"{right_words(found, data, words):.3f}" if partly.any() else "")
+                cells.append(f"{(found.wrong_phrase[~noisy, 0] >= 0).mean():.3f}")
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["fashion_unseen", "fashion"])
+    main()

@@ -13,6 +13,7 @@ from .options import PRINTING, RunPath, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from pairclean.review.story import Near, Story
 
@@ -50,7 +51,10 @@ def _summary(found: Story, picture: str | None) -> RenderableType:
     where = f"{found.source or verdict['shard']}, row {verdict['row']:,}"
     if verdict["caption_index"]:
         where += f", caption {verdict['caption_index']:,}"
-    rows: list[tuple[str, object]] = [("caption", shortened(found.caption, _LONGEST))]
+    wrong = verdict["mismatched_text"]
+    rows: list[tuple[str, object]] = [("caption", marked(shortened(found.caption, _LONGEST), wrong))]
+    if wrong is not None:
+        rows.append(("words that fit least", shortened(wrong, _LONGEST)))
     if verdict["rematch_pair_id"] is not None:
         rows += [
             ("rematched to", shortened(verdict["rematch_caption"], _LONGEST)),
@@ -83,6 +87,19 @@ def _summary(found: Story, picture: str | None) -> RenderableType:
     if found.captions:
         parts.append(Text(f"(among {counted(found.caption_count or 0, 'distinct caption')})", style="dim"))
     return Padding(Group(*parts), (1, 0, 0, 0))
+
+
+def marked(caption: str, wrong: str | None) -> Text:
+    """A caption in which the words that do not fit are underlined."""
+    from rich.text import Text
+
+    from .text import safe
+
+    start = -1 if wrong is None else caption.find(wrong)
+    if wrong is None or start < 0:
+        return Text(safe(caption))
+    before, after = caption[:start], caption[start + len(wrong) :]
+    return Text.assemble(safe(before), (safe(wrong), "underline"), safe(after))
 
 
 def _table(near: Sequence[Near]) -> Any:

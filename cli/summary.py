@@ -140,10 +140,10 @@ def _retrieval(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def facts_table(*rows: tuple[str, object]) -> Table:
-    """A table of names and values, which may hold text from data."""
+    """A table of names and values, which may hold text from data; a `Text` is taken to be safe."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(safe(value)))
+        table.add_row(name, value if isinstance(value, Text) else Text(safe(value)))
     return table

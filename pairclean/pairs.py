@@ -184,6 +184,7 @@ VERDICT_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("noise_kind", pa.string()),
         pa.field("reason_code", pa.string()),
+        pa.field("mismatched_text", pa.string()),
         pa.field("image_group", pa.int64()),
         pa.field("caption_group", pa.int64()),
     ]

@@ -29,7 +29,12 @@ from ..synthetic.mismatches import group_labels, mix
 from ..synthetic.mismatches import plant as draw
 
 _WITHIN = "within:"
-TRUTH = pa.schema([(name, pa.string()) for name in ("key", "caption_key", "caption", "carried_caption", "noise_kind")])
+TRUTH = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("key", "caption_key", "caption", "carried_caption", "noise_kind", "mismatched_text")
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,9 @@ def plant(
     The captions of one row move independently, never to an image with the same bytes. Pairs without image or caption
     take no part, and pairs that a broken file has lost are left out. The truth has one row for every pair of the
     shards: `key` (its pair id there), `caption_key` (the pair whose caption it carries; null if that pair was left out
-    and has no id), `caption` (its own), `carried_caption`, and `noise_kind` (`clean`, `complete` or `partial`; a
-    caption that moved to a pair with the same text is clean).
+    and has no id), `caption` (its own), `carried_caption`, `noise_kind` (`clean`, `complete` or `partial`; a
+    caption that moved to a pair with the same text is clean), and `mismatched_text` (of a partial mismatch, the part of
+    `carried_caption` that is another's).
     Raises UserError for everything that the caller can fix; `out` is then unchanged.
     """
     out, execution = Path(os.path.abspath(out)), execution or Execution()
@@ -105,7 +111,7 @@ def plant(
     begun = time.perf_counter()
     execution.progress.start("plant", 2 * len(opened.shards))
     pairs = _read(opened, column, execution)
-    carried, mixed, left_alone = _drawn(pairs, kind, rate, seed)
+    carried, mixed, foreign, left_alone = _drawn(pairs, kind, rate, seed)
     moved = carried != np.arange(len(carried))
     kept = pairs.there & ~(moved & (np.random.default_rng(seed + 1).random(len(carried)) < orphans))
     text = pc.if_else(pc.is_valid(mixed), mixed, pairs.caption.take(pa.array(carried)))
@@ -120,7 +126,7 @@ def plant(
                     writer.write(shard, _kept(pairs, text, carried, part[kept[part]]), folder)
                 execution.progress.advance()
             writer.finish(folder)
-        truth = _truth(opened, pairs, text, carried, kept, "partial" if kind == "partial" else "complete")
+        truth = _truth(opened, pairs, text, carried, kept, foreign, "partial" if kind == "partial" else "complete")
         beside = _truth_of(out)
         with written_whole(beside) as file:
             pq.write_table(truth, file)
@@ -254,20 +260,23 @@ def _values(source: Source, shard: Shard, column: str) -> list[object]:
     return [value for batch in source.batches(shard, [column]) for value in texts(batch.column(0))]
 
 
-def _drawn(pairs: _Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray, pa.Array, int]:
-    """The pair whose caption each pair carries; the new text where captions are mixed; how many could not be mixed."""
+def _drawn(pairs: _Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray, pa.Array, pa.Array, int]:
+    """The pair whose caption each pair carries; where captions are mixed, the new text and the part of it that is
+    another's; how many could not be mixed."""
     rng, part = np.random.default_rng(seed), np.flatnonzero(pairs.takes_part)
     carried = np.arange(len(pairs.row))
     carried[part] = part[draw(pairs.label[part], rate, rng, owners=pairs.owner[part])]
-    mixed = np.full(len(carried), None, object)
+    mixed, foreign = np.full((2, len(carried)), None, object)
     if kind != "partial":
-        return carried, pa.array(mixed, pa.string()), 0
+        return carried, pa.array(mixed, pa.string()), pa.array(foreign, pa.string()), 0
     left_alone = 0
     for i in np.flatnonzero(carried != np.arange(len(carried))):
-        mixed[i] = mix(pairs.caption[int(i)].as_py(), pairs.caption[int(carried[i])].as_py(), rng)
-        if mixed[i] is None:
+        made = mix(pairs.caption[int(i)].as_py(), pairs.caption[int(carried[i])].as_py(), rng)
+        if made is None:
             carried[i], left_alone = i, left_alone + 1
-    return carried, pa.array(mixed, pa.string()), left_alone
+        else:
+            mixed[i], foreign[i] = made
+    return carried, pa.array(mixed, pa.string()), pa.array(foreign, pa.string()), left_alone
 
 
 def _kept(pairs: _Pairs, text: pa.ChunkedArray, carried: np.ndarray, rows: np.ndarray) -> pa.Table:
@@ -278,7 +287,13 @@ def _kept(pairs: _Pairs, text: pa.ChunkedArray, carried: np.ndarray, rows: np.nd
 
 
 def _truth(
-    source: Source, pairs: _Pairs, text: pa.ChunkedArray, carried: np.ndarray, kept: np.ndarray, kind: str
+    source: Source,
+    pairs: _Pairs,
+    text: pa.ChunkedArray,
+    carried: np.ndarray,
+    kept: np.ndarray,
+    foreign: pa.Array,
+    kind: str,
 ) -> pa.Table:
     keys = _keys(source, pairs, kept)
     rows = pa.array(np.flatnonzero(kept))
@@ -286,7 +301,8 @@ def _truth(
     caption, now = pairs.caption.take(rows), text.take(rows)
     same = pc.fill_null(pc.equal(caption, now), True)
     kinds = pc.if_else(same, "clean", kind)
-    return pa.table([pa.array(keys, pa.string()).take(rows), owner, caption, now, kinds], schema=TRUTH)
+    wrong = foreign.take(rows)
+    return pa.table([pa.array(keys, pa.string()).take(rows), owner, caption, now, kinds, wrong], schema=TRUTH)
 
 
 def _keys(source: Source, pairs: _Pairs, kept: np.ndarray) -> list[str | None]:

@@ -1,6 +1,6 @@
 """Pictures and captions become vectors: `embed_source` writes them, `Embeddings` reads them."""
 
-from .boilerplate import CaptionReader, caption_notes, sampled_captions, shared_sentences
+from .boilerplate import CaptionReader, blanked, caption_notes, sampled_captions, shared_sentences
 from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
@@ -16,6 +16,7 @@ __all__ = [
     "Embeddings",
     "Encoder",
     "ShardedArray",
+    "blanked",
     "caption_notes",
     "check_readable",
     "embed_shard",

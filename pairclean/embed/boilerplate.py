@@ -66,6 +66,23 @@ def without(caption: str, shared: frozenset[str]) -> str:
     return " ".join(own) if own and len(own) < len(parts) else caption
 
 
+def blanked(caption: str, shared: frozenset[str], *, read: int = 2000) -> str:
+    """The beginning of a caption, with spaces in place of these sentences: what is left stands where it stood.
+
+    As it is where nothing would be left.  read: characters of the beginning.
+
+    >>> blanked("Free delivery. A red kettle", frozenset(["free delivery"]))
+    '               A red kettle'
+    """
+    caption = caption[:read]
+    out, start = caption, 0
+    for end in (*(match.span() for match in _END.finditer(caption)), (len(caption), len(caption))):
+        if _key(caption[start : end[0]]) in shared:
+            out = out[:start] + " " * (end[0] - start) + out[end[0] :]
+        start = end[1]
+    return out if out.strip() else caption
+
+
 def sampled_captions(source: Source) -> list[str]:
     """Captions from the beginnings of shards all over a source, the same at every call."""
     whole = [shard for shard in source.shards if shard.rows and not shard.broken]

@@ -24,7 +24,8 @@ class Findings:
     clean_probability: (n,) float64, similarity, aligned_similarity: (n,) float32, NaN where not known.
     partner_id, partner_caption: (n,) objects, None where not rematched.  rematch_probability: (n,) float32.
     why_not: (n,) objects, why a noisy pair was not rematched.  noise_kind: (n,) objects, the kind of mismatch if it is
-    one, None where not known.  fault: (n,) objects, the systematic fault that the pair is part of, in words, or None.
+    one, None where not known.  mismatched_text: (n,) objects, the words of the caption that do not fit, or None.
+    fault: (n,) objects, the systematic fault that the pair is part of, in words, or None.
     unjudged: (n,) objects, why a readable pair was not judged, or None; unjudged_code: the same for all of them.
     image_group, caption_group: (n,) int64, equal for copies.  kept_instead: (n,) objects, the id of the pair of which
     this one is a copy that is left out, or None.
@@ -38,6 +39,7 @@ class Findings:
     rematch_probability: np.ndarray
     why_not: np.ndarray
     noise_kind: np.ndarray
+    mismatched_text: np.ndarray
     fault: np.ndarray
     unjudged: np.ndarray
     unjudged_code: ReasonCode
@@ -89,6 +91,7 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
         "reason": pa.array(reason, pa.string()),
         "noise_kind": _where(noisy & ~shifted, found.noise_kind),
         "reason_code": pa.array(code, pa.string()),
+        "mismatched_text": _where(judged & ~shifted, found.mismatched_text),
         "image_group": pa.array(found.image_group, pa.int64(), mask=unreadable),
         "caption_group": pa.array(found.caption_group, pa.int64(), mask=unreadable),
     }
@@ -137,6 +140,8 @@ def verdict_tables(
                 fault[max(0, finding.start - part.start) : max(0, finding.stop - part.start)] = str(finding)
         if faults.repaired:  # what is wrong with the others is not the fault, which is mended
             fault[partner != faults.caption[part]] = None
+        phrase = np.array(judgement.wrong_phrase[part])
+        phrase[faults.caption[part] != np.arange(part.start, part.stop)] = -1  # they were judged with other captions
         instead = np.full(len(partner), None, object)
         left_out = np.flatnonzero(kept_instead[part] >= 0)
         instead[left_out] = stays_id[np.searchsorted(stays, kept_instead[part][left_out])]
@@ -149,6 +154,7 @@ def verdict_tables(
             rematch_probability=rematches.probability[part],
             why_not=reasons[rematches.reason[part]],
             noise_kind=kinds[judgement.noise_kind[part]],
+            mismatched_text=_words(table["caption"], phrase),
             fault=fault,
             unjudged=unjudged[judgement.unjudged_reason[part]],
             unjudged_code=unjudged_code,
@@ -158,6 +164,15 @@ def verdict_tables(
             flag_below=rematches.flag_below,
         )
         yield verdict_table(table, found)
+
+
+def _words(captions: pa.ChunkedArray, span: np.ndarray) -> np.ndarray:
+    """(n,) objects, a part of each caption, None where there is none.  span: (n, 2) its start and stop; -1 for none."""
+    out = np.full(len(captions), None, object)
+    for row in np.flatnonzero(span[:, 0] >= 0).tolist():
+        start, stop = span[row].tolist()
+        out[row] = captions[row].as_py()[start:stop]
+    return out
 
 
 def _floats(values: np.ndarray, there: np.ndarray) -> pa.Array:

@@ -26,6 +26,7 @@ from .near_duplicates import near_identities
 from .offsets import Faults, Finding, find_faults
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
+from .phrased import Words
 from .recalibration import Recalibration
 from .refit import FEWEST_LABELS, Labelled, with_labels
 from .repair import faults_before, learn_mended
@@ -61,6 +62,7 @@ __all__ = [
     "Reference",
     "Scorer",
     "Scores",
+    "Words",
     "all_alike",
     "assign_folds",
     "calibrate",

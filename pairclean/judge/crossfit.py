@@ -59,12 +59,30 @@ class ScoredKinds:
 
 
 @dataclass(frozen=True)
+class Phrased:
+    """What the phrases of captions add to the scores of n pairs (see `phrased`).
+
+    weakest: (n,) float64, the score of each pair's weakest phrase, NaN where it is not known.
+    decoys, within: of re-pairings at random and within kinds, (m, 2) float64 each: their scores, and those of their
+    weakest phrases.  partial: (m, 2), the same of captions of which a phrase was exchanged.
+    source: (m,) int64, the pair that each of `partial` was made from.
+    """
+
+    weakest: np.ndarray
+    decoys: np.ndarray
+    within: np.ndarray
+    partial: np.ndarray
+    source: np.ndarray
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of n pairs and of m decoys.
 
     score: (n,) float64, similarity: (n,) float32, of the pairs.  decoys: (m,) float64.
     scorers: what gives other pairs such scores, one per model; empty for the plain cosine.
     kinds: None if the data are taken to be of one kind.  learned: whether the space was learned from such pairs.
+    phrased: None if captions were not read by phrases.
     """
 
     score: np.ndarray
@@ -73,6 +91,7 @@ class Scores:
     scorers: Sequence[Any]
     kinds: ScoredKinds | None = None
     learned: bool = False
+    phrased: Phrased | None = None
 
     @property
     def scored(self) -> Scored:
@@ -80,7 +99,8 @@ class Scores:
         kinds = self.kinds
         if kinds is None:
             return Scored.plain(self.score)
-        return Scored(self.score, kinds.image, kinds.text, kinds.standing)
+        weakest = np.full(len(self.score), np.nan) if self.phrased is None else self.phrased.weakest
+        return Scored(self.score, kinds.image, kinds.text, kinds.standing, weakest)
 
     @property
     def scored_decoys(self) -> Scored:
@@ -328,7 +348,7 @@ def _score(
             left, right = f.place[drawn.left], f.place[drawn.right]
             hubs = x[drawn.left], y[drawn.right]
             found = scorer.combine(drawn.similarity, *hubs, image_id[left], caption_id[right])
-            target.append(Scored(found, of.image[left], of.text[right], np.full(len(found), np.nan)))
+            target.append(Scored.of_kinds(found, of.image[left], of.text[right]))
     random = Scored.joined(decoys)
     if kinds is None:
         return Scores(score, similarity, random.score, scorers)

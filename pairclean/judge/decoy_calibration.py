@@ -1,6 +1,7 @@
-"""The mismatch rate and the probability that a pair is matched, from its evidence and its standing.
+"""The mismatch rate and the probability that a pair is matched, from its evidence and what else is known of it.
 
-`binormal` models the evidence; `bivariate` adds the standing, where mismatches within kinds are found.
+`binormal` models the evidence; `bivariate` adds the standing, where mismatches within kinds are found, or the fit of
+the weakest phrase, where captions that are partly wrong are.
 
 Pairs with a repeated text or a repeated image have a mismatch rate of their own, one per text (image), drawn towards
 the rate of all such pairs: a slogan under many images is wrong every time, a class name is not. All other pairs share
@@ -18,8 +19,8 @@ from . import binormal, bivariate
 from .binormal import Binormal
 from .bivariate import Bivariate
 from .crossfit import Scores
-from .decoys import Rate, tie_break
-from .evidence import EvidenceScale, Scored
+from .decoys import DecoyScale, Rate, tie_break
+from .evidence import EvidenceScale, Scored, probit
 
 #: Pairs that the rate of all repeated identities weighs in the rate of each.
 PRIOR_PAIRS = 2.0
@@ -31,10 +32,15 @@ GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.003, 0.0015
 #: In a space that was learned from the same pairs, some matched pairs are known much better than others where the noise
 #: is uneven: without mismatches within kinds the gain was up to .011 per pair, with 40% of them .025.
 LEARNED_PER_PAIR = 0.015
+#: Evidence for captions that are partly wrong, per pair: without any the gain was at most .0014, with 20% of them (and
+#: 20% random mismatches) .005, with 40% .008 in a learned space and .025 in an encoder's own.
+PARTLY_PER_PAIR = 0.003
 #: Less than this share of pairs with a known standing says nothing about mismatches within kinds.
 MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
 TAIL = 0.002
+#: With fewer captions read by phrases, or exchanged, nothing is said of captions that are partly wrong.
+FEWEST_READ = 100
 #: A repeated identity with a higher mismatch rate says nothing of its partners.
 MEANINGLESS = 0.8
 GRID = np.linspace(-6.0, binormal.TOP, 361)
@@ -42,6 +48,10 @@ GRID = np.linspace(-6.0, binormal.TOP, 361)
 WITHIN_RANGE = (
     "some mismatched captions resemble the right ones, and how many is known up to the size of the kinds that captions "
     "are compared within: the range is from coarse kinds to fine ones"
+)
+PARTLY_RANGE = (
+    "some captions are partly wrong. To show what this looks like, phrases of captions were exchanged, and how many of "
+    "these captions were right before is not known exactly"
 )
 MAYBE_WITHIN = (
     "some mismatched captions may resemble the right ones; the evidence is too weak to count them in the estimate, and "
@@ -62,6 +72,8 @@ class DecoyCalibration:
     image_share, text_share: the mismatch rate of each repeated identity.
     doubt: the least and the largest share of mismatched pairs that the evidence allows, if the encoder tells too
     little; else None.
+    partial: of the score and that of the weakest phrase, on the scales `scale.overall` and `phrases` of random
+    re-pairings; None where no captions that are partly wrong were found. There is no `joint` with it.
     """
 
     scale: EvidenceScale
@@ -72,6 +84,8 @@ class DecoyCalibration:
     rate: Rate
     joint: Bivariate | None = None
     doubt: tuple[Binormal, Binormal] | None = None
+    partial: Bivariate | None = None
+    phrases: DecoyScale | None = None
     kind: ClassVar[Literal["decoy"]] = "decoy"
 
     @property
@@ -91,7 +105,19 @@ class DecoyCalibration:
         if self.joint is not None:
             known = np.isnan(share) & ~np.isnan(scored.standing)
             posterior[known] = self.joint.clean_probability(z[known], scored.standing[known])
+        if self.partial is not None:
+            s, u = self._by_phrase(scored)
+            known = np.isnan(share) & ~np.isnan(u)
+            posterior[known] = self.partial.clean_probability(s[known], u[known])
         return posterior
+
+    def _by_phrase(self, scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) fit of the captions and of their weakest phrases, standard normal for random mismatches.
+
+        NaN where the phrases are not known.
+        """
+        assert self.phrases is not None
+        return probit(self.scale.overall(scored.score)), probit(self.phrases(scored.weakest))
 
     def undecided(self, scored: Scored) -> np.ndarray:
         """(n,) bool: pairs that are likelier matched or not, depending on the rate, where that is in doubt."""
@@ -103,15 +129,30 @@ class DecoyCalibration:
 
     def resembles(self, scored: Scored) -> np.ndarray:
         """(n,) bool: pairs that, if mismatched, are likelier so within their kind than at random."""
-        if not self.model.within:
+        if self.partial is not None:
             return np.zeros(len(scored.score), bool)
         z = self.scale(scored)
-        random, within = self.model.random * _density(binormal.RANDOM, z), _density(self.model.within_mass, z)
-        found = self.model.within * within > random
+        found = self._other_sort(z)
         if self.joint is not None:
             known = ~np.isnan(scored.standing)
             found[known] = self.joint.within_odds(z[known], scored.standing[known]) > 1
         return found
+
+    def partly(self, scored: Scored) -> np.ndarray:
+        """(n,) bool: pairs whose caption, if it is wrong, is likelier partly wrong than completely."""
+        if self.partial is None:
+            return np.zeros(len(scored.score), bool)
+        s, u = self._by_phrase(scored)
+        found, known = self._other_sort(self.scale(scored)), ~np.isnan(u)
+        found[known] = self.partial.within_odds(s[known], u[known]) > 1
+        return found
+
+    def _other_sort(self, z: np.ndarray) -> np.ndarray:
+        """(n,) bool: mismatches that by their evidence are likelier of the other sort than random."""
+        if not self.model.within:
+            return np.zeros(len(z), bool)
+        random, within = self.model.random * _density(binormal.RANDOM, z), _density(self.model.within_mass, z)
+        return np.asarray(self.model.within * within > random)
 
     def share_among(self, scored: Scored) -> float:
         """The mismatch rate of these pairs, if those that are matched are like the matched pairs of the whole."""
@@ -146,6 +187,8 @@ class DecoyCalibration:
             "image_share": self.image_share.tolist(),
             "text_share": self.text_share.tolist(),
             "doubt": self.doubt and [_model_json(model) for model in self.doubt],
+            "partial": self.partial and _joint_json(self.partial),
+            "phrases": self.phrases and self.phrases.to_json(),
         }
 
     @staticmethod
@@ -160,6 +203,8 @@ class DecoyCalibration:
             Rate(**data["mismatch_rate"]),
             data["joint"] and _read_joint(data["joint"]),
             doubt,
+            data["partial"] and _read_joint(data["partial"]),
+            data["phrases"] and DecoyScale.from_json(data["phrases"]),
         )
 
 
@@ -176,16 +221,23 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
     group = _groups(scores, clusters)
     single = group < 0
     evidence = _Evidence.of(scores, scale, z, single, 1 / copies)
+    by_phrase = None if scores.phrased is None else _ByPhrase.of(scores, scale, z, single, 1 / copies)
     if like is not None:
         model, joint = evidence.fit_like(like)
         doubt = like.doubt and _doubt(evidence.counts, *(end.mismatched for end in like.doubt))
-        return replace(like, scale=scale, model=model, joint=joint, doubt=doubt)
+        found = replace(like, scale=scale, model=model, joint=joint, doubt=doubt)
+        if like.partial is None or by_phrase is None:
+            return found
+        return by_phrase.fit(found, evidence, mismatched=like.partial.mismatched)[0]
     model, joint, low, high, why = evidence.fit()
     sizes = _sizes(scores, clusters)
     shares = _repeated_shares(model, z, group, 1 / copies, sum(sizes))
     of_image, of_text = np.split(shares, [sizes[0]])
     doubt = _doubt(evidence.counts, low, high) if why == WEAK else None
     found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), joint, doubt)
+    if by_phrase is not None and by_phrase.found(found):
+        found, (low, high) = by_phrase.fit(found, evidence)
+        why = PARTLY_RANGE
     return replace(found, rate=_rate(found, scores, z, group, copies, (low, high), why))
 
 
@@ -259,6 +311,103 @@ class _Evidence:
         share = like.joint.mismatched
         joint = bivariate.fit(self.joint_counts, self.joint_random, self.joint_within[self.middle], mismatched=share)
         return binormal.fit(self.counts, self.within[self.middle], mismatched=share), joint
+
+
+@dataclass(frozen=True)
+class _ByPhrase:
+    """The sample of pairs that was read by phrases.
+
+    phrases: the scale of weakest phrases.  z, s, u: evidence, and fits of the caption and of its weakest phrase, of the
+    n pairs.  weight: (n,) of the pairs, 0 where they take no part.
+    counts, random: histograms of pairs and of re-pairings, by s and u.
+    within, partial: s and u of re-pairings within kinds, and of captions of which a phrase was exchanged, (m,) each.
+    source: (m,) the pairs that the latter were.
+    """
+
+    phrases: DecoyScale
+    z: np.ndarray
+    s: np.ndarray
+    u: np.ndarray
+    weight: np.ndarray
+    counts: np.ndarray
+    random: np.ndarray
+    within: tuple[np.ndarray, np.ndarray]
+    partial: tuple[np.ndarray, np.ndarray]
+    source: np.ndarray
+
+    @staticmethod
+    def of(
+        scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray
+    ) -> _ByPhrase | None:
+        """Arguments as in `_Evidence.of`; None where too little could be read."""
+        read = scores.phrased
+        assert read is not None
+        decoys = read.decoys[~np.isnan(read.decoys[:, 1])]
+        enough = (single & ~np.isnan(read.weakest)).sum() >= FEWEST_READ and len(read.source) >= FEWEST_READ
+        if not enough or np.ptp(decoys[:, 1]) < 1e-9:
+            return None
+        phrases = DecoyScale.fit(decoys[:, 1])
+
+        def fits(score: np.ndarray, weakest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return probit(scale.overall(score)), probit(phrases(weakest))
+
+        s, u = fits(scores.score, read.weakest)
+        weight = np.where(single, weight, 0.0)
+        counts = bivariate.histogram(s, u, weight, axis=bivariate.WEAKEST)
+        random, within, partial = (fits(*drawn.T) for drawn in (decoys, read.within, read.partial))
+        return _ByPhrase(phrases, z, s, u, weight, counts, _mass(random), within, partial, read.source)
+
+    def found(self, plain: DecoyCalibration) -> bool:
+        """Whether there is evidence for captions that are partly wrong, and more than for mismatches within kinds.
+
+        plain: the calibration without them.
+        """
+        masses = self._exchanged(self._right(plain)), _mass(self.within)
+        without = self._fitted(None).log_likelihood
+        gains = [self._fitted(mass).log_likelihood - without for mass in masses]
+        least = max(GAIN, PARTLY_PER_PAIR * float(self.counts.sum()))
+        return gains[0] > max(least, gains[1])
+
+    def fit(
+        self, plain: DecoyCalibration, evidence: _Evidence, *, mismatched: float | None = None
+    ) -> tuple[DecoyCalibration, tuple[float, float]]:
+        """The calibration with captions that are partly wrong, and the range of the share of mismatched pairs.
+
+        plain: without them.  mismatched: the share, where it is known.
+
+        The captions of which a phrase is exchanged should be right before. They are weighted by what is known of this:
+        first by the evidence, then by the fit that results. The range goes as far again as that moves the share.
+        """
+        shares, right = [], self._right(plain)
+        for _ in range(2):
+            found = self._fitted(self._exchanged(right), mismatched)
+            shares.append(found.mismatched)
+            known = ~np.isnan(self.u)
+            right[known] = found.clean_probability(self.s[known], self.u[known])
+        found = bivariate.with_errors(self.counts, found)
+        moved, error = abs(shares[1] - shares[0]), found.errors[0]
+        ends = max(0.0, min(shares) - error), min(1.0, max(shares) + moved + error)
+        by_z = binormal.smoothed(binormal.histogram(self.partial[0], right[self.source]))
+        model = binormal.fit(evidence.counts, by_z, mismatched=found.mismatched)
+        return replace(plain, model=model, joint=None, doubt=None, partial=found, phrases=self.phrases), ends
+
+    def _right(self, plain: DecoyCalibration) -> np.ndarray:
+        """(n,) how likely each pair is matched, by its evidence alone."""
+        return _posterior(plain.model, self.z, np.full(len(self.z), np.nan), np.full(len(self.z), True))
+
+    def _exchanged(self, right: np.ndarray) -> np.ndarray:
+        """Mass of captions of which a phrase was exchanged, if they were right before.  right: as `_right` gives it."""
+        return _mass(self.partial, (right * (self.weight > 0))[self.source])
+
+    def _fitted(self, mass: np.ndarray | None, mismatched: float | None = None) -> Bivariate:
+        """mass: of mismatches of another sort; None fits none."""
+        return bivariate.fit(self.counts, self.random, mass, mismatched=mismatched, axis="weakest")
+
+
+def _mass(fits: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None = None) -> np.ndarray:
+    """Of the fits of captions and of their weakest phrases, (m,) each."""
+    axis = bivariate.WEAKEST
+    return bivariate.smoothed(bivariate.histogram(*fits, weight, axis=axis), axis=axis)
 
 
 def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binormal]:
@@ -337,15 +486,15 @@ def _parts(
     named = {"generic": generic & ~placeholder, "placeholder": placeholder}
     other = float(noisy[~rest & ~generic & ~placeholder].sum()) / n  # moved captions of repeated identities
     random, within = found.model.random, found.model.within
-    off = dict.fromkeys(("random", "within_kind"), (float(noisy.mean()) - ends[0], ends[1] - float(noisy.mean())))
-    if found.joint is None:
-        off["within_kind"] = 0.0, 0.0
+    other_sort, fitted = ("within_kind", found.joint) if found.partial is None else ("partly", found.partial)
+    off = dict.fromkeys(("random", other_sort), (float(noisy.mean()) - ends[0], ends[1] - float(noisy.mean())))
+    if fitted is None:
+        off[other_sort] = 0.0, 0.0
     else:
-        random, within = found.joint.random, found.joint.within
-        errors = found.joint.errors
-        off = {"random": (part * errors[1],) * 2, "within_kind": (part * errors[2],) * 2}
+        random, within, errors = fitted.random, fitted.within, fitted.errors
+        off = {"random": (part * errors[1],) * 2, other_sort: (part * errors[2],) * 2}
     parts = {}
-    for name, estimate in (("random", part * random + other), ("within_kind", part * within)):
+    for name, estimate in (("random", part * random + other), (other_sort, part * within)):
         below, above = off[name]
         parts[name] = {"estimate": estimate, "low": max(0.0, estimate - below), "high": min(1.0, estimate + above)}
     for name, members in named.items():

@@ -27,18 +27,26 @@ class Scored:
     """Scores of image-caption pairs.  score: (n,) float64.  image_kind, text_kind: (n,) int64.
 
     standing: (n,) float64, among others of their kinds (see `standing`); NaN where it is not known.
+    weakest: (n,) float64, the score of the caption's weakest phrase (see `phrased`); NaN where it is not known.
     """
 
     score: np.ndarray
     image_kind: np.ndarray
     text_kind: np.ndarray
     standing: np.ndarray
+    weakest: np.ndarray
 
     @staticmethod
     def plain(score: np.ndarray) -> Scored:
-        """All of one kind, their standing not known."""
+        """All of one kind, and nothing else known."""
         kind = np.zeros(len(score), np.int64)
-        return Scored(score, kind, kind, np.full(len(score), np.nan))
+        return Scored.of_kinds(score, kind, kind)
+
+    @staticmethod
+    def of_kinds(score: np.ndarray, image_kind: np.ndarray, text_kind: np.ndarray) -> Scored:
+        """Neither standing nor phrases are known."""
+        standing, weakest = np.full((2, len(score)), np.nan)
+        return Scored(score, image_kind, text_kind, standing, weakest)
 
     def take(self, which: Any) -> Scored:
         return Scored(*(values[which] for values in vars(self).values()))

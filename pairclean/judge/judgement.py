@@ -15,7 +15,7 @@ from ..arrays import Pairs, chunks, unit
 from ..metrics.retrieval import retrieval
 from ..pairs import UserError
 from .agreement import spaces_agree
-from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge, judge_scores
+from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
 from .decoy_calibration import DecoyCalibration
 from .decoys import DecoyScale, Rate
@@ -26,6 +26,7 @@ from .languages import language_of
 from .lemon import NeighbourIndex, lemon_scores
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
+from .phrased import NO_SPAN, PhraseReader, Words, read_sample
 from .recalibration import Recalibration
 from .rounds import Learned
 from .scores import Scorer
@@ -45,6 +46,9 @@ UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
 UNREAD, MARGIN, FEWEST_UNREAD = 0.7, 0.3, 20
 #: Captions of a kind by which its language is told.
 CAPTIONS_OF_KIND = 200
+#: The weakest phrase of a pair is named if the pair is less likely matched than this, and likelier partly wrong than
+#: completely: a reviewer has use for it before the pair is flagged.
+NAMED_BELOW = 0.9
 HISTOGRAM_BINS = 60
 DECOYS_KEPT = 20_000
 
@@ -55,6 +59,10 @@ NOT_LEARNED = (
 FOREIGN = (
     "The encoder's own similarities do not tell matches from mismatches here, so that the alignment was learned from "
     "nothing."
+)
+PARTLY = (
+    "Some captions are partly wrong. What was learned in the second round took them for right ones, so the pairs are "
+    "judged by the first."
 )
 ALL_WRONG = (
     "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
@@ -112,6 +120,8 @@ class Judgement:
     similarity, aligned_similarity: (N,) float32 cosines in the encoder's space and in the learned one; NaN where not
     known.
     noise_kind: (N,) int8, an index into NOISE_KINDS: the kind that each pair would be if it were mismatched.
+    wrong_phrase: (N, 2) int32, where the words of the caption that do not fit start and stop, in characters; -1 where
+    none are named.
     unjudged_reason: (N,) int8, an index into UNJUDGED: why a readable pair was not judged although others were.
     decoy_clean_probability: (d,) float64, of random re-pairings.
     mixed_clean_probability: (m,) float64, of captions that are half right.
@@ -128,6 +138,7 @@ class Judgement:
     similarity: np.ndarray
     aligned_similarity: np.ndarray
     noise_kind: np.ndarray
+    wrong_phrase: np.ndarray
     unjudged_reason: np.ndarray
     decoy_clean_probability: np.ndarray
     mixed_clean_probability: np.ndarray
@@ -159,6 +170,7 @@ def judge(
     calibration: Kind = "decoy",
     scripts: np.ndarray | None = None,
     captions: Callable[[np.ndarray], Sequence[str]] | None = None,
+    words: Words | None = None,
     comparable: bool,
     seed: int = 0,
     device: str = "cpu",
@@ -169,6 +181,7 @@ def judge(
     score, calibration: as in `Config`.  comparable: whether images and captions share the encoder's space.
     scripts: (N,) int64 of `script_codes`, the writing systems of the captions; None takes them all for one.
     captions: gives the captions of some of the N pairs, from which languages are told; None takes them all for one.
+    words: reads captions by phrases, which tells those that are partly wrong; None reads them as wholes only.
     Raises UserError for a score in the encoder's space if there is no such space.
     """
     if score in ENCODER_SCORES and not comparable:
@@ -183,7 +196,20 @@ def judge(
         found = _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
         agree = comparable and spaces_agree(pairs, rows, seed=seed)
         return replace(found, notes=[*found.notes, ALL_WRONG]) if agree else found
-    fitted = judge_scores(choice.scores, choice.unbiased, calibration, seed=seed)
+    if words is not None and calibration == "decoy":
+        unbiased = _read(choice.first, choice.unbiased, learned, kinds, pairs, words, seed)
+        same = choice.scores is choice.unbiased
+        choice = replace(choice, unbiased=unbiased, scores=unbiased if same else choice.scores)
+    fitted = calibrate_scores(choice.unbiased, calibration, seed=seed)
+    if choice.scores is not choice.unbiased:
+        partly = isinstance(fitted, DecoyCalibration) and fitted.partial is not None
+        if partly and score == "auto":
+            choice = choice.by_first()
+        else:
+            if partly and words is not None:
+                again = _read(choice.cross_fit, choice.scores, learned, kinds, pairs, words, seed)
+                choice = replace(choice, scores=again)
+            fitted = calibrate_scores(choice.scores, calibration, like=fitted, seed=seed)
     unread = np.zeros(len(rows), bool)
     if isinstance(fitted, DecoyCalibration):
         if scripts is not None:
@@ -192,12 +218,12 @@ def judge(
             cluster = learned.text_clusters(pairs, rows)
             unread |= _of_unread_language(choice.scores, fitted, np.where(unread, -1, cluster), rows, captions)
     if unread.any() and (~unread).sum() >= FEWEST:
-        options: Any = {"comparable": comparable, "seed": seed, "device": device}
+        options: Any = {"words": words, "comparable": comparable, "seed": seed, "device": device}
         rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
         reason = rest.unjudged_reason.copy()
         reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
         return replace(rest, similarity=similarity, unjudged_reason=reason, notes=[*rest.notes, _unread_note(unread)])
-    return _judged(choice, fitted, fitted.rate, pairs, learned, similarity, comparable, seed)
+    return _judged(choice, fitted, fitted.rate, pairs, learned, words, similarity, comparable, seed)
 
 
 def judge_as(
@@ -206,6 +232,7 @@ def judge_as(
     rows: np.ndarray,
     learned: Learned,
     *,
+    words: Words | None = None,
     comparable: bool,
     seed: int = 0,
     device: str = "cpu",
@@ -230,12 +257,15 @@ def judge_as(
     why = all_alike(scores)
     if why:
         return _unjudged(why, similarity)
+    choice = _Choice(earlier.score, cross_fit, scores, cross_fit, scores, scores.similarity, [APPLIED])
+    if words is not None and earlier.calibration.kind == "decoy":
+        read = _read(cross_fit, scores, learned, kinds, pairs, words, seed)
+        choice = replace(choice, scores=read, unbiased=read)
     # The rate is this data's own; the scale that turns scores into probabilities is the earlier one.
-    rate = calibrate_scores(scores, earlier.calibration.kind, seed=seed).rate
+    rate = calibrate_scores(choice.scores, earlier.calibration.kind, seed=seed).rate
     # A verdict must not depend on which other pairs are judged with it.
-    scores = scores.without_standing()
-    choice = _Choice(earlier.score, cross_fit, scores, scores, scores.similarity, [APPLIED])
-    found = _judged(choice, earlier.calibration, rate, pairs, learned, similarity, comparable, seed)
+    choice = replace(choice, scores=choice.scores.without_standing())
+    found = _judged(choice, earlier.calibration, rate, pairs, learned, words, similarity, comparable, seed)
     refit = earlier.recalibration
     if refit is None:
         return found
@@ -253,15 +283,32 @@ def judge_as(
 class _Choice:
     """The score that is used, and the models that give it.
 
-    unbiased: scores of models that used no judgement of these pairs.  aligned_similarity: (n,) of the pairs.
+    unbiased: scores of models that used no judgement of these pairs, which are those of `first`.
+    aligned_similarity: (n,) of the pairs.
     """
 
     score: str
     cross_fit: CrossFit
     scores: Scores
+    first: CrossFit
     unbiased: Scores
     aligned_similarity: np.ndarray
     notes: list[str]
+
+    def by_first(self) -> _Choice:
+        """The same, judged by what used no judgement of these pairs."""
+        name = "first" if self.first.learned else "negclip"
+        return replace(self, score=name, cross_fit=self.first, scores=self.unbiased, notes=[*self.notes, PARTLY])
+
+
+def _read(
+    cross_fit: CrossFit, scores: Scores, learned: Learned, kinds: PairKinds, pairs: Pairs, words: Words, seed: int
+) -> Scores:
+    """The same scores, with a sample of the captions read by phrases; as they are if they are not a `Scorer`'s."""
+    if scores.kinds is None:
+        return scores
+    reader = PhraseReader(cross_fit, _of(Scorer, scores.scorers), learned.near(pairs), words)
+    return replace(scores, phrased=read_sample(reader, kinds.groups[len(kinds.groups) // 2], seed=seed))
 
 
 def _choose(
@@ -280,7 +327,7 @@ def _choose(
     scores = first.scores(near, kinds, seed=seed)
     foreign = comparable and first.learned and learned.method != "canonical"
     name, notes = "first" if first.learned else "negclip", [FOREIGN] if foreign else []
-    choice = _Choice(name, first, scores, scores, scores.similarity, notes)
+    choice = _Choice(name, first, scores, first, scores, scores.similarity, notes)
     if learned.aligned:
         second = learned.cross_fit(learned.aligned, pairs, rows)
         better = second.scores(near, kinds, seed=seed)
@@ -298,7 +345,7 @@ def _choose(
     if wanted in ENCODER_SCORES and wanted != choice.score:
         encoder = CrossFit.single(ZeroShot(device=device), rows)
         scores = _encoder_scores(wanted, encoder, near, kinds, seed)
-        choice = replace(choice, score=wanted, cross_fit=encoder, scores=scores, unbiased=scores)
+        choice = replace(choice, score=wanted, cross_fit=encoder, scores=scores, first=encoder, unbiased=scores)
     return choice
 
 
@@ -332,16 +379,33 @@ def _judged(
     rate: Rate,
     pairs: Pairs,
     learned: Learned,
+    words: Words | None,
     similarity: np.ndarray,
     comparable: bool,
     seed: int,
 ) -> Judgement:
     scores, rows, n = choice.scores, choice.cross_fit.rows, len(pairs)
+    reader = None
+    if words is not None and scores.phrased is not None:
+        reader = PhraseReader(choice.cross_fit, _of(Scorer, scores.scorers), learned.near(pairs), words, None)
+    span = np.full((len(rows), 2), NO_SPAN, np.int32)
+    if reader and isinstance(calibration, DecoyCalibration) and calibration.partial is not None:
+        assert scores.phrased is not None
+        weakest, span = reader.weakest(np.arange(len(rows)))
+        scores = replace(scores, phrased=replace(scores.phrased, weakest=weakest))
     # As in the verdicts, so that a comparison with a threshold gives the same result here and there.
     clean = calibration.clean_probability(scores.scored).astype(np.float32)
-    mixed = mixed_scores(choice.cross_fit, learned.near(pairs), scores, clean.astype(np.float64), seed=seed)
-    kind = np.zeros(n, np.int8)
-    kind[rows] = _noise_kinds(scores, calibration, kind_cut(mixed, scores.decoys))
+    mixed = Scored.plain(
+        mixed_scores(choice.cross_fit, learned.near(pairs), scores, clean.astype(np.float64), seed=seed)
+    )
+    of_rows = _noise_kinds(scores, calibration, kind_cut(mixed.score, scores.decoys))
+    partly = (clean < NAMED_BELOW) & (of_rows == NOISE_KINDS.index("partial"))
+    if reader:
+        unread = np.flatnonzero(partly & (span[:, 0] < 0))
+        span[unread] = reader.weakest(unread)[1]
+    kind, phrase = np.zeros(n, np.int8), np.full((n, 2), NO_SPAN, np.int32)
+    kind[rows] = of_rows
+    phrase[rows[partly]] = span[partly]
     reason = np.zeros(n, np.int8)
     if isinstance(calibration, DecoyCalibration):
         undecided = calibration.undecided(scores.scored)
@@ -356,11 +420,12 @@ def _judged(
         similarity=similarity,
         aligned_similarity=_everywhere(n, rows, choice.aligned_similarity),
         noise_kind=kind,
+        wrong_phrase=phrase,
         unjudged_reason=reason,
         decoy_clean_probability=calibration.clean_probability(
             scores.scored_decoys.take(slice(None, None, max(1, len(scores.decoys) // DECOYS_KEPT)))
         ),
-        mixed_clean_probability=calibration.clean_probability(Scored.plain(mixed)),
+        mixed_clean_probability=calibration.clean_probability(mixed),
         score=choice.score,
         scorers=scores.scorers,
         calibration=calibration,
@@ -432,6 +497,9 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
     if cut is not None:
         kind[:] = np.where(scores.score < cut, NOISE_KINDS.index("complete"), NOISE_KINDS.index("partial"))
     if isinstance(calibration, DecoyCalibration):
+        if calibration.partial is not None:
+            partly = calibration.partly(scores.scored)
+            kind[:] = np.where(partly, NOISE_KINDS.index("partial"), NOISE_KINDS.index("complete"))
         kind[calibration.resembles(scores.scored)] = NOISE_KINDS.index("within_kind")
         kind[calibration.generic(scores.scored)] = NOISE_KINDS.index("generic")
         kind[calibration.placeholder(scores.scored)] = NOISE_KINDS.index("placeholder")
@@ -452,6 +520,7 @@ def _unjudged(why: str, similarity: np.ndarray, aligned_similarity: np.ndarray |
         similarity=similarity,
         aligned_similarity=nan.astype(np.float32) if aligned_similarity is None else aligned_similarity,
         noise_kind=np.zeros(len(similarity), np.int8),
+        wrong_phrase=np.full((len(similarity), 2), NO_SPAN, np.int32),
         unjudged_reason=np.zeros(len(similarity), np.int8),
         decoy_clean_probability=np.zeros(0),
         mixed_clean_probability=np.zeros(0),

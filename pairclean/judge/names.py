@@ -26,8 +26,8 @@ COMMON = 0.1
 #: Characters of a caption that are looked at.
 READ = 1_000
 #: Letters of writing systems without spaces (Thai, Lao, Burmese, Khmer, Japanese, Chinese): pairs of letters are words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’-][^\W_{_UNSPACED}]+)*")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+(?:['’-][^\W_{UNSPACED}]+)*")
 
 
 def kind_names(captions: Sequence[Sequence[str]]) -> list[str]:
@@ -68,7 +68,7 @@ def words_of(caption: str) -> list[str]:
     """
     found = []
     for word in _WORD.findall(caption[:READ].lower()):
-        if re.match(f"[{_UNSPACED}]", word):
+        if re.match(f"[{UNSPACED}]", word):
             found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
         elif len(word) > 1 and not word.isdigit():
             found.append(word)
@@ -95,7 +95,7 @@ def _without_parts(ranked: list[str]) -> list[str]:
 
 def _alike(word: str, other: str) -> bool:
     short, long = sorted((word, other), key=len)
-    if re.match(f"[{_UNSPACED}]", word):
+    if re.match(f"[{UNSPACED}]", word):
         return bool(set(word) & set(other))
     return long.startswith(short) and len(short) >= 3
 

@@ -44,6 +44,7 @@ class Pick:
     reason: str | None = None
     noise_kind: str | None = None
     reason_code: str | None = None
+    mismatched_text: str | None = None
     image_group: int | None = None
     caption_group: int | None = None
 

@@ -55,7 +55,7 @@ def _environment(report: dict[str, Any]) -> Environment:
     environment.globals.update(
         number=number, figures=figures, share=_share, change=_change, form=_form, counted=_counted
     )
-    environment.filters.update(shown=_shown, teaser=_teaser, recall_name=_recall_name)
+    environment.filters.update(shown=_shown, teaser=_teaser, marked=_marked, recall_name=_recall_name)
     return environment
 
 
@@ -287,6 +287,13 @@ def _shown(caption: str) -> str:
     if len(caption) <= 2 * _CAPTION_SHOWN and len(head) <= _CAPTION_SHOWN:
         return head
     return f"{head[:_CAPTION_SHOWN]} … (the caption has {len(caption):,} characters)"
+
+
+def _marked(shown: str, wrong: str | None) -> list[tuple[str, bool]]:
+    """A caption as it is shown, in parts, each with whether it is the words that do not fit."""
+    words = " ".join(_visible(wrong or "").split())
+    before, found, after = shown.partition(words) if words else (shown, "", "")
+    return [(part, part is found) for part in (before, found, after) if part]
 
 
 def _teaser(shown: str) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from .. import judge as judging
-from ..embed import resolve_devices
+from ..embed import CaptionReader, blanked, load_encoder, resolve_devices
 from ..execution import Execution
+from ..judge import Faults, Words
 from ..pairs import UserError
 from ..review.reviewed import labelled_pairs
 from ..run import Run
@@ -22,6 +24,29 @@ def _captions(run: Run) -> Iterator[str | None]:
             yield from chunk.to_pylist()
 
 
+def _words(run: Run, faults: Faults, execution: Execution) -> tuple[Words | None, str | None]:
+    """What reads captions by phrases; if captions cannot be read so, None, and why where a user can change that."""
+    config, about = run.config, run.manifest["encoder"].get("description", {})
+    if "model" not in about:  # the vectors were made elsewhere
+        return None, None
+    try:
+        encoder = run.objects.encoder or load_encoder(
+            config.model,
+            pretrained=config.pretrained,
+            device=execution.device,
+            dtype=config.dtype,
+            exact=config.exact_preprocessing,
+        )
+    except UserError as error:
+        return None, f"Captions were not read by phrases, so that no words that do not fit are named: {error}."
+    emb, shared = open_embeddings(run), frozenset(run.manifest.get("shared_sentences", []))
+
+    def captions(rows: np.ndarray) -> list[str]:
+        return [blanked(caption or "", shared) for caption in emb.captions(faults.caption[rows])]
+
+    return Words(captions, CaptionReader(encoder, sorted(shared)).encode_captions), None
+
+
 def judge(run: Run, execution: Execution) -> None:
     emb, config, device = open_embeddings(run), run.config, resolve_devices(execution.device)[0]
     execution.progress.start("judge")
@@ -31,10 +56,11 @@ def judge(run: Run, execution: Execution) -> None:
             f"{run.path} gave captions back to their images (--repair), and the labels are of the pairs as they came: "
             "judge with --no-use-labels, or rematch with --no-repair first"
         )
+    words, why_not = _words(run, faults, execution)
     of = (faults.mended(emb.pairs), np.flatnonzero(emb.readable), open_learned(run, device))
     if run.frozen_from:
         earlier = open_judgement(run.frozen_from)
-        found = judging.judge_as(earlier, *of, comparable=run.comparable, seed=config.seed, device=device)
+        found = judging.judge_as(earlier, *of, words=words, comparable=run.comparable, seed=config.seed, device=device)
     else:
         found = judging.judge(
             *of,
@@ -42,10 +68,14 @@ def judge(run: Run, execution: Execution) -> None:
             calibration=config.calibration,
             scripts=judging.script_codes(_captions(run))[faults.caption],
             captions=lambda rows: emb.captions(faults.caption[rows]),
+            words=words,
             comparable=run.comparable,
             seed=config.seed,
             device=device,
         )
+    if why_not:
+        execution.progress.say(why_not)
+        found = replace(found, notes=[*found.notes, why_not])
     if config.use_labels:
         found = judging.with_labels(found, labelled_pairs(run), emb.image_id)
     save_judgement(run, found)

@@ -124,6 +124,12 @@ def _of_judge(judged: Judgement, faults: Faults) -> list[str]:
 
 def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
     """What happens to captions that are half right, if it is known."""
+    parts = {} if judged.rate is None else judged.rate.parts
+    if "partly" in parts:
+        return [
+            f"About {parts['partly']['estimate']:.0%} of the pairs have a caption that is partly wrong: "
+            "`mismatched_text` of the verdicts has the words that fit the picture least."
+        ]
     mixed = judged.mixed_clean_probability
     if not len(mixed):
         return []

@@ -98,15 +98,17 @@ def plant_mixture(
     return image, caption, kind
 
 
-def mix(caption: str, other: str, rng: np.random.Generator) -> str | None:
+def mix(caption: str, other: str, rng: np.random.Generator) -> tuple[str, str] | None:
     """`caption` with half of its clauses taken from `other`; if it has only one clause, half of its words.
 
     Clauses end at commas, semicolons, "and" and "with". The replaced clauses are consecutive, and so are those that
-    replace them.  Returns None for a caption that cannot be split, or if every attempt results in the same text.
+    replace them.  Returns the new caption, and the part of it that is another's; None for a caption that cannot be
+    split, or if every attempt results in the same text.
 
     >>> mix("a red ball, a blue box", "two cats, a green house", np.random.default_rng(0))
-    'a red ball, a green house'
+    ('a red ball, a green house', 'a green house')
     """
+    own = normalise_caption(caption)
     caption = caption.strip(" ,;\t\n")
     cut = _CUT if _CUT.search(caption) else _SPACE
     pieces, theirs = cut.split(caption), [piece for piece in cut.split(other.strip())[::2] if piece]
@@ -120,8 +122,8 @@ def mix(caption: str, other: str, rng: np.random.Generator) -> str | None:
         for i in range(half):
             mixed[2 * (place + i)] = theirs[(start + i) % len(theirs)]
         text = "".join(mixed)
-        if normalise_caption(text) != normalise_caption(caption):
-            return text
+        if normalise_caption(text) not in (own, normalise_caption(caption)):
+            return text, "".join(mixed[2 * place : 2 * (place + half) - 1])
     return None
 
 

@@ -43,7 +43,8 @@ def test_shards_are_copied_with_moved_captions_and_the_truth_says_which(tmp_path
     assert after.schema.equals(before.schema, check_metadata=True)
     assert after.drop(["caption"]).equals(before.drop(["caption"]))
     own = dict(zip(before["key"].to_pylist(), before["caption"].to_pylist(), strict=True))
-    assert truth.column_names == ["key", "caption_key", "caption", "carried_caption", "noise_kind"]
+    columns = ["key", "caption_key", "caption", "carried_caption", "noise_kind", "mismatched_text"]
+    assert truth.column_names == columns
     assert {f.type for f in truth.schema} == {pa.string()}
     assert truth["key"].to_pylist() == before["key"].to_pylist()
     assert truth["caption"].to_pylist() == before["caption"].to_pylist()
@@ -115,6 +116,10 @@ def test_partial_mismatches(tmp_path: Path) -> None:
         kept = [piece for piece in now.split(", ") if piece in own.split(", ")]
         assert len(kept) == 1
         assert set(now.split(", ")) - set(kept) <= set(there)
+    parts = truth.loc[1::2, ["carried_caption", "caption", "mismatched_text"]]
+    for now, own, foreign in parts.itertuples(index=False):
+        assert set(now.split(", ")) - {foreign} <= set(own.split(", "))
+    assert truth["mismatched_text"][::2].isna().all()
 
 
 def test_lists_of_captions_move_one_by_one_and_are_numbered_anew(tmp_path: Path) -> None:

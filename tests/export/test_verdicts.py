@@ -38,6 +38,7 @@ def test_the_five_verdicts() -> None:
         rematch_probability=np.array([NAN, 0.75, NAN, NAN, NAN], np.float32),
         why_not=objects(*[NO_PARTNER] * 5),
         noise_kind=objects("partial", "complete", None, "complete", "complete"),
+        mismatched_text=objects("red", "blue", "green", None, "grey"),
         fault=objects(None, "captions moved", None, None, None),
         unjudged=objects(*["too few"] * 5),
         unjudged_code=ReasonCode.TOO_FEW_PAIRS,
@@ -64,6 +65,7 @@ def test_the_five_verdicts() -> None:
     codes = ["duplicate", "shifted", "no_partner", "unreadable_image", "too_few_pairs"]
     assert table["reason_code"].to_pylist() == codes
     assert table["noise_kind"].to_pylist() == [None] * 5
+    assert table["mismatched_text"].to_pylist() == ["red", None, "green", None, None]  # not of a shift, nor unjudged
 
 
 def test_a_shard_without_pairs() -> None:
@@ -71,7 +73,7 @@ def test_a_shard_without_pairs() -> None:
     code = ReasonCode.ENCODER_CANNOT_TELL
     groups = np.zeros(0, np.int64)
     found = Findings(
-        np.zeros(0), floats, floats, none, none, floats, none, none, none, none, code, groups, groups, none, 0.5
+        np.zeros(0), floats, floats, none, none, floats, none, none, none, none, none, code, groups, groups, none, 0.5
     )
     assert verdict_table(pair_table([]), found) == VERDICT_SCHEMA.empty_table()
 
@@ -90,6 +92,7 @@ def test_reason_codes_say_what_is_wrong_with_a_pair() -> None:
         rematch_probability=np.full(8, 0.9, np.float32),
         why_not=objects(*[UNSURE] * 8),
         noise_kind=objects(*kinds),
+        mismatched_text=objects(*[None] * 8),
         fault=objects(*[None] * 7, "captions moved"),
         unjudged=objects(*["the encoder cannot tell"] * 8),
         unjudged_code=ReasonCode.ENCODER_CANNOT_TELL,

@@ -132,9 +132,8 @@ def kinds_of(
     zero = np.zeros(n, np.int64)
     text = zero if text is None else text
     rng = np.random.default_rng(9)
-    random = Scored(
-        decoys, np.zeros(len(decoys), np.int64), np.resize(text, len(decoys)), rng.normal(0, 0.8, len(decoys))
-    )
+    random = Scored.of_kinds(decoys, np.zeros(len(decoys), np.int64), np.resize(text, len(decoys)))
+    random = replace(random, standing=rng.normal(0, 0.8, len(decoys)))
     of_kind = replace(Scored.plain(within), standing=rng.normal(0, 0.8, len(within)))
     standing = np.full(n, np.nan) if standing is None else standing
     return ScoredKinds(zero, text, standing, random, (of_kind,) * 3, np.ones(n, np.int64), (1, 1))

@@ -69,7 +69,7 @@ def test_evidence_of_re_pairings_is_standard_normal_whatever_their_kinds() -> No
     rng = np.random.default_rng(1)
     image, text = rng.integers(3, size=30_000), rng.integers(4, size=30_000)
     score = rng.standard_normal(30_000) * (1 + text) + 5 * image
-    decoys = Scored(score, image, text, np.full(len(score), np.nan))
+    decoys = Scored.of_kinds(score, image, text)
     z = EvidenceScale.fit(decoys)(decoys)
     assert z.mean() == pytest.approx(0, abs=0.02)
     assert z.std() == pytest.approx(1, abs=0.02)

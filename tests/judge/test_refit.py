@@ -26,6 +26,7 @@ def judgement_of(clean: np.ndarray, **fields: Any) -> Judgement:
         similarity=np.full(n, NAN, np.float32),
         aligned_similarity=np.full(n, NAN, np.float32),
         noise_kind=np.zeros(n, np.int8),
+        wrong_phrase=np.full((n, 2), -1, np.int32),
         unjudged_reason=np.zeros(n, np.int8),
         decoy_clean_probability=np.array([0.01, 0.2]),
         mixed_clean_probability=np.array([0.6]),

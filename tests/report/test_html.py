@@ -423,3 +423,10 @@ def test_bars_have_the_height_of_their_counts() -> None:
         ("kept", "50", "50", "50", "50"),
     ]
     assert "0 to 0.5: 30 flagged" in figure
+
+
+def test_words_that_do_not_fit_are_underlined(report: dict[str, Any], tmp_path: Path) -> None:
+    pick = Pick("mismatches", "a", "s", 0, 0, "noisy", mismatched_text="a <blue>  box")
+    render_html(report, Gallery((Tile(pick, "a red ball,\ta <blue>  box, and so on"),)), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"a red ball, <u title=[^>]*>a &lt;blue&gt; box</u>, and so on", page)

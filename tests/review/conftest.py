@@ -109,6 +109,7 @@ def judgement_of(clean: np.ndarray) -> Judgement:
         similarity=floats,
         aligned_similarity=floats,
         noise_kind=np.zeros(n, np.int8),
+        wrong_phrase=np.full((n, 2), -1, np.int32),
         unjudged_reason=np.zeros(n, np.int8),
         decoy_clean_probability=np.full(100, 0.01),
         mixed_clean_probability=np.zeros(0),
