@@ -3,8 +3,9 @@
 Some pairs carry another's caption, some their own with half of its clauses (or words) from another. A row per set,
 mixture and seed: the mismatch rate with its interval and the part of captions that are partly wrong; AUROC of
 mismatched against matched pairs and the calibration error, each with captions read as wholes only behind it; the shares
-that are flagged; and of all planted partial mismatches, how many have the right words in `mismatched_text`: at least half of it
-was planted, and it is at most 60% of the caption. Then how many matched pairs have such words, rightly or not.
+that are flagged; and of all planted partial mismatches, how many have the right words in `mismatched_text`: at least
+half of it was planted, and it is at most 60% of the caption. Then how many matched pairs have such words, rightly or
+not.
 """
 
 from __future__ import annotations

@@ -386,7 +386,8 @@ def _judged(
 ) -> Judgement:
     scores, rows, n = choice.scores, choice.cross_fit.rows, len(pairs)
     reader = None
-    if words is not None and scores.phrased is not None:
+    told = isinstance(calibration, DecoyCalibration) and calibration.reads_phrases
+    if words is not None and scores.phrased is not None and told:
         reader = PhraseReader(choice.cross_fit, _of(Scorer, scores.scorers), learned.near(pairs), words, None)
     span = np.full((len(rows), 2), NO_SPAN, np.int32)
     if reader and isinstance(calibration, DecoyCalibration) and calibration.partial is not None:

@@ -37,8 +37,8 @@ def test_the_words_that_do_not_fit_are_named(shared: Path, tmp_path: Path) -> No
 
     run = pairclean.clean(tmp_path / "in", tmp_path / "run", model=f"local-dir:{shared}/models/tinyclip")
     verdicts = run.verdicts().to_pandas().set_index("pair_id").loc[truth.index]
-    named = verdicts["mismatched_text"].where(verdicts["mismatched_text"].notna(), None)
-    triples = list(zip(named, truth["mismatched_text"], truth["carried_caption"], strict=True))
+    named, planted = ([x if isinstance(x, str) else None for x in of["mismatched_text"]] for of in (verdicts, truth))
+    triples = list(zip(named, planted, truth["carried_caption"], strict=True))
     assert all(found is None or found in caption for found, _, caption in triples)
     hits = pd.Series([right_words(*triple) for triple in triples], truth.index)
     assert hits[partly].mean() >= 0.8
