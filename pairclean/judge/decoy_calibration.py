@@ -42,8 +42,9 @@ LEAST_RANKED = 0.95
 MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
 TAIL = 0.002
-#: With fewer captions read by phrases, or exchanged, nothing is said of captions that are partly wrong.
-FEWEST_READ = 100
+#: With fewer captions read by phrases, or exchanged, nothing is said of captions that are partly wrong: of 300 pairs
+#: without a mismatch, many were taken for such in a learned space.
+FEWEST_READ = 1000
 #: A repeated identity with a higher mismatch rate says nothing of its partners.
 MEANINGLESS = 0.8
 GRID = np.linspace(-6.0, binormal.TOP, 361)
