@@ -46,6 +46,7 @@ def judge(run: Run, execution: Execution) -> None:
             seed=config.seed,
             device=device,
         )
+    found = judging.with_strays(found, faults, emb.caption_id)
     if config.use_labels:
         found = judging.with_labels(found, labelled_pairs(run), emb.image_id)
     save_judgement(run, found)
