@@ -89,6 +89,7 @@ def calibrate_rematching(
     suspected = searched.known().clean
     size = int(np.clip(len(suspected) * PORTION, 8, len(sure) // 2))
     count = int(np.clip(np.ceil(BROKEN / size), FEWEST_TRIALS, MOST_TRIALS))
+    surest = float(np.median(suspected[suspected < 0.5])) if (suspected < 0.5).any() else 0.5
     # The share of orphans is estimated with an assumed one in the plan, and then again with that estimate.
     for times in (max(FEWEST_TRIALS, count // 4), count):
         trial = _Trial.joined([_break(searched, sure, size, decoy_clean, rng, options) for _ in range(times)])
@@ -96,8 +97,9 @@ def calibrate_rematching(
         proposed = trial.mass > 0
         if proposed.sum() < FEWEST_SEEN or not trial.right[proposed].any():
             return None
-        flagged = trial.clean < 0.5
-        orphans = _orphan_share(*(trial.away[group & flagged] for group in (home, orphan, suspect)))
+        # Flagged pairs that are matched after all would look like orphans, so only the surer half is compared.
+        displaced = trial.clean <= surest
+        orphans = _orphan_share(*(trial.away[group & displaced] for group in (home, orphan, suspect)))
         used, options = options, replace(options, orphans=min(orphans, ORPHANS))
     # Each group represents the estimated number of suspects of its kind.
     pool = np.concatenate([suspected, sure.clean[sure.clean < SURE] if not options.reuse else sure.clean])
