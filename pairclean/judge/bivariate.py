@@ -58,7 +58,7 @@ class Bivariate:
 
     def clean_grid(self) -> np.ndarray:
         """(z cells, v cells) P(matched), made to rise in z and in v."""
-        matched = (1 - self.mismatched) * _normal_mass(self.shape)
+        matched = (1 - self.mismatched) * normal_mass(self.shape)
         every = matched + self.random * self.random_mass + self.within * self.within_mass
         return isotonic(matched / every, every)
 
@@ -143,7 +143,7 @@ class _Problem:
 
     @staticmethod
     def of(counts: np.ndarray, random: np.ndarray, within: np.ndarray | None, mismatched: float | None) -> _Problem:
-        return _Problem(_cells(counts), _cells(random), None if within is None else _cells(within), mismatched)
+        return _Problem(cells(counts), cells(random), None if within is None else cells(within), mismatched)
 
     def read(self, parameters: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float, float]]:
         """(random, within, matched) shares, and the shape of the matched pairs."""
@@ -161,7 +161,7 @@ class _Problem:
 
     def __call__(self, parameters: np.ndarray) -> float:
         shares, shape = self.read(parameters)
-        mix = shares[0] * self.random + shares[2] * _cells(_normal_mass(shape))
+        mix = shares[0] * self.random + shares[2] * cells(normal_mass(shape))
         if self.within is not None:
             mix = mix + shares[1] * self.within
         log_z, log_v, correlation = parameters[3], parameters[5], parameters[6]
@@ -175,8 +175,8 @@ class _Problem:
         return penalty - float((self.counts * np.log(np.maximum(mix, 1e-300))).sum())
 
 
-def _normal_mass(shape: tuple[float, float, float, float, float]) -> np.ndarray:
-    """(z cells, v cells) of a bivariate normal, by that of v at the middle of each cell of z."""
+def normal_mass(shape: tuple[float, float, float, float, float]) -> np.ndarray:
+    """(z cells, v cells) mass of a bivariate normal, by that of v at the middle of each cell of z."""
     mean_z, sd_z, mean_v, sd_v, correlation = shape
     middle = Z_CENTRES.copy()
     above = (Z_EDGES[-2] - mean_z) / sd_z
@@ -212,7 +212,8 @@ def isotonic(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
 
 
-def _cells(mass: np.ndarray) -> np.ndarray:
-    """What the likelihood sees: above TOP_V, and above the last edge of z, only the mass."""
+def cells(mass: np.ndarray) -> np.ndarray:
+    """(z cells, v cells) -> (cells,), what the likelihood sees: above TOP_V, and above the last edge of z, only the
+    mass."""
     body = np.concatenate([mass[:, :_ONE], mass[:, _ONE:].sum(1, keepdims=True)], axis=1)
     return np.concatenate([body[:-1].ravel(), [body[-1].sum()]])
