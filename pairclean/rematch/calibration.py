@@ -24,7 +24,7 @@ BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
 #: Pairs drawn for one trial, as a share of the suspects. It is small because every broken pair makes the pool noisier.
 PORTION = 0.25
 #: The fewest pairs that can be broken, and the fewest proposals in all trials, for a calibration.
-FEWEST_SURE, FEWEST_SEEN = 40, 100
+FEWEST_SURE, FEWEST_SEEN = 20, 100
 
 
 @dataclass(frozen=True)

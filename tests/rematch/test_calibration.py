@@ -63,7 +63,7 @@ def test_too_few_to_break_calibrate_nothing() -> None:
     enough = World(suspects=100, sure=module.FEWEST_SURE + 10)
     found = calibrate_rematching(CandidatePool(enough.suspects, enough.scorer), enough.sure, DECOY_CLEAN)
     assert found is not None
-    assert found.broken >= 500
+    assert found.broken >= 300
 
 
 def test_where_all_are_right_it_is_calibrated_too() -> None:
