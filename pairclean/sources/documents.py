@@ -165,7 +165,7 @@ def _from_lines(path: str, text: str) -> Document:
 def _from_json(path: str, text: str) -> Document:
     found = _parsed(text)
     if isinstance(found, dict) and isinstance(found.get("images"), list) and isinstance(found.get("annotations"), list):
-        return Document(_table(path, _coco(path, found["images"], found["annotations"])))
+        return _coco(path, found["images"], found["annotations"])
     if isinstance(found, dict):  # columns of equal length, or one list under some name
         lists = [value for value in found.values() if isinstance(value, list)]
         found = lists[0] if len(lists) == 1 else None
@@ -190,18 +190,27 @@ def as_unicode(value: Any) -> Any:
     return {as_unicode(name): as_unicode(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
-def _coco(path: str, images: Sequence[Any], annotations: Sequence[Any]) -> list[dict[str, Any]]:
+def _coco(path: str, images: Sequence[Any], annotations: Sequence[Any]) -> Document:
     """COCO captions: a row an image, with the list of its captions in their order."""
     try:
-        rows = {image["id"]: {"id": image["id"], "file_name": image["file_name"], "captions": []} for image in images}
+        rows = [{"id": image["id"], "file_name": image["file_name"], "captions": []} for image in images]
+        captions: dict[Any, list[Any]] = {row["id"]: row["captions"] for row in rows}
+        alone = 0
         for annotation in annotations:
-            rows[annotation["image_id"]]["captions"].append(annotation["caption"])
+            image, caption = annotation["image_id"], annotation["caption"]
+            alone += image not in captions
+            captions.get(image, []).append(caption)
     except (KeyError, TypeError) as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{path} is no COCO captions file ({error} is missing): every image needs id and file_name, every "
-            "annotation image_id and caption"
+            f"{path} is no COCO captions file ({missing}): every image needs id and file_name, every annotation "
+            "image_id and caption"
         ) from None
-    return list(rows.values())
+    if len(captions) < len(rows):
+        raise UserError(f"{path} has several images of one id, so that nothing tells whose a caption is: number them")
+    return Document(
+        _table(path, rows), f"has {counted_as(alone, 'caption')} of images it does not list" if alone else None
+    )
 
 
 def _table(path: str, records: Sequence[Mapping[str, Any]]) -> pa.Table:
