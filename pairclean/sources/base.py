@@ -483,7 +483,8 @@ class Faults:
         if any(shard.rows and not shard.broken for shard in shards):
             return
         if not self.found:
-            raise UserError(f"{path} holds no rows: name a folder with pairs in its shards")
+            told = next((f" ({file.rpartition('/')[2]} {what})" for file, what in self.notes.items()), "")
+            raise UserError(f"{path} holds no rows{told}: name a folder with pairs in its shards")
         file, what = next(iter(self.found.items()))
         if len(self.found) == 1:
             raise CorruptFile(file, what)

@@ -224,6 +224,9 @@ class _Detection:
             others = [name for name in others if self.holds_text(name) != 0]
         caption = self.one_of(known, "caption") or self.one_of(others, "caption")
         if caption is None:
+            unfit = [name for name in candidates if name.lower() in CAPTION_NAMES and name not in texts]
+            if unfit:
+                raise self.unfit(unfit[0], "caption")
             raise UserError(
                 f"{self.path} has no column that looks like a caption: "
                 f"name it with --caption-column (its columns are: {self.listing})"

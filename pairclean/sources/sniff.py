@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -180,7 +181,7 @@ def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
 
 def _has_pairs(folder: str) -> bool:
     """Whether a folder has pictures, and texts called like one of them."""
-    names = [os.path.basename(file) for file in listing(folder)[0]]
+    names = [unicodedata.normalize("NFC", os.path.basename(file)) for file in listing(folder)[0]]
     pictures, texts = (
         {name.partition(".")[0] for name in names if os.path.splitext(name)[1][1:].lower() in endings}
         for endings in (IMAGES, TEXTS)
@@ -237,7 +238,7 @@ def _kind(file: str) -> str:
     if first.startswith(b"\x93NUMPY"):
         return "npy"
     if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "npz"
+        return "npz" if ending(file) == "npz" or b".npy" in first else "zip"
     if is_tar(first) and (any(first) or ending(file) == "tar"):
         return "tar"
     return SUFFIXES.get(f".{ending(file)}", "table" if ending(file) in ENDINGS else "")
@@ -271,6 +272,9 @@ def _no_options(where: str, what: str, **options: str | None) -> None:
 
 
 def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
+    archives = [file for file in files if kinds[file] == "zip"]
+    if archives:
+        return f"{archives[0]} is a zip archive: unpack it, and name the folder"
     arrays = [file for file in files if kinds[file] in ("npz", "npy")]
     if arrays:
         return (
@@ -284,7 +288,10 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
                 "metadata.csv): name a folder that has both"
             )
         return f"{where} has no shards of its own (.parquet, .tar, .csv, .jsonl): {_where_instead(where)}"
-    return f"{files[0]} cannot be read as Parquet, tar or a table of text: name a shard, or a folder of shards"
+    return (
+        f"{files[0]} cannot be read as Parquet or tar, and is not called like a table of text (.csv, .tsv, .jsonl, "
+        ".json): name a shard, or a folder of shards"
+    )
 
 
 def _where_instead(where: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import tarfile
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -190,9 +191,10 @@ def _grouped(members: list[Member], endings: tuple[str, ...]) -> tuple[tuple[Sam
             key = f"{key}.{middle}"
         elif middle:
             ending = f"{middle.lower()}.{ending}"
-        sample = latest.get(key)
+        composed = unicodedata.normalize("NFC", key)  # macOS decomposes letters with marks in names of files
+        sample = latest.get(composed)
         if sample is None or ending in sample.members:
-            sample = latest[key] = SampleIndex(key)
+            sample = latest[composed] = SampleIndex(key)
             samples.append(sample)
         elif sample is not last:
             sample.adjacent = False

@@ -77,7 +77,7 @@ def test_what_cannot_be_read(tmp_path):
         pass
     assert "holds no rows" in refusal(tmp_path / "a.tar.gz")
     (tmp_path / "b.txt").write_text("x")
-    assert "b.txt cannot be read as Parquet, tar or a table" in refusal(tmp_path / "b.txt")
+    assert "b.txt cannot be read as Parquet or tar, and is not called like a table" in refusal(tmp_path / "b.txt")
     (tmp_path / "a.tar.gz").unlink()
     assert "of its own" in refusal(tmp_path)
     (tmp_path / "c.tar").write_text("x")
