@@ -31,7 +31,7 @@ def check_readable(source: Source) -> None:
     reason, count = Counter(problem for problem, *_ in problems).most_common(1)[0]
     file, example = next((shard.path, row) for problem, shard, row in problems if problem == reason)
     image, caption = source.roles.image, source.roles.caption
-    if "image path" in reason or "no image file" in reason:
+    if "image path" in reason or "no image file" in reason or "only a path" in reason:
         remedy = "name the folder that image paths are relative to with --image-root"
     elif reason.endswith(ONE_IMAGE):
         remedy = "write a row for each image with the caption that describes it"

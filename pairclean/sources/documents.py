@@ -139,6 +139,8 @@ def _from_csv(path: str, text: str) -> Document:
     if len(set(names)) < len(names):
         raise UserError(f"{path} has two columns of one name in its first line: give each a name of its own")
     uneven = sum(len(record) != len(names) for record in records)
+    last = len(names) - 1  # often the caption, whose separators were not quoted
+    records = [[*row[:last], separator.join(row[last:])] if len(row) > len(names) else row for row in records]
     columns = {
         name: pa.array([record[i] if i < len(record) else None for record in records], pa.string())
         for i, name in enumerate(names)
@@ -291,6 +293,7 @@ def column_of(values: list[Any]) -> pa.Array:
 READERS: dict[str, Callable[[str, str], Document]] = {
     "csv": _from_csv,
     "tsv": _from_csv,
+    "txt": _from_csv,
     "jsonl": _from_lines,
     "ndjson": _from_lines,
     "json": _from_json,

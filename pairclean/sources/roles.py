@@ -38,7 +38,9 @@ def image_kind(kind: pa.DataType) -> ImageKind | None:
         return "bytes"
     if pa.types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
-        return "struct" if "bytes" in fields and image_kind(fields["bytes"]) == "bytes" else None
+        data = fields.get("bytes")
+        only_paths = data is not None and pa.types.is_null(data) and "path" in fields
+        return "struct" if only_paths or (data is not None and image_kind(data) == "bytes") else None
     if is_list(kind) and image_kind(kind.value_type) in ("bytes", "struct", "path"):
         return "list"
     return "path" if is_text(kind) else None

@@ -166,11 +166,15 @@ def _files(where: str) -> list[str]:
         return metadata
     # Beside pictures, JSON is about one of them each.
     files = [file for file in files if not is_companion(file)]
-    return [where] if _has_pairs(where) else documents or list(filter(_has_pairs, folders)) or files
+    if _has_pairs(where):
+        return [where]
+    return documents or list(filter(_has_pairs, folders)) or [file for file in files if ending(file) not in TEXTS]
 
 
 def _documents(files: Sequence[str]) -> list[str]:
-    return [file for file in files if ending(file) in ENDINGS and not is_companion(file)]
+    """The tables of text among the files of a folder. Of texts that may be about one picture each, `captions.txt`."""
+    tables = [file for file in files if ending(file) in ENDINGS and not is_companion(file)]
+    return [file for file in tables if ending(file) != "txt" or stem(file).lower() == "captions"]
 
 
 def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
@@ -287,24 +291,35 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
                 f"{where} has pictures, but no captions beside them (KEY.txt, KEY.caption or KEY.json, or a table "
                 "metadata.csv): name a folder that has both"
             )
+        texts = [file for file in listing(where)[0] if ending(file) in TEXTS and not is_companion(file)]
+        if texts and not _folders_of_shards(where):
+            return (
+                f"{where} has texts ({os.path.basename(texts[0])}), but no pictures called like them: name a folder "
+                "that has both, or a table of paths and captions"
+            )
         return f"{where} has no shards of its own (.parquet, .tar, .csv, .jsonl): {_where_instead(where)}"
     return (
-        f"{files[0]} cannot be read as Parquet or tar, and is not called like a table of text (.csv, .tsv, .jsonl, "
-        ".json): name a shard, or a folder of shards"
+        f"{files[0]} cannot be read as Parquet or tar, and is not called like a table of text (.csv, .tsv, .txt, "
+        ".jsonl, .json): name a shard, or a folder of shards"
     )
 
 
 def _where_instead(where: str) -> str:
     """Which folders or files to name where a folder has no shards of its own."""
     here = where.rstrip("/")
-    names = [os.path.basename(folder.rstrip("/")) for folder in listing(where)[1]]
-    inside = [name for name in names[:_FOLDERS_LOOKED_INTO] if _has_shards(f"{here}/{name}")]
+    inside = _folders_of_shards(where)
     if not inside:
         return "name the folder that has, as sub-folders are not searched"
     if len(inside) == 1:
         return f"name {here}/{inside[0]}, as sub-folders are not searched"
     key = inside[0].partition("=")[0] if all("=" in name for name in inside) else ""
     return f"name one of its sub-folders, or all with a pattern in quotes, '{here}/{key + '=' if key else ''}*/*'"
+
+
+def _folders_of_shards(where: str) -> list[str]:
+    """The names of the sub-folders that have shards."""
+    folders = listing(where)[1][:_FOLDERS_LOOKED_INTO]
+    return [os.path.basename(folder.rstrip("/")) for folder in folders if _has_shards(folder)]
 
 
 def _has_shards(folder: str) -> bool:

@@ -264,8 +264,36 @@ def test_a_file_that_is_called_like_another_format(tmp_path: Path) -> None:
     assert len(pairs(open_source(path))) == N
     path.write_text("image,caption\n0.png,x\n")
     assert refusal(path).startswith(f"{path} cannot be read as Parquet")
-    other = tmp_path / "captions.txt"
+    other = tmp_path / "captions.doc"
     other.write_text("image,caption\n0.png,x\n")
     assert refusal(other).startswith(
         f"{other} cannot be read as Parquet or tar, and is not called like a table of text"
     )
+
+
+def test_captions_in_a_text_file_beside_the_pictures(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images")
+    lines = ["image,caption", *(f"{i}.png,{caption}" for i, caption in enumerate(CAPTIONS))]
+    path = tmp_path / "captions.txt"
+    path.write_text("\n".join(lines))
+    for where in (path, tmp_path):
+        source = open_source(where, Columns(image_root=str(tmp_path / "images")))
+        assert pairs(source) == list(zip(PICTURES, CAPTIONS, strict=True))
+        assert source.notes[str(path)] == f"has {N} lines with more or fewer fields than its first line"
+
+
+def test_texts_without_pictures(tmp_path: Path) -> None:
+    for i, caption in enumerate(CAPTIONS):
+        (tmp_path / f"{i}.txt").write_text(caption)
+        (tmp_path / f"{i}.pdf").write_bytes(b"%PDF-1.7")
+    assert refusal(tmp_path).startswith(f"{tmp_path} has texts (0.txt), but no pictures called like them")
+
+
+def test_structs_of_paths_alone(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images")
+    path = tmp_path / "0.parquet"
+    images = [{"bytes": None, "path": f"{i}.png"} for i in range(N)]
+    pq.write_table(pa.table({"image": images, "text": CAPTIONS}), path)
+    assert "name the folder that image paths are relative to with --image-root" in refusal(path)
+    source = open_source(path, Columns(image_root=str(tmp_path / "images")))
+    assert pairs(source) == list(zip(PICTURES, CAPTIONS, strict=True))

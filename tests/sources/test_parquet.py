@@ -363,9 +363,9 @@ def test_paths_that_hold_nothing(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "is empty" in refusal(tmp_path)
     (tmp_path / "sub").mkdir()
-    (tmp_path / "x.txt").write_text("x")
+    (tmp_path / "x.md").write_text("x")
     assert "no shards of its own" in refusal(tmp_path)
-    assert "Parquet" in refusal(tmp_path / "x.txt")
+    assert "Parquet" in refusal(tmp_path / "x.md")
     fsspec.register_implementation(
         "uninstalled", "no_such_package.FileSystem", errtxt="it needs a package", clobber=True
     )
