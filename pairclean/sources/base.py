@@ -331,7 +331,8 @@ def _unpacked(path: str, compression: str, _: str) -> Any:
     unpacked = tempfile.NamedTemporaryFile(prefix="pairclean-")  # noqa: SIM115 (outlives this call)
     try:
         with open_packed(path) as file, pa.CompressedInputStream(file, compression) as stream:
-            while chunk := stream.read(1 << 20):
+            # Not `read`, which never frees what it has allocated where the stream turns out to be broken.
+            while (chunk := stream.read_buffer(1 << 20)).size:
                 unpacked.write(chunk)
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -370,7 +371,7 @@ def head(path: str, count: int) -> bytes:
         if compression is None:
             return bytes(file.read(count))
         try:
-            return bytes(pa.CompressedInputStream(file, compression).read(count))
+            return pa.CompressedInputStream(file, compression).read_buffer(count).to_pybytes()
         except (OSError, pa.ArrowException):  # broken: the reader says so
             return b""
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tarfile
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pairclean.export import Tables
 from pairclean.pairs import UserError
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
+from pairclean.sources.base import open_file
 
 
 def png(value: int) -> bytes:
@@ -282,3 +285,17 @@ def test_no_damage_to_a_footer_makes_rows(tmp_path):
             source = open_source(tmp_path)
             counts.add((source.shards[0].rows, len(all_rows(source))))
     assert counts == {(6, 6)}
+
+
+def test_a_broken_compressed_file_leaves_no_memory_behind(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(5000))[:2000])
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            with pytest.raises(UserError, match="cannot be unpacked"):
+                open_file(str(path))
+        assert tracemalloc.get_traced_memory()[0] - before < 1_000_000  # it was a megabyte each time
+    finally:
+        tracemalloc.stop()
