@@ -14,7 +14,8 @@ from .arrays import Pairs, chunks
 from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
-from .export import Copies, verdict_tables
+from .export.copies import Copies
+from .export.verdicts import verdict_tables
 from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes, with_strays
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
