@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,6 @@ from pairclean.paper.networks import Architecture, RetrievalModel, attend
 
 SMALL = ["sgr", "saf", "sgr_options", "saf_two_layers"]
 Vectors = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def vectors(shared: Path) -> Vectors:
-    with np.load(shared / "reference" / "l2rm_networks.npz") as file:
-        return {name: file[name] for name in file.files if not name.startswith("loop")}
 
 
 def under(vectors: Vectors, prefix: str) -> Vectors:
