@@ -225,7 +225,7 @@ class SimilarityNetwork(nn.Module):
 
     def forward(self, regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
         """regions: (I, R, d).  words: (C, L, d).  lengths: (C,) int64."""
-        real = torch.arange(words.shape[1], device=words.device) < lengths.to(words.device)[:, None]
+        real = _real(words, lengths)
         image, caption = self.v_global_w(regions), self.t_global_w(words, real)
         part = max(1, LARGEST // (len(regions) * words.shape[1] * words.shape[2]))
         found = []
@@ -278,6 +278,20 @@ class RetrievalModel(nn.Module):
         Returns (I, C) float32 in (0, 1). I and C may differ.
         """
         return self.sim_enc(self.img_enc(images), self.txt_enc(captions, lengths), lengths)
+
+    def image_vectors(self, images: Tensor) -> Tensor:
+        """One vector of unit length per image, (I, d)."""
+        return self.sim_enc.v_global_w(self.img_enc(images))
+
+    def caption_vectors(self, captions: Tensor, lengths: Tensor) -> Tensor:
+        """One vector of unit length per caption, (C, d)."""
+        words = self.txt_enc(captions, lengths)
+        return self.sim_enc.t_global_w(words, _real(words, lengths))
+
+
+def _real(words: Tensor, lengths: Tensor) -> Tensor:
+    """Which of the padded words are words, (C, L) bool."""
+    return torch.arange(words.shape[1], device=words.device) < lengths.to(words.device)[:, None]
 
 
 def _start(module: nn.Module) -> None:
