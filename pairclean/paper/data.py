@@ -148,7 +148,7 @@ class RegionCaptions:
 
     def regions(self, rows: Ints | slice) -> Tensor:
         """Features of some images, (rows, R, d) float32, read from the file."""
-        return torch.from_numpy(np.asarray(self.images[rows], np.float32))
+        return torch.from_numpy(np.require(self.images[rows], np.float32, "W"))
 
     def words(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Some captions, padded to the longest of them: (rows, L) int64 and lengths, (rows,) int64."""

@@ -2,7 +2,7 @@
 
 A scene has a topic (their sizes fall as in Zipf's law) and shows `SHOWN` things: most are typical of the topic, some
 are any. A region shows one of the scene's things, or the background, with noise of its own. The caption names most of
-the things in any order, each by one of two words, between words that say nothing. A few captions name a single thing;
+the things in any order, after a word that says nothing. A few captions name a single thing;
 a few pairs of the training data show the picture of another pair.
 """
 
@@ -13,14 +13,14 @@ import numpy as np
 from .data import END, SPECIAL, START, Ints, RegionCaptions
 from .networks import Architecture
 
-THINGS, TOPICS, TYPICAL = 40, 15, 8
-SHOWN, OF_TOPIC = 6, 4  # things of a scene, and how many of them are typical of its topic
+THINGS, TOPICS, TYPICAL = 24, 12, 8
+SHOWN, OF_TOPIC = 5, 3  # things of a scene, and how many of them are typical of its topic
 NAMED = 4  # things that a caption names
 REGIONS, DIM = 8, 24
 NOISE = 0.5  # length of a region's noise over that of what it shows
 BACKGROUND, GENERIC, COPIED = 0.3, 0.02, 0.06
 FILLERS = 10
-WORDS = len(SPECIAL) + 2 * THINGS + FILLERS
+WORDS = len(SPECIAL) + THINGS + FILLERS
 
 
 def architecture(module: str) -> Architecture:
@@ -72,7 +72,7 @@ def _scene(typical: Ints, rng: np.random.Generator) -> Ints:
 
 def _caption(things: Ints, rng: np.random.Generator) -> Ints:
     named = rng.permutation(things)[: 1 if rng.random() < GENERIC else NAMED]
-    words = len(SPECIAL) + 2 * named + rng.integers(0, 2, len(named))
+    words = len(SPECIAL) + named
     filler = WORDS - 1 - rng.integers(FILLERS)
     return np.array([START, filler, *words, END], np.int64)
 

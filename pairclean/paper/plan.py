@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MOST_ITERATIONS = 1000
@@ -15,40 +17,40 @@ STOP = 1e-3
 FORBIDDEN = -1e6
 
 
-@torch.no_grad()
 def released_plan(cost: Tensor, mass: float, reg: float, *, masked: bool) -> Tensor:
     """The plan as published: it moves 0.101 to 0.135 instead of 0.1, and rows without mass are left in.
 
-    cost: (Q, B) float32, positive, Q >= B where masked.  mass, reg: as in `partial_plan`.  masked: whether the observed
-    pairs (i, i), i < B, get no mass.  Returns (Q, B) float32, on the device of the cost; computed in float64.
+    cost: (Q, B) float32, positive, without gradient, Q >= B where masked.  mass, reg: as in `partial_plan`.
+    masked: whether the observed pairs (i, i), i < B, get no mass.
+    Returns (Q, B) float32, on the device of the cost; computed in float64 on the CPU, as published.
     Source: Han et al. 2024, and its published code: dummies at ξ = 100 max C, their corner at 2ξ + max C, potentials of
     the rows first, 1e-10 inside the logarithm.
     """
     rows, columns = cost.shape
-    highest = cost.amax().double()
-    extended = (100 * highest).expand(rows + 1, columns + 1).clone()
-    extended[:rows, :columns] = cost
-    extended[rows, columns] = 201 * highest
-    kernel = -extended / reg
-    forbidden = torch.zeros_like(kernel, dtype=torch.bool)
-    forbidden[:columns, :columns].fill_diagonal_(masked)
-    # In float32 where the published code has it, which moves the 1e-3 of the stop rule.
-    in_rows = kernel.new_tensor([1 / rows] * rows + [1 - mass])
-    in_columns = torch.tensor([1 / columns] * columns + [1 - mass]).to(kernel)
+    inner = cost.double().cpu().numpy()
+    highest = inner.max()
+    log_kernel = np.full((rows + 1, columns + 1), -100 * highest / reg)
+    log_kernel[:rows, :columns] = -inner / reg
+    log_kernel[rows, columns] = -201 * highest / reg
+    observed = np.arange(columns if masked else 0)
+    log_rows = np.log([1 / rows] * rows + [1 - mass])
+    log_columns = np.log(np.array([1 / columns] * columns + [1 - mass], np.float32)).astype(np.float64)
 
-    def log_plan(u: Tensor, v: Tensor) -> Tensor:
-        return (kernel + u[:, None] + v).masked_fill(forbidden, FORBIDDEN)
+    def log_plan() -> NDArray[np.float64]:
+        plan = log_kernel + u[:, None] + v
+        plan[observed, observed] = FORBIDDEN
+        return plan
 
-    u, v = torch.zeros_like(in_rows), torch.zeros_like(in_columns)  # over reg
+    u, v = np.zeros(rows + 1), np.zeros(columns + 1)  # potentials over reg
     for _ in range(MOST_ITERATIONS):
-        before = u
-        u = u + in_rows.log() - _log_sum_exp(log_plan(u, v), 1)
-        v = v + in_columns.log() - _log_sum_exp(log_plan(u, v), 0)
-        if reg * (u - before).norm() < STOP:
+        move = log_rows - _log_sum_exp(log_plan(), 1)
+        u = u + move
+        v = v + log_columns - _log_sum_exp(log_plan(), 0)
+        if reg * np.linalg.norm(move) < STOP:
             break
-    return log_plan(u, v).exp()[:rows, :columns].float()
+    return torch.from_numpy(np.exp(log_plan())[:rows, :columns]).float().to(cost.device)
 
 
-def _log_sum_exp(x: Tensor, axis: int) -> Tensor:
-    top = x.amax(axis, keepdim=True)
-    return ((x - top).exp().sum(axis) + 1e-10).log() + top.squeeze(axis)
+def _log_sum_exp(x: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    top = x.max(axis, keepdims=True)
+    return np.log(np.exp(x - top).sum(axis) + 1e-10) + top.squeeze(axis)

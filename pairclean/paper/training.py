@@ -92,7 +92,7 @@ class Training:
     """Warm-up, then the triplet loss with the hardest negatives on all pairs: training that knows of no noise.
 
     model: is trained in place, on its own device.  data: the training pairs, noise included.
-    clean_probability: (C,) float, of each pair; None where the method finds it itself.
+    clean_probability: (C,) float, of each pair, for the methods that use it; None where they find it themselves.
     `epoch` counts the finished epochs, those of the warm-up included.
     """
 
@@ -135,7 +135,7 @@ class Training:
             group["lr"] = self.settings.rate * 0.1**decays
 
     def _warm_up(self) -> Losses:
-        for pairs in self._batches("warm up", self._trusted()):
+        for pairs in self._batches("warm up", np.arange(len(self.data))):
             yield self._warm_up_loss(pairs), {}
 
     def _warm_up_loss(self, pairs: Ints) -> Tensor:
@@ -143,7 +143,7 @@ class Training:
         return warm_up_loss(self._similarity(pairs), self.settings.temperature, target=same)
 
     def _train(self) -> Losses:
-        for pairs in self._batches("clean", self._trusted()):
+        for pairs in self._batches("clean", np.arange(len(self.data))):
             yield triplet_loss(self._similarity(pairs), self.settings.margin, same=self._same(pairs)), {}
 
     def losses(self) -> NDArray[np.float32]:
@@ -156,12 +156,6 @@ class Training:
 
     def _loss_per_pair(self, pairs: Ints) -> Tensor:
         return triplet_per_pair(self._similarity(pairs), self.settings.margin, same=self._same(pairs))
-
-    def _trusted(self) -> Ints:
-        """The pairs that are clean by the probability that was given; without one, all pairs."""
-        if self.clean_probability is None:
-            return np.arange(len(self.data))
-        return np.flatnonzero(self.clean_probability >= 0.5)
 
     def _batches(self, use: Literal["warm up", "split", "clean", "noisy"], among: Ints) -> Iterable[Ints]:
         """Batches of at least two pairs: batch norm needs two images."""
@@ -208,7 +202,7 @@ class L2RM(Training):
 
     The cost is permutation-equivariant and has negatives; copies of a pair are neither negatives nor targets; the mass
     follows the share of partners that the queue can hold; rows that receive no mass are left out. Given clean
-    probabilities replace the split, and the warm-up is on the clean pairs.
+    probabilities replace the split.
     """
 
     def __init__(
@@ -397,7 +391,7 @@ class RCAR(Training):
     """RCAR on this network: the steps of `align.rcar`, of which docs/methods.md says what is the publication's.
 
     The second task of the warm-up: two views of an image, and of a caption, under dropout have to find each other among
-    those of the batch. Given clean probabilities replace the beta mixture, and the warm-up is on the clean pairs.
+    those of the batch. Given clean probabilities replace the beta mixture.
     """
 
     def _warm_up_loss(self, pairs: Ints) -> Tensor:

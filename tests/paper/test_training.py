@@ -305,10 +305,14 @@ def test_a_queue_smaller_than_a_batch_is_refused_by_the_published_loop() -> None
         training_of(PublishedL2RM, replace(SMALL, queue=16))
 
 
-def test_given_probabilities_choose_the_pairs() -> None:
+def test_given_probabilities_replace_the_split() -> None:
     clean = np.repeat([1.0, 0.0], [70, 90])
-    assert set(training_of(Training, clean=clean)._trusted()) == set(range(70))
-    assert training_of(Training)._trusted().tolist() == list(range(160))
+    training = training_of(L2RM, replace(SMALL, warm_up=0), clean=clean)
+    steps = list(training.run_epoch())
+    assert len(steps) == 2
+    assert all(pair >= 70 for pair in training.queue_pair)
+    noisy = training_of(RCAR, clean=clean)._noisy()
+    np.testing.assert_array_equal(noisy, 1 - clean)
 
 
 def test_a_method_is_found_by_its_name() -> None:
