@@ -177,7 +177,7 @@ class AttentionFiltration(nn.Module):
 
         Returns the vectors, and the mean and unbiased variance of each caption, (2, C), for `move`.
         """
-        x = self.attn_sim_w(nodes).squeeze(-1)
+        x = self.attn_sim_w(nodes).squeeze(-1).float()
         count = len(x) * real.sum(1)
         mean = (x * real).sum((0, 2)) / count
         variance = ((x - mean[:, None]).square() * real).sum((0, 2)) / count
@@ -195,7 +195,7 @@ class AttentionFiltration(nn.Module):
         captions = seen.shape[1]
         weight = MOMENTUM * (1 - MOMENTUM) ** torch.arange(captions - 1, -1, -1, device=seen.device)
         for running, values in zip(self._running(), seen, strict=True):
-            running.mul_((1 - MOMENTUM) ** captions).add_(weight @ values.to(weight.dtype))
+            running.mul_((1 - MOMENTUM) ** captions).add_((weight * values).sum())
         assert self.bn.num_batches_tracked is not None
         self.bn.num_batches_tracked += captions
 

@@ -205,6 +205,9 @@ class L2RM(Training):
     probabilities replace the split.
     """
 
+    #: The share of its capacity from which a row or column of the plan counts; None: all count.
+    mass_threshold: float | None = MASS_THRESHOLD
+
     def __init__(
         self,
         model: RetrievalModel,
@@ -289,14 +292,11 @@ class L2RM(Training):
         similarity = self._similarity(noisy, self.queue)
         with torch.no_grad():
             cost, plan = self._plan(similarity.detach(), noisy, suspects)
-        by_row, by_column, rows, columns = targets_from_plan(plan, mass_threshold=self._mass_threshold())
+        by_row, by_column, rows, columns = targets_from_plan(plan, mass_threshold=self.mass_threshold)
         loss = symmetric_kl(
             similarity, by_row, by_column, self.settings.temperature, row_mask=rows, column_mask=columns
         )
         return loss, {"noisy_similarity": similarity.detach(), "cost": cost, "plan": plan, "rematching": loss.detach()}
-
-    def _mass_threshold(self) -> float | None:
-        return MASS_THRESHOLD
 
     def _plan(self, similarity: Tensor, noisy: Ints, suspects: int) -> tuple[Tensor, Tensor]:
         cost = self.cost(similarity / self.settings.temperature)
@@ -336,6 +336,8 @@ class PublishedL2RM(L2RM):
     - Fewer clean pairs than a batch: the epoch has no step, and says nothing. Fewer noisy pairs than a batch: the
       published code ends with StopIteration; here it is a UserError.
     """
+
+    mass_threshold = None
 
     def _begin_cost(self) -> None:
         if self.settings.queue < self.settings.batch:
@@ -377,9 +379,6 @@ class PublishedL2RM(L2RM):
 
     def _triplet_loss(self, similarity: Tensor, clean: Ints) -> Tensor:
         return triplet_loss(similarity, self.settings.margin)
-
-    def _mass_threshold(self) -> None:
-        return None
 
     def _plan(self, similarity: Tensor, noisy: Ints, suspects: int) -> tuple[Tensor, Tensor]:
         cost = self.cost(similarity).clamp(min=1e-10)
