@@ -9,7 +9,8 @@ epoch. Results are printed beside the published sums and written to `results.jso
 
 `--method l2rm` without `--faithful` has this package's deviations, and takes its split from the judge: clean
 probabilities of models that never saw the pair, from the mean of the regions and hashed words. `--split mixture` takes
-the beta mixture on the network's own losses instead.
+the beta mixture on the network's own losses instead. `--weights` evaluates published checkpoints: the mean of their
+similarities.
 
 `--generated` needs no data: it draws 2,000 pairs with regions and words, moves 40% of the captions, and compares.
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ from pairclean.paper.draws import SeededDraws
 from pairclean.paper.evaluation import FOLD_IMAGES, Recalls, mean, recalls, similarities
 from pairclean.paper.fit import BEST, fit, load_model
 from pairclean.paper.networks import Architecture, RetrievalModel
+from pairclean.paper.published import load_published
 from pairclean.paper.training import SCHEDULES, Settings, Training, method
 
 NCR_DATA = "https://ncr-paper.cdn.bcebos.com/data/NCR-data.tar"
@@ -80,6 +82,13 @@ PUBLISHED = {
 }
 
 
+class Missing(NamedTuple):
+    """needed: whether nothing can be done without it."""
+
+    line: str
+    needed: bool = False
+
+
 @dataclass(frozen=True)
 class Files:
     """Where the files of a set lie."""
@@ -100,28 +109,30 @@ class Files:
     def noise(self) -> Path:
         return self.data / "noise_index" / f"{self.name}_precomp_{self.rate}.npy"
 
-    def missing(self) -> list[str]:
-        """One line per file that is missing or of another size than usual, with where it comes from."""
-        lines = []
+    def missing(self) -> list[Missing]:
+        """What is missing or of another size than usual."""
+        found = []
         for split, (images, captions) in SIZES[self.name].items():
             path, text = self.folder / f"{split}_ims.npy", caption_file(self.folder, split)
             if not path.exists():
-                gib = images * 36 * 2048 * 4 / 2**30
-                lines.append(f"missing: {path}, {images:,} x 36 x 2048, {gib:.1f} GiB: from {NCR_DATA}")
-            elif (found := np.load(path, mmap_mode="r").shape) != (images, 36, 2048):
-                lines.append(f"unusual: {path} has the shape {found}, usually ({images}, 36, 2048)")
+                size = f"{images:,} x 36 x 2048, {images * 36 * 2048 * 4 / 2**30:.1f} GiB"
+                found.append(Missing(f"missing: {path}, {size}: from {NCR_DATA}", needed=True))
+            elif (shape := np.load(path, mmap_mode="r").shape) != (images, 36, 2048):
+                found.append(Missing(f"unusual: {path} has the shape {shape}, usually ({images}, 36, 2048)"))
             if not text.exists():
-                lines.append(f"missing: {text}, {captions:,} captions: from {NCR_DATA}")
+                found.append(Missing(f"missing: {text}, {captions:,} captions: from {NCR_DATA}", needed=True))
             elif (count := len(read_captions(text))) != captions:
-                lines.append(f"unusual: {text} has {count:,} captions, usually {captions:,}")
+                found.append(Missing(f"unusual: {text} has {count:,} captions, usually {captions:,}"))
         if not self.vocabulary.exists():
-            lines.append(f"missing: {self.vocabulary}: from {NCR_DATA}; else it is made from the captions")
+            found.append(Missing(f"missing: {self.vocabulary}: from {NCR_DATA}; else it is made from the captions"))
         if self.rate and not self.noise.exists():
             where = f"from {NOISE_FILES}" if self.name == "f30k" else "published for Flickr30K only"
-            lines.append(f"missing: {self.noise}: {where}; else it is drawn")
-        packages = [name for name in ("nltk", "punkt") if find_spec(name) is None]
-        lines += [f"missing: the package {name}: pip install 'pairclean[paper]'" for name in packages]
-        return lines
+            found.append(Missing(f"missing: {self.noise}: {where}; else it is drawn"))
+        for package in ("nltk", "punkt"):
+            if find_spec(package) is None:
+                line = f"missing: the package {package}: pip install 'pairclean[paper]'"
+                found.append(Missing(line, needed=True))
+        return found
 
     def words(self) -> Vocabulary:
         if not self.vocabulary.exists():
@@ -210,64 +221,75 @@ def published(options: argparse.Namespace) -> None:
     """One row of the publication's tables."""
     rate = 0.0 if options.set == "cc152k" else options.noise
     files, device = Files(options.data, options.set, rate), resolve_devices(options.device)[0]
-    lines = files.missing()
-    print("\n".join(lines) or "every file is there")
+    missing = files.missing()
+    print("\n".join(line for line, _ in missing) or "every file is there")
     if options.dry_run:
         return
-    if any(line.startswith("missing") and ("_ims" in line or "_caps" in line or "package" in line) for line in lines):
+    if any(needed for _, needed in missing):
         raise UserError(f"files of {options.set} are missing in {options.data}")
-    begun, words = time.monotonic(), files.words()
+    words = files.words()
+    test = open_split(files.folder, "testall" if options.set == "coco" else "test", words)
+    if options.weights:
+        models = [_with_weights(path, words).to(device) for path in options.weights]
+        print(table(options.set, rate, "weights", evaluate(models, test, options.half)))
+        return
+    begun = time.monotonic()
     data = files.noisy(open_split(files.folder, "train", words), options.noise_of, options.seed)
-    dev, test = (
-        open_split(files.folder, split, words) for split in ("dev", "testall" if options.set == "coco" else "test")
-    )
     settings = replace(SCHEDULES[options.set], noise=rate, half=options.half)
     if options.batch:
         settings = replace(settings, batch=options.batch, queue=options.batch)
-    clean = None
-    if options.method != "plain" and not options.faithful and options.split == "judge":
-        texts = _in_parts(HogTfidf().encode_captions, read_captions(caption_file(files.folder, "train")))
-        clean = judged_clean(data, texts, seed=options.seed, device=device)
-        print(f"the judge calls {(clean >= 0.5).mean():.1%} of the pairs clean")
-    label = f"{options.method}{', faithful' if options.faithful else ''}"
-    home = options.out / f"{options.set}-{rate}-{label.replace(', ', '-')}-seed{options.seed}"
+    label, clean = options.method, None
+    if options.faithful:
+        label += "-faithful"
+    elif options.method != "plain":
+        label += f"-{options.split}"
+        if options.split == "judge":
+            texts = _in_parts(HogTfidf().encode_captions, read_captions(caption_file(files.folder, "train")))
+            clean = judged_clean(data, texts, seed=options.seed, device=device)
+            print(f"the judge calls {(clean >= 0.5).mean():.1%} of the pairs clean")
+    home = options.out / f"{options.set}-{rate}-{label}-seed{options.seed}"
+    dev = open_split(files.folder, "dev", words)
     models = []
     for module in ("SGR", "SAF") if options.model == "both" else (options.model,):
         of = Architecture(words=len(words), module=module, image_dim=data.images.shape[2], regions=data.images.shape[1])
         common: dict[str, Any] = {"seed": options.seed, "device": device, "clean": clean, "progress": Lines()}
-        name, faithful = options.method, options.faithful
-        models.append(train(name, faithful, of, data, dev, settings, home / module, **common))
+        models.append(train(options.method, options.faithful, of, data, dev, settings, home / module, **common))
     found = evaluate(models, test, options.half)
-    print(table(options, found))
     seconds = time.monotonic() - begun
+    print(table(options.set, rate, f"{label} {options.model}", found))
     print(f"{seconds / 3600:.2f} h in this process, at most {peak_gib(device)}")
-    write_json(
-        home / f"results-{options.model}.json",
-        {
-            "options": {key: str(value) for key, value in vars(options).items()},
-            "settings": asdict(settings),
-            "recalls": {key or "test": {**asdict(value), "rsum": value.rsum} for key, value in found.items()},
-            "seconds": seconds,
-        },
-    )
+    results = {
+        "options": {key: str(value) for key, value in vars(options).items()},
+        "settings": asdict(settings),
+        "recalls": {key or "test": {**asdict(of), "rsum": of.rsum} for key, of in found.items()},
+        "seconds": seconds,
+    }
+    write_json(home / f"results-{options.model}.json", results)
+
+
+def _with_weights(path: Path, words: Vocabulary) -> RetrievalModel:
+    model = load_published(path)
+    if (known := model.architecture.words) != len(words):
+        raise UserError(f"{path} was trained with {known} words, and the vocabulary has {len(words)}: choose its own")
+    return model
 
 
 def _in_parts(encode: Callable[[list[str]], np.ndarray], captions: list[str]) -> np.ndarray:
     return np.concatenate([encode(captions[part]).astype(np.float16) for part in chunks(len(captions), 8192)])
 
 
-def table(options: argparse.Namespace, found: dict[str, Recalls]) -> str:
+def table(name: str, rate: float, label: str, found: dict[str, Recalls]) -> str:
     """The rows of the publication's tables: measured, and below it what is published as a sum."""
     rows = [
         "| | image to text R@1 | R@5 | R@10 | text to image R@1 | R@5 | R@10 | rSum |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key, of in found.items():
-        label = " ".join(part for part in (options.method, options.model, key) if part)
-        rows.append(f"| {label} | {' | '.join(f'{value:.1f}' for value in of.six)} | {of.rsum:.1f} |")
-    column = 0 if options.set == "cc152k" else RATES.index(options.noise) if options.noise in RATES else None
+        values = " | ".join(f"{value:.1f}" for value in (*of.six, of.rsum))
+        rows.append(f"| {' '.join([label, key]).strip()} | {values} |")
+    column = 0 if name == "cc152k" else RATES.index(rate) if rate in RATES else None
     if column is not None:
-        rows += [f"| {name}, published | | | | | | | {sums[column]} |" for name, sums in PUBLISHED[options.set].items()]
+        rows += [f"| {other}, published | | | | | | | {sums[column]} |" for other, sums in PUBLISHED[name].items()]
     return "\n".join(rows)
 
 
@@ -281,6 +303,8 @@ def peak_gib(device: str) -> str:
 
 PAIRS, MOVED, DEV, TEST = 2000, 0.4, 200, 500
 SMALL = replace(Settings(), warm_up=12, epochs=8, decay=5, batch=16, queue=16, rate=3e-3, noise=MOVED)
+#: For the clean part: more epochs, so that they have as many steps as those of all pairs.
+SMALL_CLEAN = replace(SMALL, warm_up=20, epochs=13, decay=8)
 
 
 def compare(seed: int, home: Path) -> dict[str, float]:
@@ -295,15 +319,15 @@ def compare(seed: int, home: Path) -> dict[str, float]:
     area = auroc(1 - judged, noisy.image_of != right.image_of)
     called, are = (judged >= 0.5).mean(), len(kept) / PAIRS
     print(f"seed {seed}: the judge calls {called:.1%} of the pairs clean, and {are:.1%} are; AUROC {area:.3f}")
-    cases: dict[str, tuple[str, bool, RegionCaptions, np.ndarray | None]] = {
-        "plain": ("plain", False, noisy, None),
-        "L2RM, faithful": ("l2rm", True, noisy, None),
-        "L2RM, ours": ("l2rm", False, noisy, judged),
-        "RCAR": ("rcar", False, noisy, judged),
-        "clean part only": ("plain", False, clean_part, None),
+    cases: dict[str, tuple[str, bool, RegionCaptions, Settings, np.ndarray | None]] = {
+        "plain": ("plain", False, noisy, SMALL, None),
+        "L2RM, faithful": ("l2rm", True, noisy, SMALL, None),
+        "L2RM, ours": ("l2rm", False, noisy, SMALL, judged),
+        "clean part only": ("plain", False, clean_part, SMALL_CLEAN, None),
+        "RCAR": ("rcar", False, noisy, SMALL, judged),
     }
     found = {}
-    for label, (name, faithful, data, clean) in cases.items():
+    for label, (name, faithful, data, settings, clean) in cases.items():
         begun = time.process_time()
         model = train(
             name,
@@ -311,7 +335,7 @@ def compare(seed: int, home: Path) -> dict[str, float]:
             generated.architecture("SGR"),
             data,
             dev,
-            SMALL,
+            settings,
             home / f"{seed}-{label}",
             seed=seed,
             device="cpu",
@@ -341,6 +365,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["SGR", "SAF", "both"], default="both")
     parser.add_argument("--method", choices=["plain", "l2rm", "rcar"], default="l2rm")
     parser.add_argument("--faithful", action="store_true", help="L2RM exactly as published")
+    parser.add_argument("--weights", type=Path, nargs="+", help="evaluate published checkpoints instead of training")
     parser.add_argument("--split", choices=["judge", "mixture"], default="judge", help="which pairs are clean, if ours")
     parser.add_argument("--batch", type=int, help="another batch and queue than the published 128")
     parser.add_argument("--half", action="store_true", help="compute similarities in bfloat16")

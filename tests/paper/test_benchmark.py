@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import paper
 from pairclean.paper import generated
-from pairclean.paper.networks import Architecture
+from pairclean.paper.networks import Architecture, RetrievalModel
 from pairclean.paper.training import Settings
 
 Run = Callable[..., str]
@@ -83,6 +85,38 @@ def test_a_row_of_the_table(run: Run, tmp_path: Path) -> None:
     assert "epoch" not in again  # everything was done
     assert "missing" not in again.replace("missing: the package", "")
     assert f"{found['rsum']:.1f} |" in again
+
+
+def test_published_checkpoints_are_evaluated_with_their_own_vocabulary(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(tmp_path, "f30k", {"train": 8, "dev": 2, "test": 4})
+    images = np.random.default_rng(0).random((4, 36, generated.DIM), np.float32)
+    np.save(tmp_path / "f30k_precomp" / "test_ims.npy", images)
+    words = len(paper.Files(tmp_path, "f30k", 0.2).words())
+    of = paper.Architecture(words=words, module="SAF", image_dim=generated.DIM)
+    options = argparse.Namespace(
+        vocab_size=words,
+        module_name="SAF",
+        img_dim=generated.DIM,
+        word_dim=8,
+        embed_size=8,
+        sim_dim=4,
+        sgr_step=3,
+        num_layers=1,
+        bi_gru=True,
+        no_imgnorm=False,
+        no_txtnorm=False,
+    )
+    path = tmp_path / "model_best.pth.tar"
+    torch.save({"opt": options, "net": RetrievalModel(of).state_dict()}, path)
+    said = run("--set", "f30k", "--weights", str(path), str(path))
+    assert "| R@5 |" in said
+    assert not (tmp_path / "out").exists()
+    paper.Vocabulary.of(["one two"], least=1).write(tmp_path / "vocab" / "f30k_precomp_vocab.json")
+    with pytest.raises(SystemExit):
+        run("--set", "f30k", "--weights", str(path))
+    assert "was trained with" in capsys.readouterr().err
 
 
 @pytest.mark.slow

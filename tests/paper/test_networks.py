@@ -11,6 +11,7 @@ from torch import nn
 
 from pairclean.paper import networks
 from pairclean.paper.networks import Architecture, RetrievalModel, attend
+from pairclean.paper.published import architecture_of
 
 SMALL = ["sgr", "saf", "sgr_options", "saf_two_layers"]
 Vectors = dict[str, np.ndarray]
@@ -42,22 +43,7 @@ PLACES = ("words", "img_local", "img_global", "cap_local", "cap_global")
 
 
 def published(vectors: Vectors, case: str) -> RetrievalModel:
-    opt = under(vectors, f"{case}/opt/")
-    model = RetrievalModel(
-        Architecture(
-            words=int(opt["vocab_size"]),
-            module=str(opt["module_name"]),
-            image_dim=int(opt["img_dim"]),
-            word_dim=int(opt["word_dim"]),
-            joint_dim=int(opt["embed_size"]),
-            similarity_dim=int(opt["sim_dim"]),
-            sgr_steps=int(opt["sgr_step"]),
-            gru_layers=int(opt["num_layers"]),
-            bidirectional=bool(opt["bi_gru"]),
-            norm_images=not opt["no_imgnorm"],
-            norm_texts=not opt["no_txtnorm"],
-        )
-    )
+    model = RetrievalModel(architecture_of(under(vectors, f"{case}/opt/")))
     state = under(vectors, f"{case}/state/")
     model.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     return model.eval()

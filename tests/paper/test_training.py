@@ -16,7 +16,8 @@ from pairclean.paper.data import RegionCaptions, make_noise
 from pairclean.paper.draws import SeededDraws
 from pairclean.paper.evaluation import recalls, similarities
 from pairclean.paper.generated import architecture, draw
-from pairclean.paper.networks import DROPOUT, Architecture, RetrievalModel
+from pairclean.paper.networks import DROPOUT, RetrievalModel
+from pairclean.paper.published import architecture_of
 from pairclean.paper.split import split
 from pairclean.paper.training import L2RM, RCAR, PublishedL2RM, Settings, Step, Training, method
 
@@ -83,16 +84,7 @@ class StoredDropout(nn.Module):
 def replay(vectors: Vectors, loop: str) -> tuple[Vectors, PublishedL2RM]:
     of = {name[len(loop) + 1 :]: value for name, value in vectors.items() if name.startswith(f"{loop}/")}
     opt: dict[str, Any] = {name[4:]: value.item() for name, value in of.items() if name.startswith("opt/")}
-    model = RetrievalModel(
-        Architecture(
-            words=opt["vocab_size"],
-            module=opt["module_name"],
-            image_dim=opt["img_dim"],
-            word_dim=opt["word_dim"],
-            joint_dim=opt["embed_size"],
-            similarity_dim=opt["sim_dim"],
-        )
-    )
+    model = RetrievalModel(architecture_of(opt))
     load(model, of, "state_start")
     places = {p: StoredDropout(of, p) if opt.get("dropout", DROPOUT) else nn.Identity() for p in PLACES}
     model.txt_enc.dropout = places["words"]
