@@ -8,6 +8,8 @@ a few pairs of the training data show the picture of another pair.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from .data import END, SPECIAL, START, Ints, RegionCaptions
@@ -23,12 +25,11 @@ FILLERS = 10
 WORDS = len(SPECIAL) + THINGS + FILLERS
 
 
-def architecture(module: str) -> Architecture:
-    """A small model for these features.  module: "SGR" or "SAF"."""
-    assert module in ("SGR", "SAF")
+def architecture(module: Literal["SGR", "SAF"]) -> Architecture:
+    """A small model for these features."""
     return Architecture(
         words=WORDS,
-        module="SGR" if module == "SGR" else "SAF",
+        module=module,
         image_dim=DIM,
         word_dim=16,
         joint_dim=32,
