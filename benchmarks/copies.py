@@ -1,8 +1,9 @@
-"""Are copies of pictures the ones that CleanVision finds?  python -m benchmarks.copies PYTHON
+"""Are copies of pictures the ones that other programs find?  python -m benchmarks.copies PYTHON
 
 On the fashion photos, about 1% of which are byte-identical to another one. PYTHON is an interpreter that has
-CleanVision (`python -m venv ENV; ENV/bin/pip install cleanvision`), which hashes the pixels; pairclean compares the
-encoder's vectors. Counted are pairs of pictures in one group, in brackets how far the pixels of near copies differ.
+CleanVision and imagededup (`python -m venv ENV; ENV/bin/pip install cleanvision imagededup`), which hash the pixels;
+pairclean compares the encoder's vectors. Counted are pairs of pictures in one group, in brackets how far the pixels of
+near copies differ.
 """
 
 from __future__ import annotations
@@ -28,13 +29,26 @@ from pairclean.run import Run
 
 SOURCE = SHARED / "data" / "fashion"
 MODELS = {"hog-tfidf": "hog-tfidf", "tinyclip": f"local-dir:{SHARED}/models/tinyclip"}
+#: Programs that write their exact and near duplicates as lists of groups of files: as they come, with their defaults.
 CLEANVISION = """
 import json, sys
 from cleanvision import Imagelab
 lab = Imagelab(data_path=sys.argv[1])
 lab.find_issues({"exact_duplicates": {}, "near_duplicates": {}}, n_jobs=1, verbose=False)
-json.dump({name: lab.info[name]["sets"] for name in ("exact_duplicates", "near_duplicates")}, open(sys.argv[2], "w"))
+json.dump([lab.info[name]["sets"] for name in ("exact_duplicates", "near_duplicates")], open(sys.argv[2], "w"))
 """
+IMAGEDEDUP = """
+import json, sys
+from imagededup.methods import PHash
+hashed = PHash(verbose=False)
+codes = hashed.encode_images(sys.argv[1], num_enc_workers=0)
+found = []
+for distance in (0, 10):
+    near = hashed.find_duplicates(encoding_map=codes, max_distance_threshold=distance, num_dist_workers=0)
+    found.append([[name, other] for name, others in near.items() for other in others])
+json.dump(found, open(sys.argv[2], "w"))
+"""
+PROGRAMS = {"CleanVision": CLEANVISION, "imagededup": IMAGEDEDUP}
 
 Edges = set[tuple[str, str]]
 
@@ -43,16 +57,16 @@ def edges(groups: list[list[str]]) -> Edges:
     return {pair for group in groups for pair in combinations(sorted(group), 2)}
 
 
-def by_cleanvision(python: str, pictures: dict[str, bytes]) -> tuple[Edges, Edges]:
+def by_program(python: str, script: str, pictures: dict[str, bytes]) -> tuple[Edges, Edges]:
     """Exact, and exact or near."""
     with tempfile.TemporaryDirectory() as home:
         folder, found = Path(home) / "pictures", Path(home) / "found.json"
         folder.mkdir()
         for key, data in pictures.items():
             (folder / f"{key}.jpg").write_bytes(data)
-        subprocess.run([python, "-c", CLEANVISION, folder, found], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([python, "-c", script, folder, found], check=True, stdout=subprocess.DEVNULL)
         sets = json.loads(found.read_text())
-    exact, near = (edges([[Path(path).stem for path in one] for one in group]) for group in sets.values())
+    exact, near = (edges([[Path(path).stem for path in one] for one in group]) for group in sets)
     return exact, exact | near
 
 
@@ -94,17 +108,18 @@ def main(python: str) -> None:
         for key, data in zip(table["key"].to_pylist(), table["jpg"].to_pylist(), strict=True)
         if data is not None
     }
-    their_exact, their_near = by_cleanvision(python, pictures)
+    ours = {name: by_pairclean(model) for name, model in MODELS.items()}
     print(
-        "| encoder | exact: both | only pairclean | only CleanVision "
-        "| near: both | only pairclean | only CleanVision |\n|---|---|---|---|---|---|---|"
+        "| encoder | against | exact: both | only pairclean | only the other "
+        "| near: both | only pairclean | only the other |\n|---|---|---|---|---|---|---|---|"
     )
-    for name, model in MODELS.items():
-        exact, near = by_pairclean(model)
-        cells = [str(len(exact & their_exact)), str(len(exact - their_exact)), str(len(their_exact - exact))]
-        cells.append(difference(pictures, (near & their_near) - exact))
-        cells += [difference(pictures, near - their_near), difference(pictures, their_near - near)]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    for program, script in PROGRAMS.items():
+        their_exact, their_near = by_program(python, script, pictures)
+        for name, (exact, near) in ours.items():
+            cells = [str(len(exact & their_exact)), str(len(exact - their_exact)), str(len(their_exact - exact))]
+            cells.append(difference(pictures, (near & their_near) - exact))
+            cells += [difference(pictures, near - their_near), difference(pictures, their_near - near)]
+            print(f"| {name} | {program} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

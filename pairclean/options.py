@@ -80,8 +80,8 @@ class _Encoder:
     dtype: Dtype = _option("auto", "Floating-point precision of the encoder.", LEARNING)
     exact_preprocessing: bool = _option(
         False,
-        "Decode large JPEGs at full size, which is slower. By default they are decoded at a reduced size, at least "
-        "twice what the encoder needs.",
+        "Decode large JPEGs at full size and resize as open_clip does, which is slower. By default they are decoded at "
+        "a reduced size, at least twice what the encoder needs, and resized by a faster program.",
         LEARNING,
     )
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,8 +165,6 @@ def _check_before(run: Run, stage: str) -> None:
 
 def _do(run: Run, stage: str, execution: Execution) -> bool:
     """Run a stage if it is not up to date.  Returns whether it was run."""
-    from . import stages as do
-
     labels = run.labels_for(stage)
     if stage != "embed":  # embed checks the source and the encoder first, and may find nothing to do
         run.have_alone(stage)
@@ -173,7 +172,7 @@ def _do(run: Run, stage: str, execution: Execution) -> bool:
             return False
         run.set_stale(stage)
     begun = time.perf_counter()
-    getattr(do, stage)(run, execution)
+    getattr(import_module(f".stages.{stage}", __package__), stage)(run, execution)
     seconds = time.perf_counter() - begun
     new = run.set_done(stage, seconds, labels)
     if new:

@@ -14,8 +14,9 @@ from .arrays import Pairs, chunks
 from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
-from .export import Copies, verdict_tables
-from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes
+from .export.copies import Copies
+from .export.verdicts import verdict_tables
+from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes, with_strays
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
 from .rematch import Rematches, rematch
@@ -167,6 +168,7 @@ def _cleaned(
         comparable=one_space,
         **common,
     )
+    judgement = with_strays(judgement, faults, pairs.caption_id)
     progress.start("rematch")
     of_rematch = {name: getattr(config, name) for name in STAGES["rematch"]}
     rematches = rematch(pairs, learned, judgement, faults, **of_rematch, **common)

@@ -35,7 +35,7 @@ PACKAGE = ROOT / "pairclean"
 ROOMS = (
     ("pairs", "files", "methods", "options", "arrays", "execution"),
     ("config", "metrics", "synthetic"),
-    ("sources", "embed", "align", "judge", "rematch", "export", "report"),
+    ("sources", "embed", "align", "paper", "judge", "rematch", "export", "report"),
     ("run",),
     ("review",),
     ("stages",),
@@ -84,6 +84,12 @@ def test_a_file_imports_only_to_its_left(file: Path) -> None:
 @pytest.mark.parametrize("room", ["align", "judge", "rematch"])
 def test_what_learns_and_judges_knows_arrays_and_no_files(room: str) -> None:
     assert not rooms_imported_by(room) & {"sources", "embed"}
+
+
+@pytest.mark.parametrize("room", sorted(set(ORDER) - {"paper", "assess"}))
+def test_no_room_that_users_need_imports_the_publications_own_setting(room: str) -> None:
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else (PACKAGE / room).rglob("*.py")
+    assert not {name for file in files for name in imports(file) if name.split(".")[0] == "paper"}
 
 
 @pytest.mark.parametrize("room", ["metrics", "synthetic"])

@@ -27,6 +27,9 @@ MARGIN = 0.2
 #: Entropic regularisation: in standard deviations of the fixed cost, and in the learned cost's own unit.
 REGULARISATION = {"fixed": 0.3, "learned": 1.0}
 REMATCH_WEIGHT = 0.5
+#: The most mass that a plan moves, where the batch can hold every partner; and the share of its capacity from which a
+#: row or column counts as having mass.
+MASS_LIMIT, MASS_THRESHOLD = 0.5, 0.1
 QUEUE = 128  # noisy images among which the cost learns to find clean ones
 FEWEST_NOISY = 16  # pairs; a plan between fewer teaches nothing
 
@@ -119,10 +122,10 @@ class L2RM(Trainer):
                 cost = standardise(1 - similarity, forbidden)
             reg = REGULARISATION[self.cost]
             try:
-                plan = partial_plan(cost, min(0.5, 0.5 * present), reg=reg, forbidden=forbidden, tol=1e-2)
+                plan = partial_plan(cost, MASS_LIMIT * min(1, present), reg=reg, forbidden=forbidden, tol=1e-2)
             except Infeasible:  # most of the batch are copies of each other: nothing to rematch
                 return similarity.new_zeros(())
-            by_row, by_column, rows, columns = targets_from_plan(plan, mass_threshold=0.1)
+            by_row, by_column, rows, columns = targets_from_plan(plan, mass_threshold=MASS_THRESHOLD)
         temperature = 1 / self.log_scale.exp().item()
         return symmetric_kl(similarity, by_row, by_column, temperature, row_mask=rows, column_mask=columns)
 

@@ -7,7 +7,7 @@ tail (a huge loss is never cleaner than a large one, a tiny one never noisier th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,22 @@ def fit_beta_mixture(loss: Floats, *, steps: int = 10, trim: tuple[float, float]
     return _fit_beta(loss[(loss >= low) & (loss <= high)], low, high, steps, EDGE)
 
 
+def beta_mixture_from(unit: Floats, start: NDArray[np.integer[Any]], fits: Sequence[tuple[int, float]]) -> BetaMixture:
+    """Fit a two-component beta mixture by EM from a first guess of each pair's component.
+
+    unit: (n,) float64, losses within (0, 1).  start: (n,) integers, 0 or 1.
+    fits: one or more runs of EM, each from where the last ended: the most steps, and the gain of the summed
+    log-likelihood at or below which to stop. Every run takes at least one step.
+    Returns the mixture, on the scale of `unit`.  Source: the published code of Han et al. 2024.
+    """
+    unit = _finite(unit)
+    mean, variance, weight = _moments(unit, np.stack([start == 0, start == 1]).astype(np.float64))
+    for steps, gain in fits:
+        mean, variance, weight = _em(unit, mean, variance, weight, _beta_moment_log_density, steps, gain)
+    alpha, beta = _beta_parameters(mean, variance)
+    return BetaMixture(alpha, beta, weight, edge=0.0)
+
+
 def fit_gaussian_mixture(loss: Floats, *, steps: int = 100) -> GaussianMixture:
     """Fit a two-component Gaussian mixture to the losses of all pairs, scaled to (0, 1) by their extremes.
 
@@ -127,7 +143,8 @@ def split_clean(loss: Floats, *, monotone: bool = True) -> Floats:
     loss: (n,) float, finite, n >= 1.  Returns (n,) float64.
     monotone: clean is the component of the smaller mean, and the posterior never rises in the loss.  False: published,
     clean is the component likelier at the smallest loss, and pairs of huge loss can come out clean again.
-    Source: Han et al. 2024, and its published code.
+    Source: Han et al. 2024.  The start and the end of EM are those of Arazo et al.; `pairclean.paper.split` has the
+    published ones, which begin with a random k-means.
     """
     loss = _finite(loss)
     low, high = float(loss.min()), float(loss.max())
@@ -154,15 +171,26 @@ def _fit_beta(loss: Floats, low: float, high: float, steps: int, edge: float) ->
 
 
 def _em(
-    unit: Floats, mean: Floats, variance: Floats, weight: Floats, log_density: LogDensity, steps: int
+    unit: Floats,
+    mean: Floats,
+    variance: Floats,
+    weight: Floats,
+    log_density: LogDensity,
+    steps: int,
+    least_gain: float = -np.inf,
 ) -> tuple[Floats, Floats, Floats]:
     """EM by weighted moments from the start given, (2,) each; unit: (n,) losses.  Returns mean, variance, weight.
 
-    The component of the smaller mean comes first; of equal ones, that which started with it.
+    It ends after `steps`, or once a step raised the summed log-likelihood by `least_gain` or less.  The component of
+    the smaller mean comes first; of equal ones, that which started with it.
     """
+    likelihood = -np.inf
     for _ in range(steps):
-        share = _responsibility(np.log(weight)[:, None] + log_density(unit, mean, variance))
-        mean, variance, weight = _moments(unit, share)
+        joint = np.log(weight)[:, None] + log_density(unit, mean, variance)
+        before, likelihood = likelihood, float(np.logaddexp(joint[0], joint[1]).sum())
+        if likelihood - before <= least_gain:
+            break
+        mean, variance, weight = _moments(unit, _responsibility(joint))
     if mean[0] > mean[1] + 1e-6:
         return mean[::-1], variance[::-1], weight[::-1]
     return mean, variance, weight

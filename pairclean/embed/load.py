@@ -5,6 +5,20 @@ from __future__ import annotations
 from ..pairs import PYTHON, UserError
 from .encoder import Encoder
 
+HOG_TFIDF = "hog-tfidf"
+
+
+def encoder_devices(model: str, device: str) -> list[str]:
+    """The devices that an encoder runs on: those of `resolve_devices`; hog-tfidf needs none but the CPU, nor PyTorch.
+
+    Raises UserError if the device asked for is not there.
+    """
+    if model == HOG_TFIDF and device in ("auto", "cpu"):
+        return ["cpu"]
+    from .device import resolve_devices
+
+    return resolve_devices(device)
+
 
 def load_encoder(
     model: str, *, pretrained: str | None = None, device: str = "auto", dtype: str = "auto", exact: bool = False
@@ -19,7 +33,7 @@ def load_encoder(
         raise UserError(
             f"the encoder is a Python object ({model}), which is not here: give it to pairclean.clean again"
         )
-    if model == "hog-tfidf":
+    if model == HOG_TFIDF:
         from .hog_tfidf import HogTfidf
 
         return HogTfidf()

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from ..pairs import UserError
 from .device import resolve_dtype
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED
+from .resizing import by_pillow, by_torchvision
 
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
@@ -40,7 +41,8 @@ class OpenClip:
     default tag, the other two kinds bring their own weights.
     device: one torch device ("cuda:1").  dtype: as `resolve_dtype`; "auto" stays with float32 for batch-normed towers.
 
-    exact: large JPEGs are decoded whole, and not at a fraction of their size that is still twice what the model sees.
+    exact: large JPEGs are decoded whole, and not at a fraction of their size that is still twice what the model sees;
+    and all pictures are resized by Pillow, as open_clip does, and not by torchvision, which is faster.
 
     Pictures cross to the device as uint8 and are normalised there. On a GPU all that crosses is pinned, and calls from
     several threads queue up: while the device computes one batch, the next is stacked or tokenised, and handed over.
@@ -76,7 +78,8 @@ class OpenClip:
             raise UserError(_why_not(model, pretrained, error)) from error
         # What is left of the transform after its last two steps, to tensor and normalise, keeps pixels uint8.
         *resizing, _, normalise = transform.transforms
-        self._resizing = resizing
+        fast = None if exact else by_torchvision(resizing)
+        self._prepare = fast or by_pillow(resizing)
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (normalise.mean, normalise.std))
         size = network.visual.preprocess_cfg["size"]
         self.least_side = None if exact else 2 * (size if isinstance(size, int) else max(size))
@@ -86,16 +89,18 @@ class OpenClip:
             "pretrained": Path(pretrained).name if pretrained else None,
             "weights": weights,
             "architecture": config,
-            "preprocessing": {**network.visual.preprocess_cfg, "decoded_to_at_least": self.least_side},
+            "preprocessing": {
+                **network.visual.preprocess_cfg,
+                "decoded_to_at_least": self.least_side,
+                "resized_by": "torchvision" if fast else "Pillow",
+            },
             "dtype": str(self._dtype).removeprefix("torch."),
             "open_clip": open_clip.__version__,
         }
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """RGB picture -> (height, width, 3) uint8, resized and cropped as the model wants it."""
-        for step in self._resizing:
-            image = step(image)
-        return np.asarray(image)
+        return self._prepare(image)
 
     def encode_images(self, prepared: list[np.ndarray]) -> np.ndarray:
         pixels = torch.empty((len(prepared), *prepared[0].shape), dtype=torch.uint8, pin_memory=self._on_gpu)

@@ -23,23 +23,24 @@ def check_readable(source: Source) -> None:
     """
     whole = [shard for shard in source.shards if shard.rows and not shard.broken]
     shards = whole[:: max(1, -(-len(whole) // SHARDS))]
-    rows = [row for shard in shards for row in source.sample(shard, ROWS // len(shards)) if not row.absent]
-    problems = [problem for row in rows if (problem := _problem(row)) is not None]
+    rows = [(shard, row) for shard in shards for row in source.sample(shard, ROWS // len(shards)) if not row.absent]
+    problems = [(problem, shard, row) for shard, row in rows if (problem := _problem(row)) is not None]
     readable = len(rows) - len(problems)
     if not rows or readable >= LEAST * len(rows):
         return
-    reason, count = Counter(problems).most_common(1)[0]
+    reason, count = Counter(problem for problem, *_ in problems).most_common(1)[0]
+    file, example = next((shard.path, row) for problem, shard, row in problems if problem == reason)
     image, caption = source.roles.image, source.roles.caption
-    if "image path" in reason or "no image file" in reason:
+    if "image path" in reason or "no image file" in reason or "only a path" in reason:
         remedy = "name the folder that image paths are relative to with --image-root"
     elif reason.endswith(ONE_IMAGE):
         remedy = "write a row for each image with the caption that describes it"
     else:
         remedy = "name the right columns with --image-column and --caption-column"
     raise UserError(
-        f"{readable or 'none'} of {len(rows)} rows of {shards[0].path if len(shards) == 1 else source.path} that were "
-        f"tried can be read, with the image from {image!r} and the caption from {caption!r} ({count}: {reason}): "
-        f"{remedy}, or read it all the same with --force"
+        f"{readable or 'none'} of {len(rows)} rows that were tried can be read, with the image from {image!r} and the "
+        f"caption from {caption!r} ({count}: {reason}, such as row {example.row} of {file}): {remedy}, or read it all "
+        "the same with --force"
     )
 
 

@@ -29,7 +29,7 @@ from .particulars import keeps_particulars, near_ranks
 from .phrased import Words
 from .recalibration import Recalibration
 from .refit import FEWEST_LABELS, Labelled, with_labels
-from .repair import faults_before, learn_mended
+from .repair import faults_before, learn_mended, with_strays
 from .rounds import Learned, learn
 from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
 from .thresholds import threshold_for, threshold_table, thresholds_shown
@@ -95,4 +95,5 @@ __all__ = [
     "threshold_table",
     "thresholds_shown",
     "with_labels",
+    "with_strays",
 ]

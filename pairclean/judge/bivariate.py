@@ -100,7 +100,7 @@ class Bivariate:
 
     def clean_grid(self) -> np.ndarray:
         """(z cells, v cells) P(matched), made to rise in z and in v."""
-        matched = (1 - self.mismatched) * _normal_mass(self.shape, AXES[self.axis])
+        matched = (1 - self.mismatched) * normal_mass(self.shape, AXES[self.axis])
         every = matched + self.random * self.random_mass + self.within * self.within_mass
         return isotonic(matched / every, every)
 
@@ -201,8 +201,8 @@ class _Problem:
         counts: np.ndarray, random: np.ndarray, within: np.ndarray | None, mismatched: float | None, axis: str
     ) -> _Problem:
         of = AXES[axis]
-        masses = _cells(random, of), None if within is None else _cells(within, of)
-        return _Problem(_cells(counts, of), *masses, mismatched, of)
+        masses = cells(random, of), None if within is None else cells(within, of)
+        return _Problem(cells(counts, of), *masses, mismatched, of)
 
     def read(self, parameters: np.ndarray) -> tuple[np.ndarray, Shape]:
         """(random, within, matched) shares, and the shape of the matched pairs."""
@@ -221,7 +221,7 @@ class _Problem:
 
     def __call__(self, parameters: np.ndarray) -> float:
         shares, shape = self.read(parameters)
-        mix = shares[0] * self.random + shares[2] * _cells(_normal_mass(shape, self.axis), self.axis)
+        mix = shares[0] * self.random + shares[2] * cells(normal_mass(shape, self.axis), self.axis)
         if self.within is not None:
             mix = mix + shares[1] * self.within
         log_z, log_v, correlation = parameters[3], parameters[5], parameters[6]
@@ -235,7 +235,7 @@ class _Problem:
         return penalty - float((self.counts * np.log(np.maximum(mix, 1e-300))).sum())
 
 
-def _normal_mass(shape: Shape, axis: Axis) -> np.ndarray:
+def normal_mass(shape: Shape, axis: Axis = STANDING) -> np.ndarray:
     """(z cells, v cells) of a bivariate normal of z and v transformed, by that of v at the middle of each cell of z."""
     mean_z, sd_z, mean_v, sd_v, correlation, k = shape
     v_edges = axis.edges
@@ -275,7 +275,7 @@ def isotonic(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
 
 
-def _cells(mass: np.ndarray, axis: Axis) -> np.ndarray:
+def cells(mass: np.ndarray, axis: Axis = STANDING) -> np.ndarray:
     """What the likelihood sees: above the axis' top only the mass, and above the last edge of z too unless `whole`."""
     one = int(np.searchsorted(axis.edges, axis.top))
     body = np.concatenate([mass[:, :one], mass[:, one:].sum(1, keepdims=True)], axis=1)

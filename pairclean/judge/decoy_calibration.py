@@ -5,17 +5,19 @@ the weakest phrase, where captions that are partly wrong are.
 
 Pairs with a repeated text or a repeated image have a mismatch rate of their own, one per text (image), drawn towards
 the rate of all such pairs: a slogan under many images is wrong every time, a class name is not. All other pairs share
-one. Copies of a pair count once.
+one, except for kinds of captions that are far worse than the others (`apart`). Copies of a pair count once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from . import binormal, bivariate
+from .apart import fit_apart, kinds_apart
 from .binormal import Binormal
 from .bivariate import Bivariate
 from .crossfit import Scores
@@ -74,6 +76,7 @@ class DecoyCalibration:
     model: of the evidence alone.  joint: of evidence and standing; None where no mismatches within kinds were found.
     clusters: of images and of captions; kinds from these numbers on are repeated identities.
     image_share, text_share: the mismatch rate of each repeated identity.
+    apart: models of the kinds of captions that have a rate of their own.  The other models are of all other pairs.
     doubt: the least and the largest share of mismatched pairs that the evidence allows, if the encoder tells too
     little; else None.
     partial: of the score and that of the weakest phrase, on the scales `scale.overall` and `phrases` of random
@@ -87,6 +90,7 @@ class DecoyCalibration:
     text_share: np.ndarray
     rate: Rate
     joint: Bivariate | None = None
+    apart: dict[int, Bivariate] = field(default_factory=dict)
     doubt: tuple[Binormal, Binormal] | None = None
     partial: Bivariate | None = None
     phrases: DecoyScale | None = None
@@ -106,9 +110,8 @@ class DecoyCalibration:
         """(n,) P(matched).  z: (n,) the evidence of these pairs."""
         share = self._share(scored)
         posterior = _posterior(self.model, z, share, np.isnan(share))
-        if self.joint is not None:
-            known = np.isnan(share) & ~np.isnan(scored.standing)
-            posterior[known] = self.joint.clean_probability(z[known], scored.standing[known])
+        for known, joint in self._by_standing(scored, np.isnan(share)):
+            posterior[known] = joint.clean_probability(z[known], scored.standing[known])
         if self.partial is not None:
             s, u = self._by_phrase(scored)
             known = np.isnan(share) & ~np.isnan(u)
@@ -122,6 +125,18 @@ class DecoyCalibration:
         """
         assert self.phrases is not None
         return probit(self.scale.overall(scored.score)), probit(self.phrases(scored.weakest))
+
+    def _by_standing(self, scored: Scored, among: np.ndarray) -> Iterator[tuple[np.ndarray, Bivariate]]:
+        """Which of these pairs are judged by their standing too, (n,) bool, and by which model."""
+        among = among & ~np.isnan(scored.standing)
+        if self.joint is not None:
+            yield among & ~self.is_apart(scored), self.joint
+        for kind, joint in self.apart.items():
+            yield among & (scored.text_kind == kind), joint
+
+    def is_apart(self, scored: Scored) -> np.ndarray:
+        """(n,) bool: pairs of the kinds that have a rate of their own."""
+        return np.isin(scored.text_kind, list(self.apart))
 
     def undecided(self, scored: Scored) -> np.ndarray:
         """(n,) bool: pairs that are likelier matched or not, depending on the rate, where that is in doubt."""
@@ -137,9 +152,8 @@ class DecoyCalibration:
             return np.zeros(len(scored.score), bool)
         z = self.scale(scored)
         found = self._other_sort(z)
-        if self.joint is not None:
-            known = ~np.isnan(scored.standing)
-            found[known] = self.joint.within_odds(z[known], scored.standing[known]) > 1
+        for known, joint in self._by_standing(scored, np.ones(len(z), bool)):
+            found[known] = joint.within_odds(z[known], scored.standing[known]) > 1
         return found
 
     def partly(self, scored: Scored) -> np.ndarray:
@@ -194,6 +208,7 @@ class DecoyCalibration:
             "evidence": self.scale.to_json(),
             "model": _model_json(self.model),
             "joint": self.joint and _joint_json(self.joint),
+            "apart": {str(kind): _joint_json(joint) for kind, joint in self.apart.items()},
             "clusters": list(self.clusters),
             "image_share": self.image_share.tolist(),
             "text_share": self.text_share.tolist(),
@@ -213,6 +228,7 @@ class DecoyCalibration:
             np.array(data["text_share"]),
             Rate(**data["mismatch_rate"]),
             data["joint"] and _read_joint(data["joint"]),
+            {int(kind): _read_joint(joint) for kind, joint in data["apart"].items()},
             doubt,
             data["partial"] and _read_joint(data["partial"]),
             data["phrases"] and DecoyScale.from_json(data["phrases"]),
@@ -231,22 +247,48 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
     clusters = (1, 1) if kinds is None else kinds.clusters
     group = _groups(scores, clusters)
     single = group < 0
-    evidence = _Evidence.of(scores, scale, z, single, 1 / copies)
-    by_phrase = None if scores.phrased is None else _ByPhrase.of(scores, scale, z, single, 1 / copies)
+    weight = 1 / copies
+
+    def among(which: np.ndarray) -> _Evidence:
+        return _Evidence.of(scores, scale, z, which, weight)
+
+    by_phrase = None if scores.phrased is None else _ByPhrase.of(scores, scale, z, single, weight)
+    apart: dict[int, Bivariate] = {}
     if like is not None:
+        evidence = among(single & ~like.is_apart(scores.scored))
         model, joint = evidence.fit_like(like)
         doubt = like.doubt and _doubt(evidence.counts, *(end.mismatched for end in like.doubt))
-        found = replace(like, scale=scale, model=model, joint=joint, doubt=doubt)
+        if like.apart:
+            alike = evidence.alike(joint, model.mismatched)
+            apart = {
+                kind: replace(alike, random=of.random, within=of.within, errors=of.errors)
+                for kind, of in like.apart.items()
+            }
+        found = replace(like, scale=scale, model=model, joint=joint, apart=apart, doubt=doubt)
         if like.partial is None or by_phrase is None:
             return found
         return by_phrase.fit(found, evidence, mismatched=like.partial.mismatched)[0]
+    evidence = among(single)
     model, joint, low, high, why = evidence.fit()
+    if joint is not None:
+        kind = scores.scored.text_kind
+        every = np.unique(kind[single])
+        counts = [
+            bivariate.histogram(z[members], scores.scored.standing[members], weight[members])
+            for members in (single & (kind == k) for k in every)
+        ]
+        chosen = kinds_apart(np.stack(counts), joint)
+        if len(chosen):
+            evidence = among(single & ~np.isin(kind, every[chosen]))
+            model, joint, low, high, why = evidence.fit()
+            models = fit_apart(np.stack(counts)[chosen], evidence.alike(joint))
+            apart = dict(zip(every[chosen].tolist(), models, strict=True))
     sizes = _sizes(scores, clusters)
     shares = _repeated_shares(model, z, group, 1 / copies, sum(sizes))
     of_image, of_text = np.split(shares, [sizes[0]])
     doubt = _doubt(evidence.counts, low, high) if why == WEAK else None
-    found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), joint, doubt)
-    if by_phrase is not None and found.reads_phrases and by_phrase.found(found):
+    found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), joint, apart, doubt)
+    if by_phrase is not None and not apart and found.reads_phrases and by_phrase.found(found):
         found, (low, high) = by_phrase.fit(found, evidence)
         why = PARTLY_RANGE
     return replace(found, rate=_rate(found, scores, z, group, copies, (low, high), why))
@@ -322,6 +364,16 @@ class _Evidence:
         share = like.joint.mismatched
         joint = bivariate.fit(self.joint_counts, self.joint_random, self.joint_within[self.middle], mismatched=share)
         return binormal.fit(self.counts, self.within[self.middle], mismatched=share), joint
+
+    def alike(self, joint: Bivariate | None, mismatched: float | None = None) -> Bivariate:
+        """What matched and mismatched pairs look like, also where no mismatches within kinds were found.
+
+        mismatched: the share of mismatched pairs, where it is known.
+        """
+        if joint is not None:
+            return joint
+        found = bivariate.fit(self.joint_counts, self.joint_random, mismatched=mismatched)
+        return replace(found, within_mass=self.joint_within[self.middle])
 
 
 @dataclass(frozen=True)
@@ -470,10 +522,12 @@ def _rate(
     """Of all pairs.  single: the interval of pairs without a repeated identity."""
     n, scored = len(z), scores.scored
     noisy = 1 - found._posterior(scored, z)
-    rest = group < 0
+    apart = (group < 0) & found.is_apart(scored)
+    rest = (group < 0) & ~apart
     # Of repeated identities and of copies, whose pairs are right or wrong together.
-    spread = np.where(rest, (copies - 1) * noisy * (1 - noisy), copies * noisy * (1 - noisy)).sum() / n**2
-    off = 1.96 * float(np.sqrt(spread))
+    spread = np.where(group < 0, (copies - 1) * noisy * (1 - noisy), copies * noisy * (1 - noisy)).sum() / n**2
+    of_kind = [float((apart & (scored.text_kind == k)).sum()) / n * joint.errors[0] for k, joint in found.apart.items()]
+    off = float(np.sqrt(1.96**2 * spread + np.square(of_kind).sum()))
     part = float(rest.mean())
     shift = float(noisy[rest].sum()) / n - part * found.model.mismatched  # copies weigh here, and not in the fit
     fixed = float(noisy[~rest].sum()) / n
@@ -482,7 +536,7 @@ def _rate(
     low, high = min(low - off, estimate) - TAIL, max(high + off, estimate)
     half = 0.5 / n
     ends = (max(0.0, low) if low > half else 0.0, min(1.0, high) if high < 1 - half else 1.0)
-    return Rate(estimate, *ends, why_wide=why, parts=_parts(found, scored, noisy, rest, ends))
+    return Rate(estimate, *ends, why_wide=why, parts=_parts(found, scored, noisy, rest, apart, ends))
 
 
 def _parts(
@@ -490,12 +544,13 @@ def _parts(
     scored: Scored,
     noisy: np.ndarray,
     rest: np.ndarray,
+    apart: np.ndarray,
     ends: tuple[float, float],
 ) -> dict[str, dict[str, float]]:
     n, part = len(noisy), float(rest.mean())
     generic, placeholder = found.generic(scored), found.placeholder(scored)
     named = {"generic": generic & ~placeholder, "placeholder": placeholder}
-    other = float(noisy[~rest & ~generic & ~placeholder].sum()) / n  # moved captions of repeated identities
+    other = float(noisy[~rest & ~apart & ~generic & ~placeholder].sum()) / n  # moved captions of repeated identities
     random, within = found.model.random, found.model.within
     other_sort, fitted = ("within_kind", found.joint) if found.partial is None else ("partly", found.partial)
     off = dict.fromkeys(("random", other_sort), (float(noisy.mean()) - ends[0], ends[1] - float(noisy.mean())))
@@ -504,8 +559,15 @@ def _parts(
     else:
         random, within, errors = fitted.random, fitted.within, fitted.errors
         off = {"random": (part * errors[1],) * 2, other_sort: (part * errors[2],) * 2}
+    random, within = part * random + other, part * within
+    for kind, joint in found.apart.items():
+        share = float((apart & (scored.text_kind == kind)).sum()) / n
+        random, within = random + share * joint.random, within + share * joint.within
+        off = {
+            name: tuple(np.hypot(of, share * joint.errors[1 + at]) for of in off[name]) for at, name in enumerate(off)
+        }
     parts = {}
-    for name, estimate in (("random", part * random + other), (other_sort, part * within)):
+    for name, estimate in (("random", random), (other_sort, within)):
         below, above = off[name]
         parts[name] = {"estimate": estimate, "low": max(0.0, estimate - below), "high": min(1.0, estimate + above)}
     for name, members in named.items():

@@ -55,8 +55,9 @@ class Rate:
     """The mismatch rate, and its interval of confidence `level`.
 
     why_wide: why `low` and `high` are a range and no plain confidence interval; None if they are one.
-    parts: what the rate is made of: `random`, `within_kind`, `generic` (captions), `placeholder` (images), each with
-    `estimate`, `low` and `high`; empty where the calibration does not distinguish them.
+    parts: what the rate is made of: `random`, `within_kind`, `generic` (captions), `placeholder` (images), `shifted`
+    (captions that moved together), each with `estimate`, `low` and `high`; empty where the calibration does not
+    distinguish them.
     """
 
     estimate: float

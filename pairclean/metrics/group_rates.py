@@ -9,7 +9,10 @@ of a single pair is its likelihood ratio, its odds with that prior removed,
 which is the density of its score among matched pairs over the density among mismatched pairs. The pairs of a group with
 a mismatch rate r of its own have the likelihood of the calibration's mixture with that weight,
 
-    l(r) = prod_i (r + (1 - r) L_i),        and pair i is mismatched with probability q_i(r) = r / (r + (1 - r) L_i).
+    l(r) = prod_i (r + (1 - r) L_i)^(1/c_i),   and pair i is mismatched with probability q_i(r) = r / (r + (1 - r) L_i).
+
+Copies of a pair, which have the same image and caption, are right or wrong together: c_i is the number of judged copies
+of pair i in its group, itself included, so that all of them are the evidence of one pair.
 
 The rates of the groups have the prior Beta(m s, (1 - m) s), where m is the overall rate and s maximises the joint
 likelihood of all groups (empirical Bayes). Groups that are alike are therefore shrunk together, others are left apart.
@@ -17,7 +20,7 @@ likelihood of all groups (empirical Bayes). Groups that are alike are therefore 
 What is reported is the share of mismatched pairs among the pairs that are present: the posterior mean of the mean of
 q_i(r). Its interval has the quantiles of the Beta distribution with this mean and the variance
 
-    Var_r(mean q_i(r)) + E_r(sum q_i(r) (1 - q_i(r))) / n^2 + shared,
+    Var_r(mean q_i(r)) + E_r(sum c_i q_i(r) (1 - q_i(r))) / n^2 + shared,
 
 where `shared` is the calibration error, common to all groups: the error of the overall rate, taken as constant in log
 odds.
@@ -30,6 +33,7 @@ score higher than random re-pairings. All rates, the overall one too, are then l
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -40,12 +44,13 @@ import pandas as pd
 
 LEVEL = 0.95
 _NORMAL = 1.959964  # the 97.5% quantile of the normal distribution
-#: The rate of a group with fewer judged pairs than this says more about the whole data set than about the group.
+#: The rate of a group with fewer distinct judged pairs says more about the whole data set than about the group.
 SMALL = 50
 
 _LOG_ODDS = 14.0  # evidence beyond this is clipped
 BINS = 560  # of the log odds of being clean
 _UNJUDGED, _UNREADABLE = -1, -2  # used in place of a bin
+_SINGLE = -1  # the unit of pairs without copies
 _CELLS = 256
 _FEWEST_CELLS = 32  # the posterior has to spread over at least this many
 _STRENGTHS = np.geomspace(0.5, 2000, 40)
@@ -73,19 +78,35 @@ def shown_names(by: Sequence[str]) -> list[str]:
     return names
 
 
-def tally(groups: pd.DataFrame, clean_probability: np.ndarray, unreadable: np.ndarray) -> pd.DataFrame:
+def tally(
+    groups: pd.DataFrame, clean_probability: np.ndarray, unreadable: np.ndarray, unit: np.ndarray | None = None
+) -> pd.DataFrame:
     """Count pairs by group and by clean probability; tallies of parts can be concatenated.
 
     groups: (n, columns), the values to group by.  clean_probability: (n,) float, NaN where not judged.
-    unreadable: (n,) bool.
-    Returns one column for each of `groups`, named by its position (0, ...), then `bin` and `pairs` (int64).  Memory
-    grows with the number of groups, not of pairs.
+    unreadable: (n,) bool.  unit: (n,) int64 from `units_of` all pairs; None if there are no copies.
+    Returns one column for each of `groups`, named by its position (0, ...), then `bin`, `unit` and `pairs` (int64).
+    Memory grows with the number of groups and of pairs that have copies, not with the number of all pairs.
     """
     place = np.where(unreadable, _UNREADABLE, evidence_bins(clean_probability))
     codes, values = zip(*(_numbered(groups[name]) for name in groups), strict=True)
-    frame = pd.DataFrame(dict(enumerate(codes))).assign(bin=place)
+    unit = np.where(place < 0, _SINGLE, _SINGLE if unit is None else unit)
+    frame = pd.DataFrame(dict(enumerate(codes))).assign(bin=place, unit=unit)
     counts = frame.groupby(list(frame.columns), sort=False).size().reset_index(name="pairs")
     return _named(counts, range(len(codes)), values)
+
+
+def units_of(identity: np.ndarray) -> np.ndarray:
+    """(n,) int64 that are equal for copies of a pair, and -1 for a pair that has none.
+
+    identity: (n,) int64, equal for copies.
+
+    >>> units_of(np.array([7, 5, 7, 9])).tolist()
+    [1, -1, 1, -1]
+    """
+    _, code, copies = np.unique(identity, return_inverse=True, return_counts=True)
+    unit: np.ndarray = np.where(copies[code] > 1, code, _SINGLE)
+    return unit
 
 
 def evidence_bins(clean_probability: np.ndarray) -> np.ndarray:
@@ -107,24 +128,23 @@ def bin_probabilities() -> np.ndarray:
 def rate_likelihood(counts: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
     """(c,) mismatch rates in ascending order, and (g, c) the log-likelihood of each in each group.
 
-    counts: (g, BINS), pairs of each group by `evidence_bins`.  prior: as in `audit`.
+    counts: (g, BINS), distinct pairs of each group by `evidence_bins`.  prior: as in `audit`.
     """
     edges = _edges()
     likelihood: np.ndarray = counts @ _log_likelihood_of_bins(prior)
     return (edges[:-1] + edges[1:]) / 2, likelihood
 
 
-def group_rates(counts: np.ndarray, *, prior: float, whole: Mapping[str, Any]) -> np.ndarray:
-    """(g, 3) the rate of each group, low and high, as in `audit`.  counts: (g, BINS), at least one pair in each group.
+def group_rates(
+    group: np.ndarray, bins: np.ndarray, unit: np.ndarray, *, prior: float, whole: Mapping[str, Any]
+) -> np.ndarray:
+    """(g, 3) the rate of each group, low and high, as in `audit`.
 
-    Raises ValueError if a group is empty.
+    group: (n,) int64 in [0, g), every one of them there.  bins: (n,) int64 in [0, BINS), from `evidence_bins`.
+    unit: (n,) int64 from `units_of`.
     """
-    from scipy.sparse import csr_array
-
-    if not (counts.sum(1) > 0).all():
-        raise ValueError("a group has no judged pair")
-    counted = csr_array(counts.astype(np.float64))
-    return _rates(counted, prior, whole["estimate"], _shared_error(whole, int(counts.sum())))
+    counted = _Counted.of(group, bins, unit, np.ones(len(group), np.int64), int(group.max()) + 1)
+    return _rates(counted, prior, whole["estimate"], _shared_error(whole, len(group)))
 
 
 def _numbered(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +181,7 @@ def audit(
     clean probabilities, None where nothing was judged.  whole: `mismatch_rate` of report.json (estimate, low, high).
     Returns the columns `by` (objects, None for null; named as by `shown_names`), then pairs, judged, unjudged,
     unreadable (int64), mismatched (float64, rate * judged), rate, low, high (float64, NaN where nothing is judged), and
-    small (bool, fewer than SMALL judged).
+    small (bool, fewer than SMALL distinct pairs judged).
 
     >>> groups = pd.DataFrame({"shop": ["a"] * 200 + ["b"] * 200})
     >>> clean = np.array(([0.99] * 9 + [0.01]) * 20 + [0.99, 0.01] * 100)  # one in ten, and one in two, look mismatched
@@ -190,19 +210,48 @@ def audit(
     )
     estimate = np.full((len(groups), 3), np.nan)
     known = table["judged"].to_numpy() > 0
+    counted = _Counted.of(code[judged], bins[judged], counts["unit"].to_numpy()[judged], pairs[judged], len(groups))
     if prior is not None and known.any():
-        counted = _counted(code[judged], bins[judged], pairs[judged], len(groups))
-        estimate[known] = _rates(counted[known], prior, whole["estimate"], _shared_error(whole, pairs[judged].sum()))
+        shared = _shared_error(whole, pairs[judged].sum())
+        estimate[known] = _rates(counted.take(known), prior, whole["estimate"], shared)
     table["mismatched"] = estimate[:, 0] * table["judged"]
     table[list(ESTIMATES)] = estimate
-    table["small"] = table["judged"] < SMALL
+    table["small"] = counted.distinct < SMALL - 0.5  # sums of 1 / c are not exact
     return table.sort_values("mismatched", ascending=False, kind="stable", na_position="last", ignore_index=True)
 
 
-def _counted(code: np.ndarray, bins: np.ndarray, pairs: np.ndarray, groups: int) -> Any:
-    from scipy.sparse import csr_array
+@dataclass(frozen=True)
+class _Counted:
+    """The judged pairs of g groups by bin, each sparse (g, BINS) float64 of one structure.
 
-    return csr_array((pairs.astype(np.float64), (code, bins)), shape=(groups, BINS))
+    pairs: how many there are.  units: the sum of 1 / c over them, how many distinct ones there are.  copies: the sum of
+    c.  c: the number of copies of a pair in its group.
+    """
+
+    pairs: Any
+    units: Any
+    copies: Any
+
+    @staticmethod
+    def of(group: np.ndarray, bins: np.ndarray, unit: np.ndarray, pairs: np.ndarray, groups: int) -> _Counted:
+        """group, bins, unit, pairs: (k,), so many pairs of a group in a bin, all of one unit or all single."""
+        from scipy.sparse import csr_array
+
+        of_unit = np.flatnonzero(unit != _SINGLE)
+        _, place = np.unique(np.stack([group[of_unit], unit[of_unit]]), axis=1, return_inverse=True)
+        copies = np.ones(len(pairs))
+        copies[of_unit] = np.bincount(place, pairs[of_unit])[place]
+        sums = (pairs * weight for weight in (1.0, 1 / copies, copies))
+        return _Counted(*(csr_array((of_bin, (group, bins)), shape=(groups, BINS)) for of_bin in sums))
+
+    @property
+    def distinct(self) -> np.ndarray:
+        """(g,) float64, the number of distinct pairs of each group."""
+        return np.asarray(self.units.sum(1)).ravel()
+
+    def take(self, chosen: np.ndarray) -> _Counted:
+        """Some of the groups.  chosen: (g,) bool."""
+        return _Counted(self.pairs[chosen], self.units[chosen], self.copies[chosen])
 
 
 def _shared_error(whole: Mapping[str, Any], pairs: int) -> float:
@@ -211,25 +260,24 @@ def _shared_error(whole: Mapping[str, Any], pairs: int) -> float:
     return float((whole["high"] - whole["low"]) / (2 * _NORMAL * rate * (1 - rate)))
 
 
-def _rates(counts: Any, prior: float, rate: float, shared: float) -> np.ndarray:
+def _rates(counted: _Counted, prior: float, rate: float, shared: float) -> np.ndarray:
     """(g, 3) estimate, low and high of each group's rate.
 
-    counts: sparse (g, BINS) float64, pairs by bin of the log odds of being clean.  rate: the overall mismatch rate.
-    shared: standard error, in log odds, that all groups have in common.
+    rate: the overall mismatch rate.  shared: standard error, in log odds, that all groups have in common.
     """
     ratio, edges = _ratio(prior), _edges()
     centre = float(np.clip(rate, 0.005, 0.995))
-    likelihood = counts @ _log_mixture(edges, ratio).T
+    likelihood = counted.units @ _log_mixture(edges, ratio).T
     scaled = np.exp(likelihood - likelihood.max(1, keepdims=True))
     priors = np.stack([_prior(edges, centre, s) for s in _STRENGTHS], axis=1)
     strength = float(_STRENGTHS[int(np.log(np.maximum(scaled @ priors, 1e-300)).sum(0).argmax())])
-    pairs = np.asarray(counts.sum(1)).ravel()
-    mean, variance = np.empty((2, len(pairs)))
-    for group, (start, end) in enumerate(pairwise(counts.indptr)):
-        seen, times = ratio[counts.indices[start:end]], counts.data[start:end]
-        mean[group], variance[group] = _share(seen, times, likelihood[group], edges, centre, strength)
+    mean, variance = np.empty((2, len(likelihood)))
+    for group, (start, end) in enumerate(pairwise(counted.pairs.indptr)):
+        seen = ratio[counted.pairs.indices[start:end]]
+        pairs, units, copies = (part.data[start:end] for part in (counted.pairs, counted.units, counted.copies))
+        mean[group], variance[group] = _share(seen, pairs, units, copies, likelihood[group], edges, centre, strength)
     low, high = _beta_interval(mean, variance + (shared * mean * (1 - mean)) ** 2)
-    half = 0.5 / pairs
+    half = 0.5 / counted.distinct
     return np.stack([mean, np.maximum(low - half, 0.0), np.minimum(high + half, 1.0)], axis=1)
 
 
@@ -273,12 +321,20 @@ def _prior(edges: np.ndarray, centre: float, strength: float) -> np.ndarray:
 
 
 def _share(
-    ratio: np.ndarray, pairs: np.ndarray, likelihood: np.ndarray, edges: np.ndarray, centre: float, strength: float
+    ratio: np.ndarray,
+    pairs: np.ndarray,
+    units: np.ndarray,
+    copies: np.ndarray,
+    likelihood: np.ndarray,
+    edges: np.ndarray,
+    centre: float,
+    strength: float,
 ) -> tuple[float, float]:
     """Mean and variance of one group's share of mismatched pairs, without the calibration error.
 
-    ratio, pairs: (k,) likelihood ratios and the number of pairs that have them.  likelihood: (cells,) log-likelihood of
-    the rates between `edges`; the cells are refined until the posterior spreads over many of them.
+    ratio: (k,) likelihood ratios.  pairs, units, copies: (k,), of the pairs that have them, as in `_Counted`.
+    likelihood: (cells,) log-likelihood of the rates between `edges`; the cells are refined until the posterior spreads
+    over many of them.
     """
     while True:
         mass = likelihood + np.log(_prior(edges, centre, strength))
@@ -287,12 +343,12 @@ def _share(
         if len(held) >= _FEWEST_CELLS or edges[-1] - edges[0] < 1e-7:
             break
         edges = np.linspace(edges[max(0, held[0] - 1)], edges[min(_CELLS, held[-1] + 2)], _CELLS + 1)
-        likelihood = _log_mixture(edges, ratio) @ pairs
+        likelihood = _log_mixture(edges, ratio) @ units
     mass = mass[held] / mass[held].sum()
     r = ((edges[held] + edges[held + 1]) / 2)[:, None]
     noisy = r / (r + (1 - r) * ratio)  # P(mismatched) of a pair, given the rate and its score
     share = noisy @ pairs / pairs.sum()
-    spread = (noisy * (1 - noisy)) @ pairs / pairs.sum() ** 2
+    spread = (noisy * (1 - noisy)) @ copies / pairs.sum() ** 2
     mean = float(mass @ share)
     return mean, float(mass @ (spread + (share - mean) ** 2))
 

@@ -23,6 +23,9 @@ conditions for each of its own (minimum description length): a part of the fault
 slice that contains it. Its pairs are then set aside, and the rest is
 searched again, so that a slice that only stands out because of one reported before is not reported.
 
+Copies of a pair, which have the same image and caption, count as one pair wherever evidence is weighed: each weighs
+1 / c, where c is the number of its copies.
+
 Sources: the likelihood ratio scan of Kulldorff 1997; a null distribution that knows how groups differ, Efron 2004;
 crossing conditions level by level, Chung et al. 2019 (Slice Finder).
 """
@@ -77,6 +80,7 @@ def uneven_slices(
     *,
     prior: float,
     whole: Mapping[str, Any],
+    units: np.ndarray | None = None,
     kinds: Sequence[str] = (),
     most: int = MOST_SLICES,
 ) -> list[Slice]:
@@ -84,14 +88,17 @@ def uneven_slices(
 
     clean_probability: (n,) float, NaN for pairs that take no part.  columns: (n,) int64 codes from 0 on, negative where
     there is no value.  prior: P(mismatched) contained in the probabilities.  whole: `mismatch_rate` of report.json.
+    units: (n,) int64 from `group_rates.units_of`; None if there are no copies.
     kinds: the columns that hold kinds; two of these are not crossed.
-    Returns at most `most`, each of at least SMALL pairs, in the order in which they were found.
+    Returns at most `most`, each of at least SMALL distinct pairs, in the order in which they were found.
     """
     bins = evidence_bins(clean_probability)
     left = np.flatnonzero(bins >= 0)
-    usable = {name: _looked_at(codes, left) for name, codes in columns.items()}
+    units = np.full(len(bins), -1) if units is None else units
+    weight = _weights(units, left)
+    usable = {name: _looked_at(codes, left, weight) for name, codes in columns.items()}
     conditions = sum(len(np.unique(codes[codes >= 0])) for codes in usable.values())
-    search = _Search(bins, usable, conditions, prior, tuple(kinds))
+    search = _Search(bins, weight, usable, conditions, prior, tuple(kinds))
     margin, looks = max(MARGIN, SPREADS * search.spread(left)), search.conditions * (search.conditions + 1) // 2
     found: list[Slice] = []
     while len(found) < most:
@@ -99,17 +106,32 @@ def uneven_slices(
         if best is None:
             break
         inside = search.selects(best.where, left)
+        rates = group_rates((~inside).astype(np.int64), bins[left], units[left], prior=prior, whole=whole)
+        rate, low, high = rates[0].tolist()
         rows, left = left[inside], left[~inside]
-        counts = np.stack([np.bincount(bins[part], minlength=BINS) for part in (rows, left)])
-        rate, low, high = group_rates(counts, prior=prior, whole=whole)[0].tolist()
         found.append(Slice(best.where, rows, rate, low, high, best.rest, min(1.0, best.p_value * looks)))
     return found
 
 
-def _looked_at(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _weights(units: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(n,) float64: 1 / c for the pairs `rows`, of which c are copies of each other."""
+    weight = np.ones(len(units))
+    copied = rows[units[rows] >= 0]
+    _, code, copies = np.unique(units[copied], return_inverse=True, return_counts=True)
+    weight[copied] = 1 / copies[code]
+    return weight
+
+
+def _is_large(size: np.ndarray) -> np.ndarray:
+    """Which sizes, in distinct pairs, are at least SMALL; as sums of 1 / c they are not exact."""
+    return size > SMALL - 0.5
+
+
+def _looked_at(codes: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(n,) int64, negative for all but the MOST_VALUES commonest values, and for values of fewer than SMALL pairs."""
-    values, code, size = np.unique(codes[rows], return_inverse=True, return_counts=True)
-    usable = (values >= 0) & (size >= SMALL)
+    values, code = np.unique(codes[rows], return_inverse=True)
+    size = np.bincount(code, weight[rows], len(values))
+    usable = (values >= 0) & _is_large(size)
     usable[np.argsort(np.where(usable, -size, 0), kind="stable")[MOST_VALUES:]] = False
     out = np.full(len(codes), -1)
     out[rows] = np.where(usable[code], codes[rows], -1)
@@ -131,12 +153,13 @@ class _Tested:
 
 @dataclass(frozen=True)
 class _Search:
-    """bins: (n,) `evidence_bins`.  columns: as in `uneven_slices`, without what is not looked at.
+    """bins: (n,) `evidence_bins`.  weight: (n,) from `_weights`; all counts of pairs are sums of these.
 
-    conditions: how many values all columns have together.
+    columns: as in `uneven_slices`, without what is not looked at.  conditions: how many values they have together.
     """
 
     bins: np.ndarray
+    weight: np.ndarray
     columns: Mapping[str, np.ndarray]
     conditions: int
     prior: float
@@ -194,16 +217,17 @@ class _Search:
 
     def _by_column(self, rows: np.ndarray, where: dict[str, int], name: str, margin: float) -> Iterator[_Tested]:
         """The slices by `where` and the values of a column whose rate exceeds that of the other `rows`."""
-        total = np.bincount(self.bins[rows], minlength=BINS)
+        weight = self.weight[rows]
+        total = np.bincount(self.bins[rows], weight, BINS)
         inside = rows[self.selects(where, rows)]
         codes, counts = self._counts(inside, name)
         others = total - counts
-        large = others.sum(1) >= SMALL
+        large = _is_large(others.sum(1))
         codes, counts, others = codes[large], counts[large], others[large]
         by_chance = np.zeros(len(codes))
         if where:
-            having = np.bincount(self.columns[name][rows] + 1, minlength=codes.max(initial=0) + 2)[codes + 1]
-            expected = len(inside) * having / len(rows)
+            having = np.bincount(self.columns[name][rows] + 1, weight, codes.max(initial=0) + 2)[codes + 1]
+            expected = self.weight[inside].sum() * having / weight.sum()
             by_chance = np.minimum(1.0, _mean_mismatched(total[None]) * expected / counts.sum(1))
         usual = np.maximum(_mean_mismatched(others), by_chance)
         exceeds = _mean_mismatched(counts) - usual >= MARGIN
@@ -222,12 +246,14 @@ class _Search:
             yield _Tested({**where, name: int(codes[i])}, gain, float(rates[rest[i]]), p_value)
 
     def _counts(self, rows: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(g,) the values of a column that SMALL pairs or more have, and (g, BINS) how many of them are in each bin."""
+        """(g,) the values of a column that SMALL pairs or more have, and (g, BINS) how many pairs are in each bin."""
         codes = self.columns[name][rows]
         rows, codes = rows[codes >= 0], codes[codes >= 0]
-        found, code, size = np.unique(codes, return_inverse=True, return_counts=True)
-        counts = np.bincount(code * BINS + self.bins[rows], minlength=len(found) * BINS).reshape(len(found), BINS)
-        return found[size >= SMALL], counts[size >= SMALL]
+        found, code = np.unique(codes, return_inverse=True)
+        places, cells = code * BINS + self.bins[rows], len(found) * BINS
+        counts = np.bincount(places, self.weight[rows], cells).reshape(len(found), BINS)
+        large = _is_large(counts.sum(1))
+        return found[large], counts[large]
 
 
 def _mean_mismatched(counts: np.ndarray) -> np.ndarray:

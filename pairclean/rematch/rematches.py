@@ -97,7 +97,7 @@ def rematch(
     learned, judgement: of the pairs with these captions.  The other arguments are options of `Config`.
     Raises UserError if `keep_precision` is more than any threshold reaches.
     """
-    clean, home = _judged(judgement, faults, pairs.caption_id, min_precision)
+    clean, home = _judged(judgement, faults, min_precision)
     threshold = threshold_for(
         clean,
         flag_below=flag_below,
@@ -133,9 +133,7 @@ def rematch(
     return _as_they_came(found, home, faults, pairs.caption_id)
 
 
-def _judged(
-    judgement: Judgement, faults: Faults, caption_id: np.ndarray, min_precision: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _judged(judgement: Judgement, faults: Faults, min_precision: float) -> tuple[np.ndarray, np.ndarray]:
     """Clean probabilities before a plan is made, and the captions that were given back for good, (N,) bool.
 
     The place says more than the score of one pair, so that the captions of all ranges are given back together, also
@@ -147,9 +145,6 @@ def _judged(
         by_place = np.flatnonzero(~np.isnan(faults.probability))
         clean[by_place] = faults.probability[by_place].astype(np.float32)
         home[by_place] = emit(clean[by_place], min_precision)
-    else:
-        strays = faults.strays(caption_id) & ~np.isnan(clean)
-        clean[strays] = np.fmin(clean[strays], np.float32(faults.doubt))
     return clean, home
 
 

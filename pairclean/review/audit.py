@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..judge import Judgement
+from ..judge import Judgement, Learned, pair_codes
 from ..pairs import UserError, Verdict
 from ..run import Run
-from ..run.results import open_judgement
+from ..run.results import open_judgement, open_learned
 from ..sources import Source
 from ..sources.roles import same
 from .columns import DOMAIN, SHARD, URL, Columns
@@ -183,20 +183,28 @@ def _groups(columns: Columns, by: Sequence[str]) -> pd.DataFrame:
     return rates.audit(tallies, by, prior=prior_of(judged), whole=asdict(judged.rate) if judged.rate else {})
 
 
-def _parts(columns: Columns, by: Sequence[str]) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
-    """For each shard: the groups, the clean probabilities, and which pairs are unreadable.
+def _parts(columns: Columns, by: Sequence[str]) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each shard: the groups, the clean probabilities, which pairs are unreadable, and which are copies.
 
     The probabilities are the judge's. The verdicts contain lower ones where rematching overturned the judgement, but
     the calibration's prior can only be removed from the judge's.
     """
     import pandas as pd
 
-    clean, start = open_judgement(columns.run).clean_probability, 0
+    clean, units, start = open_judgement(columns.run).clean_probability, units_of_pairs(open_learned(columns.run)), 0
     verdicts = _verdicts(columns.run)
     for (_, groups), (_, table) in zip(columns.parts(by), verdicts, strict=True):
         unreadable = pc.equal(table["verdict"], Verdict.UNREADABLE.value).to_numpy()
-        yield pd.DataFrame(groups), np.asarray(clean[start : start + len(table)]), unreadable
-        start += len(table)
+        part = slice(start, start + len(table))
+        yield pd.DataFrame(groups), np.asarray(clean[part]), unreadable, units[part]
+        start = part.stop
+
+
+def units_of_pairs(learned: Learned) -> np.ndarray:
+    """(N,) int64 of `metrics.group_rates.units_of`, by what the judge takes for copies of an image and of a caption."""
+    from ..metrics.group_rates import units_of
+
+    return units_of(pair_codes(learned.image_id, learned.caption_id))
 
 
 def _verdicts(run: Run) -> Iterator[tuple[str, pa.Table]]:

@@ -12,8 +12,8 @@ from ..judge import NOISE_KINDS
 from ..metrics.uneven import MOST_SLICES, Slice, uneven_slices
 from ..pairs import UserError
 from ..run import Run
-from ..run.results import open_embeddings, open_faults, open_judgement, open_rematches
-from .audit import plain_columns, prior_of
+from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, open_rematches
+from .audit import plain_columns, prior_of, units_of_pairs
 from .columns import Columns
 from .kinds import KINDS
 
@@ -90,7 +90,8 @@ def slices(columns: Columns, *, most: int = MOST_SLICES) -> list[Where]:
         with suppress(UserError):  # the column is not in every shard
             codes[column], values[column] = _codes(columns, column)
     kinds = [name for name in KINDS if name in codes and columns.is_kind(name)]
-    found = uneven_slices(clean, codes, prior=prior, whole=asdict(judged.rate), kinds=kinds, most=most)
+    units, whole = units_of_pairs(open_learned(run)), asdict(judged.rate)
+    found = uneven_slices(clean, codes, prior=prior, whole=whole, units=units, kinds=kinds, most=most)
     return [Where({name: values[name][code] for name, code in part.where.items()}, part) for part in found]
 
 

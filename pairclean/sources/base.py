@@ -331,7 +331,8 @@ def _unpacked(path: str, compression: str, _: str) -> Any:
     unpacked = tempfile.NamedTemporaryFile(prefix="pairclean-")  # noqa: SIM115 (outlives this call)
     try:
         with open_packed(path) as file, pa.CompressedInputStream(file, compression) as stream:
-            while chunk := stream.read(1 << 20):
+            # Not `read`, which never frees what it has allocated where the stream turns out to be broken.
+            while (chunk := stream.read_buffer(1 << 20)).size:
                 unpacked.write(chunk)
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -370,7 +371,7 @@ def head(path: str, count: int) -> bytes:
         if compression is None:
             return bytes(file.read(count))
         try:
-            return bytes(pa.CompressedInputStream(file, compression).read(count))
+            return pa.CompressedInputStream(file, compression).read_buffer(count).to_pybytes()
         except (OSError, pa.ArrowException):  # broken: the reader says so
             return b""
 
@@ -424,7 +425,10 @@ def file_system(path: str) -> tuple[Any, str]:
     try:
         system, inside = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        raise UserError(f"{scheme}:// addresses need another package ({str(error).rstrip('.')}): install it") from None
+        raise UserError(
+            f"{path} cannot be opened, as {scheme}:// addresses need another package ({str(error).rstrip('.')}): "
+            "install it"
+        ) from None
     except ValueError:
         raise UserError(f"{path}: there is no file system called {scheme}:// (is the address spelled right?)") from None
     except Exception as error:  # whatever a file system's own library has to say about credentials and settings
@@ -480,11 +484,15 @@ class Faults:
         if any(shard.rows and not shard.broken for shard in shards):
             return
         if not self.found:
-            raise UserError(f"{path} holds no rows: name a folder with pairs in its shards")
+            told = next((f" ({file.rpartition('/')[2]} {what})" for file, what in self.notes.items()), "")
+            raise UserError(f"{path} holds no rows{told}: name a folder with pairs in its shards")
         file, what = next(iter(self.found.items()))
         if len(self.found) == 1:
             raise CorruptFile(file, what)
-        raise UserError(f"none of the files of {path} can be read; {file.rpartition('/')[2]} {what}")
+        raise UserError(
+            f"none of the {len(self.found)} files of {path} can be read, {file.rpartition('/')[2]} {what}: "
+            "get them again"
+        )
 
 
 def counted_as(count: int, one: str, many: str | None = None) -> str:
@@ -532,22 +540,24 @@ class UniqueIds:
     def add(self, ids: Sequence[str]) -> None:
         self._hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
 
-    def check(self, again: Iterable[str], what: str) -> None:
-        """again: all identifiers once more.  Raises UserError, with some of them, where there are some twice."""
+    def check(self, again: Iterable[tuple[str, str]], what: str, remedy: str) -> None:
+        """Raises UserError, with some of the identifiers and a file, if some are there twice.
+
+        again: all identifiers once more, each behind the path of its file.
+        """
         hashes = np.sort(np.concatenate([np.empty(0, np.int64), *self._hashes]))
         suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         if not suspects:
             return
         seen: set[str] = set()
-        twice: dict[str, None] = {}  # a set that keeps its order
-        for value in again:
+        twice: dict[str, str] = {}
+        for file, value in again:
             if hash(value) in suspects:
                 if value in seen:
-                    twice[value] = None
+                    twice.setdefault(value, file)
                 seen.add(value)
         if twice:
             examples = ", ".join([repr(value) for value in list(twice)[:3]] + ["..."] * (len(twice) > 3))
             raise UserError(
-                f"{what} are not unique ({examples}): "
-                "name another with --id-column, or number the rows with --id-column none"
+                f"{what} are not unique ({examples}; {next(iter(twice.values()))} has the first once more): {remedy}"
             )

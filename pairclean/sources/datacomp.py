@@ -34,7 +34,10 @@ def open_datacomp_source(
     if embeddings is not None and embeddings not in encoders:
         raise UserError(f"{path} has no vectors of {embeddings}: those that are there are {told}")
     if not encoders and any(there is not None for there in names.values()):
-        raise UserError(f"{path} has no vectors that are called like DataComp's (b32_img and b32_txt, or l14)")
+        raise UserError(
+            f"{arrays[files[0]]} has no vectors that are called like DataComp's (b32_img and b32_txt, or l14): rename "
+            "its arrays"
+        )
     if embeddings is None and len(encoders) > 1:
         raise UserError(f"{path} has vectors of several encoders, {told}: choose with --embeddings")
     encoder = embeddings or next(iter(encoders), "b32")

@@ -121,16 +121,16 @@ def _text(path: str, data: bytes) -> str:
 def _from_csv(path: str, text: str) -> Document:
     first = text.partition("\n")[0]
     separator = max(_SEPARATORS, key=first.count)
-    spaced = f"{separator} " in first
+    reader = functools.partial(csv.reader, delimiter=separator, skipinitialspace=f"{separator} " in first)
     csv.field_size_limit(1 << 27)
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
-        rows = [row for row in lines if row]
+        rows = [row for row in reader(io.StringIO(text, newline="")) if row]
     except csv.Error as error:
         raise CorruptFile(path, f"cannot be read as CSV ({error})") from error
     if not rows:
         return Document(pa.table({}))
-    names, *records = rows
+    by_line = None if '"' not in text else _by_line(text, rows, reader)
+    names, *records = by_line or rows
     if any(ending(name) in IMAGES for name in names):
         raise UserError(
             f"{path} has no names of its columns in its first line, but {names[0][:60]!r}: add a line such as "
@@ -139,12 +139,51 @@ def _from_csv(path: str, text: str) -> Document:
     if len(set(names)) < len(names):
         raise UserError(f"{path} has two columns of one name in its first line: give each a name of its own")
     uneven = sum(len(record) != len(names) for record in records)
+    last = len(names) - 1  # often the caption, whose separators were not quoted
+    records = [[*row[:last], separator.join(row[last:])] if len(row) > len(names) else row for row in records]
     columns = {
         name: pa.array([record[i] if i < len(record) else None for record in records], pa.string())
         for i, name in enumerate(names)
     }
-    note = f"has {counted_as(uneven, 'line')} with more or fewer fields than its first line" if uneven else None
-    return Document(pa.table(columns), note)
+    notes = [f"has {counted_as(uneven, 'line')} with more or fewer fields than its first line"] if uneven else []
+    notes += ["has quotes that do not enclose fields, so that each line is read by itself"] if by_line else []
+    return Document(pa.table(columns), "; ".join(notes) or None)
+
+
+def _by_line(text: str, rows: list[list[str]], reader: Callable[..., Iterator[list[str]]]) -> list[list[str]] | None:
+    """One row per line where quotes are part of the texts; None where they delimit fields, also of several lines.
+
+    rows: as read with quotes that delimit; one that is never closed joins all lines up to the next quote in one row.
+    """
+    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line]
+    try:
+        for _ in reader(io.StringIO(text, newline=""), strict=True):
+            pass
+        closed = True
+    except csv.Error:
+        closed = False
+    if closed and len(lines) == len(rows):
+        return None
+    names, *records = rows
+    found = [_fields(line, reader) for line in lines]
+    if closed:  # captions of several lines, or captions that begin with a quote
+        of_pictures = [i for i in range(len(names)) if all(_names_picture(row, i) for row in records)]
+        if not of_pictures or not all(_names_picture(row, i) for row in found[1:] for i in of_pictures):
+            return None
+    uneven, uneven_by_line = (sum(len(row) != len(names) for row in some) for some in (rows, found))
+    return found if uneven_by_line <= uneven else None
+
+
+def _fields(line: str, reader: Callable[..., Iterator[list[str]]]) -> list[str]:
+    """The fields of a line; with their quotes, where these do not delimit them."""
+    try:
+        return next(reader([line], strict=True))
+    except csv.Error:
+        return next(reader([line], quoting=csv.QUOTE_NONE))
+
+
+def _names_picture(row: list[str], column: int) -> bool:
+    return column < len(row) and ending(row[column]) in IMAGES
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -165,7 +204,7 @@ def _from_lines(path: str, text: str) -> Document:
 def _from_json(path: str, text: str) -> Document:
     found = _parsed(text)
     if isinstance(found, dict) and isinstance(found.get("images"), list) and isinstance(found.get("annotations"), list):
-        return Document(_table(path, _coco(path, found["images"], found["annotations"])))
+        return _coco(path, found["images"], found["annotations"])
     if isinstance(found, dict):  # columns of equal length, or one list under some name
         lists = [value for value in found.values() if isinstance(value, list)]
         found = lists[0] if len(lists) == 1 else None
@@ -190,18 +229,27 @@ def as_unicode(value: Any) -> Any:
     return {as_unicode(name): as_unicode(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
-def _coco(path: str, images: Sequence[Any], annotations: Sequence[Any]) -> list[dict[str, Any]]:
+def _coco(path: str, images: Sequence[Any], annotations: Sequence[Any]) -> Document:
     """COCO captions: a row an image, with the list of its captions in their order."""
     try:
-        rows = {image["id"]: {"id": image["id"], "file_name": image["file_name"], "captions": []} for image in images}
+        rows = [{"id": image["id"], "file_name": image["file_name"], "captions": []} for image in images]
+        captions: dict[Any, list[Any]] = {row["id"]: row["captions"] for row in rows}
+        alone = 0
         for annotation in annotations:
-            rows[annotation["image_id"]]["captions"].append(annotation["caption"])
+            image, caption = annotation["image_id"], annotation["caption"]
+            alone += image not in captions
+            captions.get(image, []).append(caption)
     except (KeyError, TypeError) as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{path} is no COCO captions file ({error} is missing): every image needs id and file_name, every "
-            "annotation image_id and caption"
+            f"{path} is no COCO captions file ({missing}): every image needs id and file_name, every annotation "
+            "image_id and caption"
         ) from None
-    return list(rows.values())
+    if len(captions) < len(rows):
+        raise UserError(f"{path} has several images of one id, so that nothing tells whose a caption is: number them")
+    return Document(
+        _table(path, rows), f"has {counted_as(alone, 'caption')} of images it does not list" if alone else None
+    )
 
 
 def _table(path: str, records: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -245,6 +293,7 @@ def column_of(values: list[Any]) -> pa.Array:
 READERS: dict[str, Callable[[str, str], Document]] = {
     "csv": _from_csv,
     "tsv": _from_csv,
+    "txt": _from_csv,
     "jsonl": _from_lines,
     "ndjson": _from_lines,
     "json": _from_json,

@@ -59,7 +59,7 @@ def open_embedded_source(
     of_run = set(PAIR_SCHEMA.names) <= types.keys()
     roles = detect_roles(
         types,
-        path=path,
+        path=next(iter(schemas)),
         columns=replace(
             columns,
             caption=columns.caption or ("caption" if of_run else None),
@@ -69,7 +69,10 @@ def open_embedded_source(
     )
     check_same_roles(schemas, types, {roles.caption: caption_kind, roles.id: id_kind})
     if caption_kind(types[roles.caption]) == "list":
-        raise UserError(f"column {roles.caption!r} of {path} holds lists, but there is one vector a row: give it texts")
+        raise UserError(
+            f"column {roles.caption!r} of {next(iter(schemas))} holds lists, but there is one vector per row: name a "
+            "column of texts with --caption-column"
+        )
     source = EmbeddedSource(
         path=path,
         layout=layout,
@@ -123,9 +126,10 @@ def _alike(path: str, parts: Sequence[Part], shards: Sequence[Shard], faults: Fa
             file = part.arrays[part.image].path
             faults.add(CorruptFile(file, f"has no {missing} that can be read, so that no shard is written with it"))
     for name in sorted(shared):
-        told = {found[name] for found in lengths if found is not None}
+        told = {found[name]: part.arrays[name] for part, found in zip(parts, lengths, strict=True) if found is not None}
         if len(told) > 1:
-            raise UserError(f"the vectors {name} of {path} are of different lengths: give each its own run")
+            files = " and ".join(f"{length} in {where.path}" for length, where in told.items())
+            raise UserError(f"the vectors {name} of {path} are of different lengths, {files}: give each its own run")
     return [replace(part, arrays={k: v for k, v in part.arrays.items() if k in shared}) for part in parts]
 
 

@@ -56,8 +56,6 @@ def needs_guess(data: bytes) -> bool:
 
 def guess(texts: Iterable[bytes]) -> str | None:
     """The one encoding of these texts, of which none is UTF-8; None where it is not recognised."""
-    from charset_normalizer import from_bytes
-
     evidence: list[bytes] = []
     size = 0
     for text in texts:
@@ -67,6 +65,8 @@ def guess(texts: Iterable[bytes]) -> str | None:
             break
     if not evidence:
         return None
+    from charset_normalizer import from_bytes
+
     matches = from_bytes(b"\n".join(evidence), cp_isolation=_USUAL)
     found = min(matches, key=lambda m: (m.chaos, -m.coherence, _USUAL.index(m.encoding)), default=None)
     return None if found is None else found.encoding

@@ -75,7 +75,7 @@ def open_parquet_source(
     root = None if columns.image_root is None else _folder(columns.image_root)
     detect = functools.partial(
         detect_roles,
-        path=first if len(files) == 1 else path,
+        path=first,
         marked=marked,
         columns=replace(columns, image_root=root),
         holds_image=_evidence(shards, "image", root),
@@ -164,8 +164,10 @@ def check_same_roles(
                 )
             kind = schema.field(name).type
             if not holds_nothing(kind) and kind_of(kind) != kind_of(types[name]):
+                other = next(path for path, found in schemas.items() if found.field(name).type == types[name])
                 raise UserError(
-                    f"column {name!r} is {kind} in {file} and {types[name]} elsewhere: write all shards with one schema"
+                    f"column {name!r} is {kind} in {file} and {types[name]} in {os.path.basename(other)}: write all "
+                    "shards with one schema"
                 )
 
 
@@ -248,8 +250,9 @@ def check_ids(path: str, shards: Sequence[Shard], column: str | None) -> None:
                 )
             unique.add([str(value) for value in ids])
     unique.check(
-        (str(value) for shard in shards for ids in _ids(shard, column) for value in ids),
+        ((shard.path, str(value)) for shard in shards for ids in _ids(shard, column) for value in ids),
         f"ids in column {column!r} of {path}",
+        "name another with --id-column, or number the rows with --id-column none",
     )
 
 

@@ -63,7 +63,7 @@ def _braces(path: str) -> Iterator[str]:
     if found is not None:
         first, last = int(found[1]), int(found[2])
         if last - first >= _MOST:
-            raise UserError(f"{found[0]} names {last - first + 1:,} files: name a folder or a pattern instead")
+            raise UserError(f"{path} names {last - first + 1:,} files: name a folder or a pattern instead")
         width = len(found[1]) if found[1].startswith("0") else 0
         for number in range(first, last + 1):
             yield from _braces(f"{path[: found.start()]}{number:0{width}d}{path[found.end() :]}")

@@ -38,7 +38,9 @@ def image_kind(kind: pa.DataType) -> ImageKind | None:
         return "bytes"
     if pa.types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
-        return "struct" if "bytes" in fields and image_kind(fields["bytes"]) == "bytes" else None
+        data = fields.get("bytes")
+        only_paths = data is not None and pa.types.is_null(data) and "path" in fields
+        return "struct" if only_paths or (data is not None and image_kind(data) == "bytes") else None
     if is_list(kind) and image_kind(kind.value_type) in ("bytes", "struct", "path"):
         return "list"
     return "path" if is_text(kind) else None
@@ -224,6 +226,9 @@ class _Detection:
             others = [name for name in others if self.holds_text(name) != 0]
         caption = self.one_of(known, "caption") or self.one_of(others, "caption")
         if caption is None:
+            unfit = [name for name in candidates if name.lower() in CAPTION_NAMES and name not in texts]
+            if unfit:
+                raise self.unfit(unfit[0], "caption")
             raise UserError(
                 f"{self.path} has no column that looks like a caption: "
                 f"name it with --caption-column (its columns are: {self.listing})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -165,11 +166,15 @@ def _files(where: str) -> list[str]:
         return metadata
     # Beside pictures, JSON is about one of them each.
     files = [file for file in files if not is_companion(file)]
-    return [where] if _has_pairs(where) else documents or list(filter(_has_pairs, folders)) or files
+    if _has_pairs(where):
+        return [where]
+    return documents or list(filter(_has_pairs, folders)) or [file for file in files if ending(file) not in TEXTS]
 
 
 def _documents(files: Sequence[str]) -> list[str]:
-    return [file for file in files if ending(file) in ENDINGS and not is_companion(file)]
+    """The tables of text among the files of a folder. Of texts that may be about one picture each, `captions.txt`."""
+    tables = [file for file in files if ending(file) in ENDINGS and not is_companion(file)]
+    return [file for file in tables if ending(file) != "txt" or stem(file).lower() == "captions"]
 
 
 def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
@@ -180,7 +185,7 @@ def _folders_of_tables(tables: Sequence[str]) -> dict[str, str]:
 
 def _has_pairs(folder: str) -> bool:
     """Whether a folder has pictures, and texts called like one of them."""
-    names = [os.path.basename(file) for file in listing(folder)[0]]
+    names = [unicodedata.normalize("NFC", os.path.basename(file)) for file in listing(folder)[0]]
     pictures, texts = (
         {name.partition(".")[0] for name in names if os.path.splitext(name)[1][1:].lower() in endings}
         for endings in (IMAGES, TEXTS)
@@ -237,7 +242,7 @@ def _kind(file: str) -> str:
     if first.startswith(b"\x93NUMPY"):
         return "npy"
     if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "npz"
+        return "npz" if ending(file) == "npz" or b".npy" in first else "zip"
     if is_tar(first) and (any(first) or ending(file) == "tar"):
         return "tar"
     return SUFFIXES.get(f".{ending(file)}", "table" if ending(file) in ENDINGS else "")
@@ -271,6 +276,9 @@ def _no_options(where: str, what: str, **options: str | None) -> None:
 
 
 def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
+    archives = [file for file in files if kinds[file] == "zip"]
+    if archives:
+        return f"{archives[0]} is a zip archive: unpack it, and name the folder"
     arrays = [file for file in files if kinds[file] in ("npz", "npy")]
     if arrays:
         return (
@@ -283,21 +291,35 @@ def _no_tables(where: str, files: Sequence[str], kinds: dict[str, str]) -> str:
                 f"{where} has pictures, but no captions beside them (KEY.txt, KEY.caption or KEY.json, or a table "
                 "metadata.csv): name a folder that has both"
             )
+        texts = [file for file in listing(where)[0] if ending(file) in TEXTS and not is_companion(file)]
+        if texts and not _folders_of_shards(where):
+            return (
+                f"{where} has texts ({os.path.basename(texts[0])}), but no pictures called like them: name a folder "
+                "that has both, or a table of paths and captions"
+            )
         return f"{where} has no shards of its own (.parquet, .tar, .csv, .jsonl): {_where_instead(where)}"
-    return f"{files[0]} cannot be read as Parquet, tar or a table of text: name a shard, or a folder of shards"
+    return (
+        f"{files[0]} cannot be read as Parquet or tar, and is not called like a table of text (.csv, .tsv, .txt, "
+        ".jsonl, .json): name a shard, or a folder of shards"
+    )
 
 
 def _where_instead(where: str) -> str:
     """Which folders or files to name where a folder has no shards of its own."""
     here = where.rstrip("/")
-    names = [os.path.basename(folder.rstrip("/")) for folder in listing(where)[1]]
-    inside = [name for name in names[:_FOLDERS_LOOKED_INTO] if _has_shards(f"{here}/{name}")]
+    inside = _folders_of_shards(where)
     if not inside:
         return "name the folder that has, as sub-folders are not searched"
     if len(inside) == 1:
         return f"name {here}/{inside[0]}, as sub-folders are not searched"
     key = inside[0].partition("=")[0] if all("=" in name for name in inside) else ""
     return f"name one of its sub-folders, or all with a pattern in quotes, '{here}/{key + '=' if key else ''}*/*'"
+
+
+def _folders_of_shards(where: str) -> list[str]:
+    """The names of the sub-folders that have shards."""
+    folders = listing(where)[1][:_FOLDERS_LOOKED_INTO]
+    return [os.path.basename(folder.rstrip("/")) for folder in folders if _has_shards(folder)]
 
 
 def _has_shards(folder: str) -> bool:

@@ -85,7 +85,16 @@ def opened(path: str) -> Iterator[pq.ParquetFile | Document]:
         return
     with _reading(path), open_file(path) as file:
         # Buffered, a column chunk is read page by page; otherwise the whole of it would be in memory.
-        yield pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
+        found = pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
+        _check_counts(path, found.metadata)
+        yield found
+
+
+def _check_counts(path: str, footer: pq.FileMetaData) -> None:
+    """A damaged count could make a gap of billions of rows. Raises CorruptFile where the footer contradicts itself."""
+    groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    if sum(groups) != footer.num_rows or min(groups, default=0) < 0:
+        raise CorruptFile(path, f"has a footer of {footer.num_rows} rows, but {sum(groups)} in its row groups")
 
 
 @contextmanager

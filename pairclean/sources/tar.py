@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import re
 import tarfile
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -98,25 +100,55 @@ def index(path: str, fingerprint: str, endings: tuple[str, ...] = ()) -> Index:
     broken = None
     try:
         with open_archive(path) as archive:
-            for member in archive.members() if isinstance(archive, Folder) else _members(archive, path):
+            for member in archive.members():
                 members.append(member)  # noqa: PERF402 (those before the damage are kept)
     except CorruptFile as error:
         broken = error
     return Index(*_grouped(members, endings), broken)
 
 
-class Folder:
-    """A folder of files, read like a tar of them."""
+class Archive(Protocol):
+    """What members are read from: an open tar, or a folder of files that is read like a tar of them."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> Folder:
+    def __enter__(self) -> Archive:
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def close(self) -> None: ...
+    def members(self) -> Iterator[Member]:
+        """All members but folders. Raises CorruptFile, after those before, where a tar ends early or makes no sense."""
+        ...
+
+    def read(self, member: Member) -> bytes:
+        """A member's content. Raises CorruptFile where a tar ends within it."""
+        ...
+
+    def close(self) -> None:
+        return
+
+
+class Tar(Archive):
+    def __init__(self, path: str) -> None:
+        self.path, self._file = path, open_file(path)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def members(self) -> Iterator[Member]:
+        return _members(self._file, self.path)
+
+    def read(self, member: Member) -> bytes:
+        self._file.seek(member.offset)
+        data = bytes(self._file.read(member.size))
+        if len(data) < member.size:
+            raise CorruptFile(self.path, f"ends within {member.name}")
+        return data
+
+
+class Folder(Archive):
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     def members(self) -> Iterator[Member]:
         for file in listing(self.path)[0]:
@@ -130,28 +162,16 @@ class Folder:
             return bytes(file.read(member.size))
 
 
-def open_archive(path: str) -> pa.NativeFile | Folder:
-    """A tar, or a folder that is read like one."""
-    return Folder(path) if is_folder(path) else open_file(path)
-
-
-def read(file: pa.NativeFile | Folder, member: Member) -> bytes:
-    """A member's content.  Raises CorruptFile where the file ends within it."""
-    if isinstance(file, Folder):
-        return file.read(member)
-    file.seek(member.offset)
-    data = bytes(file.read(member.size))
-    if len(data) < member.size:
-        raise CorruptFile(member.name, "is cut off")
-    return data
+def open_archive(path: str) -> Archive:
+    return Folder(path) if is_folder(path) else Tar(path)
 
 
 def samples_at(path: str, samples: tuple[SampleIndex, ...]) -> Iterator[Sample]:
     """These samples with their content, one in memory at a time; members that cannot be read are left out."""
-    with open_archive(path) as file:
+    with open_archive(path) as archive:
         for sample in samples:
             members = [member for member in sample.members.values() if member.problem is None]
-            yield Sample(sample.key, [(member.name, read(file, member)) for member in members])
+            yield Sample(sample.key, [(member.name, archive.read(member)) for member in members])
 
 
 def _grouped(members: list[Member], endings: tuple[str, ...]) -> tuple[tuple[SampleIndex, ...], tuple[str, ...]]:
@@ -171,9 +191,10 @@ def _grouped(members: list[Member], endings: tuple[str, ...]) -> tuple[tuple[Sam
             key = f"{key}.{middle}"
         elif middle:
             ending = f"{middle.lower()}.{ending}"
-        sample = latest.get(key)
+        composed = unicodedata.normalize("NFC", key)  # macOS decomposes letters with marks in names of files
+        sample = latest.get(composed)
         if sample is None or ending in sample.members:
-            sample = latest[key] = SampleIndex(key)
+            sample = latest[composed] = SampleIndex(key)
             samples.append(sample)
         elif sample is not last:
             sample.adjacent = False
@@ -216,7 +237,6 @@ def _dots_in_keys(names: list[tuple[str, str, str]]) -> set[tuple[str, str]]:
 
 
 def _members(file: pa.NativeFile, path: str) -> Iterator[Member]:
-    """All members but folders. Raises CorruptFile, after those before, where the file ends early or makes no sense."""
     offset, end = 0, file.size()
     name: str | None = None
     size: int | None = None

@@ -7,6 +7,7 @@ import binascii
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
@@ -89,8 +90,9 @@ def is_address(text: str) -> bool:
 def read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
     """A file's bytes, or the reason why not; never one outside the root, by `..`, absolute path or symbolic link.
 
-    The path is relative to the root, or absolute, or a `file://` address. Back slashes separate folders where there is
-    no file of just that name. Of a remote root, the path is relative to it, or an address in it.
+    The path is relative to the root, or absolute, or a `file://` address. Where there is no file of just that name,
+    back slashes separate folders, spaces around it do not count, and letters with marks may be composed or decomposed
+    (macOS decomposes them). Of a remote root, the path is relative to it, or an address in it.
     """
     if is_remote(root):
         return fetch_inside(root, [path])[path]
@@ -100,9 +102,8 @@ def read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
         path = unquote(urlsplit(path).path)
     try:
         top = os.path.realpath(root)
-        real = os.path.realpath(os.path.join(top, path))
-        if "\\" in path and not os.path.exists(real):
-            real = os.path.realpath(os.path.join(top, path.replace("\\", "/")))
+        places = [os.path.realpath(os.path.join(top, spelling)) for spelling in _spellings(path)]
+        real = next(filter(os.path.exists, places), places[0])
         if os.path.commonpath([top, real]) != top:
             absolute = os.path.isabs(path) or _WINDOWS.match(path)
             return None, f"the image path {'is absolute and ' if absolute else ''}leaves the image root"
@@ -115,6 +116,12 @@ def read_inside(root: str, path: str) -> tuple[bytes | None, str | None]:
     except (OSError, ValueError) as error:
         return None, f"the image file cannot be read: {getattr(error, 'strerror', None) or error}"
     return (data, None) if data else (None, "the image file is empty")
+
+
+def _spellings(path: str) -> dict[str, None]:
+    """The path as it is, and as other systems and programs write it."""
+    plain = path.replace("\\", "/").strip()
+    return dict.fromkeys([path, plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))])
 
 
 def fetch_inside(root: str, paths: Iterable[str]) -> dict[str, tuple[bytes | None, str | None]]:

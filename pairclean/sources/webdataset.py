@@ -47,7 +47,7 @@ from .tables import (
     schema_of,
     texts,
 )
-from .tar import Folder, Index, Sample, SampleIndex, index, open_archive, read, samples_at
+from .tar import Archive, Index, Sample, SampleIndex, index, open_archive, samples_at
 
 #: What a sidecar calls the samples' keys.
 KEYS = ("key", "__key__")
@@ -91,12 +91,12 @@ def open_webdataset_source(
     sidecars: the Parquet file of a tar, by tar.
     """
     if columns.image_root is not None:
-        raise UserError(f"{path} holds the images themselves, not paths: leave --image-root out")
+        raise UserError(f"{tars[0]} holds the images themselves, not paths: leave --image-root out")
     faults = Faults(strict)
     folders = is_folder(tars[0])
     names = shard_names(map(os.path.basename if folders else stem, tars))
     schemas = _sidecar_schemas([sidecars[tar] for tar in tars if tar in sidecars], faults)
-    key = _key_column(schemas, columns.id)
+    key = _key_column(tars[0], schemas, columns.id)
     source = WebdatasetSource(
         path=path,
         roles=Roles(None, "", None),
@@ -122,8 +122,8 @@ def open_webdataset_source(
         unique = UniqueIds()
         for shard in source.shards:
             unique.add(list(source._ids(shard)))
-        again = (found for shard in source.shards for found in source._ids(shard))
-        unique.check(again, f"the keys of the samples of {path}")
+        again = ((shard.path, found) for shard in source.shards for found in source._ids(shard))
+        unique.check(again, f"the keys of the samples of {path}", "number the rows with --id-column none")
     return source
 
 
@@ -138,12 +138,15 @@ def _sidecar_schemas(files: Sequence[str], faults: Faults) -> dict[str, pa.Schem
     return schemas
 
 
-def _key_column(schemas: Mapping[str, pa.Schema], id_column: str | None) -> str:
-    """The sidecars' column that a tar's keys are in."""
+def _key_column(tar: str, schemas: Mapping[str, pa.Schema], id_column: str | None) -> str:
+    """The sidecars' column that a tar's keys are in.  tar: the first of the source."""
     names = KEYS if id_column in (None, "none") else (str(id_column),)
     if not schemas:
         if names[-1] not in KEYS:
-            raise UserError("samples of a tar are named by their key only: leave --id-column out, or give none")
+            raise UserError(
+                f"the samples of {tar} have no ids but their keys: leave --id-column out, or number them with "
+                "--id-column none"
+            )
         return KEYS[0]
     for file, schema in schemas.items():
         found = next((name for name in names if name in schema.names), None)
@@ -237,9 +240,9 @@ class WebdatasetSource:
         missing = sorted(set(columns) - set(self.columns))
         if missing:
             raise UserError(f"{shard.path} has no column {missing[0]!r}; there are {', '.join(self.columns)}")
-        with open_archive(shard.path) as file:
+        with open_archive(shard.path) as archive:
             entries = islice(self._entries(shard), shard.rows)
-            while found := [self._labels(file, entry.place, columns) for entry in islice(entries, TEXT_BATCH)]:
+            while found := [self._labels(archive, entry.place, columns) for entry in islice(entries, TEXT_BATCH)]:
                 yield pa.RecordBatch.from_arrays([column_of([f.get(n) for f in found]) for n in columns], list(columns))
 
     def sample(self, shard: Shard, count: int) -> Iterator[Row]:
@@ -344,27 +347,25 @@ class WebdatasetSource:
             return captions or (None,), None
         return (None,), f"its caption is {type(value).__name__}, not text"
 
-    def fields(self, file: pa.NativeFile | Folder, place: SampleIndex | None) -> dict[str, Any]:
+    def fields(self, archive: Archive, place: SampleIndex | None) -> dict[str, Any]:
         """KEY.json, where it is there and an object."""
         member = None if place is None else place.members.get("json")
         if member is None or member.problem or member.size > _MAX_TEXT:
             return {}
         try:
-            found = as_unicode(json.loads(decode(read(file, member), self.encoding) or ""))
+            found = as_unicode(json.loads(decode(archive.read(member), self.encoding) or ""))
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _labels(
-        self, file: pa.NativeFile | Folder, place: SampleIndex | None, columns: Sequence[str]
-    ) -> dict[str, Any]:
+    def _labels(self, archive: Archive, place: SampleIndex | None, columns: Sequence[str]) -> dict[str, Any]:
         """The fields of KEY.json and, for columns that are none of them, what KEY.<column> says."""
-        found = self.fields(file, place)
+        found = self.fields(archive, place)
         for name in columns:
             member = None if place is None or name in IMAGES else place.members.get(name)
             if name not in found and member and not member.problem and member.size <= _MAX_LABEL:
                 with suppress(UnicodeDecodeError):
-                    found[name] = read(file, member).decode("utf-8").strip()
+                    found[name] = archive.read(member).decode("utf-8").strip()
         return found
 
     # --- finding out -----------------------------------------------------------------------------------------------
@@ -420,16 +421,16 @@ class WebdatasetSource:
             for sample in self._index(shard)[0]:
                 kinds.update(sample.members.keys())
                 for pair in combinations(sorted(IMAGES & sample.members.keys()), 2):
-                    together.setdefault(pair, []).append(sample.key)
+                    together.setdefault(pair, []).append(f"{sample.key} of {shard.path}")
         self.images = _find_images(self.path, kinds, together, columns.image, faults) if kinds else ("jpg",)
         fields: dict[str, Any] = {}
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
         )
         self.encoding = guess(filter(needs_guess, self._texts("json", [(shard, places[:_LOOKED_AT])])))
-        with open_archive(shard.path) as file:
+        with open_archive(shard.path) as archive:
             for place in places[:_LOOKED_AT]:
-                fields = {**self.fields(file, place), **fields}
+                fields = {**self.fields(archive, place), **fields}
         self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
         self.captions = _find_captions(
             self.path, kinds, fields, column_types(schemas) if schemas else {}, columns.caption
@@ -453,11 +454,11 @@ class WebdatasetSource:
     def _texts(self, extension: str, some: Iterable[tuple[Shard, Sequence[SampleIndex]]]) -> Iterator[bytes]:
         """The members of this extension of some samples, as they are in the tars."""
         for shard, places in some:
-            with open_archive(shard.path) as file:
+            with open_archive(shard.path) as archive:
                 for place in places:
                     member = place.members.get(extension)
                     if member is not None and member.problem is None and member.size <= _MAX_TEXT:
-                        yield read(file, member)
+                        yield archive.read(member)
 
 
 def _check_apart(tar: str, places: Sequence[SampleIndex]) -> None:
@@ -483,7 +484,7 @@ def _find_images(
 ) -> tuple[str, ...]:
     """The extensions that hold the image, the preferred one first: the named one, then by how many samples have it.
 
-    kinds: how many samples have each extension.  together: the keys of the samples that have both of two of IMAGES.
+    kinds: how many samples have each extension.  together: the samples that have both of two of IMAGES.
     """
     order = sorted((kind for kind in kinds if kind in IMAGES), key=lambda kind: (-kinds[kind], kind != "jpg", kind))
     told = ", ".join(kinds)
@@ -506,14 +507,14 @@ def _find_images(
                 f"no sample of {path} has an image (its members end in: {told}): name the right ending with "
                 "--image-column"
             )
-    for both, keys in together.items():
+    for both, samples in together.items():
         first, second = sorted(both, key=order.index)
-        if 2 * len(keys) > kinds[first]:
+        if 2 * len(samples) > kinds[first]:
             raise UserError(
-                f"{keys[0]} of {path} has several images, {first}, {second}, and so have most samples: choose with "
+                f"{samples[0]} has several images, {first}, {second}, and so have most samples: choose with "
                 "--image-column"
             )
-        faults.note(path, f"has .{first} and .{second} in {counted_as(len(keys), 'sample')}: .{first} is read")
+        faults.note(path, f"has .{first} and .{second} in {counted_as(len(samples), 'sample')}: .{first} is read")
     return tuple(order)
 
 
@@ -581,10 +582,10 @@ class _Reader:
 
     def __init__(self, source: WebdatasetSource, path: str, images: bool) -> None:
         self._source, self._images = source, images
-        self._file = open_archive(path)
+        self._archive = open_archive(path)
 
     def close(self) -> None:
-        self._file.close()
+        self._archive.close()
 
     def row(self, place: SampleIndex, of_sidecar: Any) -> Row:
         many = self._source.many
@@ -598,7 +599,7 @@ class _Reader:
             if member is None:
                 reason = "no image in the tar" if self._source.layout == "webdataset" else "no image beside it"
             elif not reason:
-                image = read(self._file, member) or None
+                image = self._archive.read(member) or None
                 reason = None if image else "the image is empty"
         return Row(0, place.key, image, captions, many, reason if self._images else None)
 
@@ -608,7 +609,7 @@ class _Reader:
             member = place.members.get(where.name)
             if member is None or member.size > _MAX_TEXT:
                 return None
-            return read(self._file, member)
+            return self._archive.read(member)
         if where.place == "sidecar" and of_sidecar is not None:
             return of_sidecar
-        return self._source.fields(self._file, place).get(where.name)
+        return self._source.fields(self._archive, place).get(where.name)

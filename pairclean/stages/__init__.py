@@ -1,10 +1,5 @@
-"""What each stage does to a run directory, one file per stage. `pipeline` knows their order, and which one is due."""
+"""What each stage does to a run directory: one module per stage, with a function of its name.
 
-from .align import align
-from .embed import embed
-from .export import export
-from .judge import judge
-from .rematch import rematch
-from .report import report
-
-__all__ = ["align", "embed", "export", "judge", "rematch", "report"]
+`pipeline` knows their order, and which one is due. It imports only the one that it runs, as embedding needs no PyTorch
+unless the encoder does.
+"""

@@ -11,20 +11,20 @@ import pyarrow.compute as pc
 
 from ..embed import (
     CaptionReader,
+    Embeddings,
     caption_notes,
     check_readable,
     embed_source,
+    encoder_devices,
     keep_source,
     load_encoder,
     prune_parts,
-    resolve_devices,
     sampled_captions,
     shared_sentences,
 )
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
-from ..run.results import open_embeddings
 from ..run.source import part_fingerprints
 from ..sources import Source, VectorSource, has_vectors
 from ..sources.base import CORRUPT
@@ -39,7 +39,7 @@ def embed(run: Run, execution: Execution) -> None:
         check_readable(source)
     roles = asdict(source.roles)
     own = run.objects.encoder
-    devices = resolve_devices(execution.device) if own is None else [own.device]
+    devices = encoder_devices(run.config.model, execution.device) if own is None else [own.device]
     work = _given(run, source, execution) if has_vectors(source) else _encoded(run, source, execution, devices)
     # Through JSON, as the manifest returns it: tuples become lists.
     encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
@@ -134,7 +134,7 @@ def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
 
 def _corrupt(run: Run, source: Source) -> dict[str, str]:
     """Files that turned out to be partly broken when they were read, with the first reason."""
-    emb = open_embeddings(run)
+    emb = Embeddings.open(run.embeddings, run.shards)
     found = {}
     for shard in source.shards:
         reasons = emb.pair_table(shard.name)["reason"]

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from ..embed import Embeddings
 from ..execution import Execution
-from ..export import Copies, Destination, Writer, kept_pairs, open_writer
-from ..export import verdict_tables as tables_of
+from ..export import Destination, Writer, kept_pairs, open_writer
+from ..export.copies import Copies
+from ..export.verdicts import verdict_tables as tables_of
 from ..files import written_whole
 from ..pairs import UserError
 from ..run import Run

@@ -76,6 +76,7 @@ def judge(run: Run, execution: Execution) -> None:
     if why_not:
         execution.progress.say(why_not)
         found = replace(found, notes=[*found.notes, why_not])
+    found = judging.with_strays(found, faults, emb.caption_id)
     if config.use_labels:
         found = judging.with_labels(found, labelled_pairs(run), emb.image_id)
     save_judgement(run, found)

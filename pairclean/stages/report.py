@@ -61,7 +61,7 @@ def report(run: Run, execution: Execution) -> None:
         "min_precision": config.min_precision,
         "device": run.manifest["device"],
         "seconds": {stage: record["seconds"] for stage, record in run.manifest["stages"].items() if stage != "report"},
-        "mismatch_rate": _mismatch_rate(judged, faults, emb.caption_id),
+        "mismatch_rate": judged.mismatch_rate,
         "rematch": {k: getattr(rematched, k) for k in _OF_REMATCH},
         "retrieval": judged.retrieval and asdict(judged.retrieval),
         "notes": [
@@ -90,16 +90,6 @@ def report(run: Run, execution: Execution) -> None:
     picks = pick_examples(run.verdict_tables(), findings.examples) + picks
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
-
-
-def _mismatch_rate(judged: Judgement, faults: Faults, caption_id: np.ndarray) -> dict[str, Any]:
-    """The judge's; where captions moved and were not given back, at least the share of these pairs."""
-    rate: dict[str, Any] = judged.mismatch_rate
-    if rate["estimate"] is None or faults.repaired:
-        return rate
-    is_judged = ~np.isnan(judged.clean_probability)
-    least = float(faults.strays(caption_id)[is_judged].mean()) * (1 - faults.doubt)
-    return rate | {name: max(rate[name], least) for name in ("estimate", "low", "high") if rate[name] is not None}
 
 
 def _given_back(rematched: Rematches) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from PIL import Image
 from pairclean.embed.embed import BatchSize, embed_shard, embed_source, threads
 from pairclean.embed.store import Embeddings, part_is_done
 from pairclean.pairs import Row, Shard, UserError, caption_id, content_id
+from pairclean.run import Run
+from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 
 def picture(level: int) -> bytes:
@@ -367,3 +371,19 @@ def test_the_first_error_stops_all_devices(tmp_path: Path, devices: list[str]) -
             source, devices, dict(zip(devices, (steady, broken), strict=True)).__getitem__, tmp_path, fingerprint
         )
     assert len(steady.images) < 100
+
+
+def test_hog_tfidf_needs_no_pytorch(tmp_path: Path) -> None:
+    write_shards(draw_scenes(12, seed=0), tmp_path / "shards")
+    code = (
+        "import sys\n"
+        "from pairclean.pipeline import embed\n"
+        "embed(sys.argv[1], sys.argv[2], model='hog-tfidf')\n"
+        "heavy = {'torch', 'torchvision', 'open_clip', 'faiss', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "print(sorted(heavy))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "shards"), str(tmp_path / "run")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    run = Run.open(tmp_path / "run")
+    assert Embeddings.open(run.embeddings, run.shards).image.shape == (12, 1152)
+    assert run.manifest["device"] == "cpu (float32)"

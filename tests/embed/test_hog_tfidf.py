@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.preprocessing import normalize
 
 from pairclean.embed.hog_tfidf import CELLS, ORIENTATIONS, SIDE, HogTfidf
 from pairclean.synthetic.drawing import draw_picture, sample_scene
@@ -21,6 +25,19 @@ def encoder() -> HogTfidf:
 def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [draw_picture(sample_scene(rng), rng) for _ in range(6)]
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=3))
+@example(["a", "a an", "Straße  İstanbul\u00a0x", "don't  stop\t a_b 42", "", " "])
+def test_captions_are_hashed_as_scikit_learn_does(captions: list[str]) -> None:
+    word = r"(?u)\b\w+\b"
+    vectorisers = [
+        HashingVectorizer(n_features=1024, token_pattern=word, norm="l2"),
+        HashingVectorizer(n_features=512, token_pattern=word, ngram_range=(2, 2), norm="l2"),
+        HashingVectorizer(n_features=512, analyzer="char_wb", ngram_range=(3, 4), norm="l2"),
+    ]
+    expected = normalize(np.hstack([one.transform(captions).toarray() for one in vectorisers]))
+    np.testing.assert_allclose(HogTfidf().encode_captions(captions), expected, atol=1e-6)
 
 
 def halves() -> Image.Image:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from pairclean import UserError, clean, clean_vectors
 from pairclean.execution import Execution
-from pairclean.export import Copies, kept_pairs
+from pairclean.export import kept_pairs
+from pairclean.export.copies import Copies
 from pairclean.pairs import VERDICT_SCHEMA
 from pairclean.pipeline import redo
 from pairclean.report import summarise

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pairclean.export import Findings, verdict_table
+from pairclean.export.verdicts import Findings, verdict_table
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, ReasonCode
 from pairclean.rematch.rematches import NO_PARTNER, UNSURE
 

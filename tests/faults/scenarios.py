@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from forks import ended, fork
 from small import OPTIONS
 
 import pairclean
-from pairclean import pipeline, stages
+from pairclean import pipeline
 from pairclean.embed import embed as embedding
 from pairclean.execution import side_by_side
 from pairclean.options import STAGES
@@ -134,13 +135,14 @@ def taken_over(shards: Path, home: Path) -> dict[str, Any]:
 
 def stopping_at(stage: str, shards: Path, home: Path) -> Process:
     def work(wait: Callable[[], None]) -> None:
-        do = getattr(stages, stage)
+        module = import_module(f"pairclean.stages.{stage}")
+        do = getattr(module, stage)
 
         def stopped(run: Run, execution: Execution) -> None:
             wait()
             do(run, execution)
 
-        setattr(stages, stage, stopped)
+        setattr(module, stage, stopped)
         command("clean", shards, home / "run", *(word for k, v in OPTIONS.items() for word in (f"--{k}", v)))
 
     process = Process(home / f"said_{stage}", work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +59,6 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def use_small(patch: pytest.MonkeyPatch) -> None:
-    import pairclean.stages  # noqa: F401
+    from pairclean.stages import embed
 
-    patch.setattr(sys.modules["pairclean.stages.embed"], "load_encoder", lambda *_, **__: Small())
+    patch.setattr(embed, "load_encoder", lambda *_, **__: Small())

@@ -22,6 +22,7 @@ from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution
 from pairclean.run.lock import Lock
+from pairclean.stages import embed
 
 HERE = Path(__file__).parent
 PARTS = [f"{k:05d}" for k in range(8)]
@@ -125,7 +126,7 @@ def test_a_decoding_thread_that_dies_ends_the_run(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["pairclean.stages.embed"], "load_encoder", lambda *_, **__: Dying())
+        patch.setattr(embed, "load_encoder", lambda *_, **__: Dying())
         with pytest.raises(SystemExit, match="a thread dies"):
             pairclean.clean(shards, tmp_path / "run", **OPTIONS)
     use_small(monkeypatch)

@@ -160,6 +160,50 @@ def test_mismatches_within_kinds_are_counted_and_named() -> None:
     assert np.array_equal(again.clean_probability(scores.scored), p)
 
 
+def in_kinds(rates: np.ndarray, n: int = 4000, seed: int = 0) -> tuple[Scores, np.ndarray, np.ndarray]:
+    """Scores of n pairs of as many kinds of captions as rates, mismatched within their kinds; the kinds, and which
+    pairs are matched."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(n) % len(rates)
+    matched = rng.random(n) >= rates[kind]
+    score = np.where(matched, rng.normal(2.9, 0.6, n), rng.normal(1.8, 1.0, n))
+    standing = np.where(matched, 1.7 + 0.8 * (score - 2.9) + rng.normal(0, 0.5, n), rng.normal(0, 0.8, n))
+    decoys, within = rng.standard_normal(DECOYS), rng.normal(1.8, 1.0, 20_000)
+    one, ten = kinds_of(n, decoys, within, standing=standing), (1, len(rates))
+    random, *parts = (
+        replace(part, text_kind=np.arange(len(part.score)) % len(rates)) for part in (one.decoys, *one.within)
+    )
+    kinds = replace(one, text=kind, decoys=random, within=tuple(parts), clusters=ten)
+    return Scores(score, score.astype(np.float32), decoys, [], kinds), kind, matched
+
+
+def test_a_kind_that_is_far_worse_than_the_others_has_a_rate_of_its_own() -> None:
+    rates = np.full(10, 0.01)
+    rates[3] = 0.9
+    scores, kind, matched = in_kinds(rates)
+    found = calibrate(scores)
+    assert list(found.apart) == [3]
+    assert found.apart[3].mismatched == pytest.approx(0.9, abs=0.05)
+    assert found.rate.low <= (~matched).mean() <= found.rate.high
+    assert found.rate.estimate == pytest.approx(0.099, abs=0.015)
+    assert found.rate.parts["within_kind"]["estimate"] == pytest.approx(0.09, abs=0.015)
+    p = found.clean_probability(scores.scored)
+    assert (p[(kind == 3) & ~matched] < 0.5).mean() > 0.97
+    assert (p[(kind != 3) & matched] < 0.5).mean() < 0.01
+    assert found.resembles(scores.scored)[(kind == 3) & ~matched].mean() > 0.9
+    again = DecoyCalibration.from_json(json.loads(json.dumps(found.to_json())))
+    assert np.array_equal(again.clean_probability(scores.scored), p)
+    better = replace(scores, score=scores.score + 0.0)
+    assert calibrate(better, like=found).apart[3].mismatched == found.apart[3].mismatched
+
+
+def test_kinds_with_rates_that_differ_little_share_one() -> None:
+    scores, _, matched = in_kinds(np.linspace(0.25, 0.55, 10))
+    found = calibrate(scores)
+    assert found.apart == {}
+    assert found.rate.low <= (~matched).mean() <= found.rate.high
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_no_mismatches_within_kinds_are_seen_where_there_are_none(rate: float) -> None:
     rng = np.random.default_rng(1)

@@ -40,12 +40,13 @@ def run_over(
 
 
 def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Aligned vectors with a hub among the captions, two in five of which were moved."""
+    """Aligned vectors with a hub among the captions, the first two in five of which were moved."""
     rng = np.random.default_rng(seed)
     meaning = rng.standard_normal((N, D)) * np.geomspace(3, 0.3, D)
     image, text = (meaning + 1.2 * rng.standard_normal((N, D)) for _ in range(2))
     carried = np.arange(N)
-    carried[: 2 * N // 5] = np.roll(carried[: 2 * N // 5], 1)
+    moved = rng.permutation(2 * N // 5)
+    carried[moved] = np.roll(moved, 1)
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text[carried]))
     return image, text, carried
 
@@ -94,7 +95,7 @@ def test_captions_that_are_half_right_are_told_from_wrong_ones(score: str, tmp_p
         assert not len(mixed)
     else:
         assert (kind[half] == NOISE_KINDS.index("partial")).mean() > 0.7
-        assert (kind[whole] == NOISE_KINDS.index("complete")).mean() >= 0.9
+        assert (kind[whole] == NOISE_KINDS.index("complete")).mean() > 0.85
         assert 0.1 < np.median(mixed) < 0.999
 
 

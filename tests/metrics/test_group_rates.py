@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pairclean.metrics.group_rates import SMALL, _beta_interval, audit, compare, difference, domain_of, tally
+from pairclean.metrics.group_rates import (
+    SMALL,
+    _beta_interval,
+    audit,
+    compare,
+    difference,
+    domain_of,
+    tally,
+    units_of,
+)
 
 WHOLE = {"estimate": 0.4, "low": 0.38, "high": 0.42}
 
@@ -113,6 +122,62 @@ def test_large_groups_are_as_narrow_as_their_pairs_say() -> None:
     for group in (0, 1):
         assert table["low"][group] <= table["truth"][group] <= table["high"][group]
         assert table["high"][group] - table["low"][group] < 0.006
+
+
+def with_copies(p: list[float], copies: list[int], *, others: int, parts: int = 1) -> pd.DataFrame:
+    """The audit of a group with these pairs, each copied so often, beside another one of single pairs."""
+    clean = np.array([*np.repeat(p, copies), *([0.99, 0.02] * others)])
+    unit = units_of(np.append(np.repeat(np.arange(len(p)), copies), np.arange(2 * others) + 10_000))
+    group = pd.DataFrame({"g": np.where(np.arange(len(clean)) < sum(copies), "copied", "single")})
+    rows = np.array_split(np.arange(len(clean)), parts)
+    tallies = [tally(group.iloc[some], clean[some], np.zeros(len(some), bool), unit[some]) for some in rows]
+    return audit(tallies, ["g"], prior=0.4, whole=WHOLE).set_index("g")
+
+
+def test_a_pair_that_is_repeated_fifty_times_is_known_no_better_than_once() -> None:
+    once, often = (with_copies([0.1], [count], others=200).loc["copied"] for count in (1, 50))
+    assert often["pairs"] == often["judged"] == 50
+    assert often[["rate", "low", "high"]].tolist() == pytest.approx(once[["rate", "low", "high"]].tolist())
+    assert often["high"] - often["low"] > 0.5
+    assert often["small"]
+    assert often["mismatched"] == pytest.approx(50 * once["rate"])
+    single = with_copies([0.1] * 50, [1] * 50, others=200).loc["copied"]
+    assert single["high"] - single["low"] < 0.25
+    assert not single["small"]
+
+
+def test_the_interval_of_copies_holds_the_share_of_pairs_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    rates, inside, narrow = np.linspace(0.1, 0.7, 60), [], []
+    for _ in range(4):
+        pairs = judged(np.repeat(np.arange(60), 60), rates, rng, apart=3.0)
+        pairs["unit"] = np.arange(len(pairs))
+        copies = np.where(np.arange(len(pairs)) % 6 == 0, 10, 1)  # two thirds of the pairs are copies of ten pairs
+        pairs = pairs.loc[np.repeat(np.arange(len(pairs)), copies)].reset_index(drop=True)
+        truth = pairs.groupby("group")["noisy"].mean().rename("truth")
+        noisy = float(pairs["noisy"].mean())
+        whole = {"estimate": noisy, "low": noisy - 0.02, "high": noisy + 0.02}
+        for unit, found in ((units_of(pairs["unit"].to_numpy()), inside), (None, narrow)):
+            part = tally(pairs[["group"]], pairs["p"].to_numpy(), np.zeros(len(pairs), bool), unit)
+            table = audit([part], ["group"], prior=noisy, whole=whole).merge(truth, on="group")
+            found += ((table["low"] <= table["truth"]) & (table["truth"] <= table["high"])).tolist()
+    assert np.mean(inside) >= 0.92
+    assert np.mean(inside) > np.mean(narrow) + 0.05
+
+
+def test_copies_in_different_parts_of_the_data_are_still_copies() -> None:
+    p, copies = [0.1, 0.97, 0.3], [30, 4, 1]
+    whole, cut = (with_copies(p, copies, others=50, parts=parts) for parts in (1, 7))
+    pd.testing.assert_frame_equal(whole, cut)
+
+
+def test_copies_in_different_groups_are_evidence_in_each() -> None:
+    groups, clean = pd.DataFrame({"g": ["a"] * 60 + ["b"] * 60}), np.array(([0.98] * 5 + [0.05]) * 20)
+    tables = [
+        audit([tally(groups, clean, np.zeros(120, bool), unit)], ["g"], prior=0.4, whole=WHOLE)
+        for unit in (None, units_of(np.arange(120) % 60))
+    ]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_differences() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pairclean.metrics.group_rates import units_of
 from pairclean.metrics.uneven import MARGIN, Slice, uneven_slices
 
 N = 6_000
@@ -127,3 +128,26 @@ def test_at_most_as_many_as_asked_for() -> None:
     made = Made(np.where(given["domain"] < 5, 0.9, 0.02), 1)
     assert len(made.slices(given)) == 5
     assert len(made.slices(given, most=2)) == 2
+
+
+def test_copies_of_one_mismatched_pair_are_no_slice() -> None:
+    made = Made(np.full(N, 0.1), 7)
+    identity, domain = np.arange(N), np.random.default_rng(7).integers(1, 30, size=N)
+    repeated = np.arange(60)
+    made.clean[repeated], identity[repeated], domain[repeated] = 0.02, N, 0
+    assert where(made.slices({"domain": domain})) == [{"domain": 0}]
+    assert made.slices({"domain": domain}, units=units_of(identity)) == []
+
+
+def test_a_slice_of_copies_is_found_with_the_interval_of_its_distinct_pairs() -> None:
+    domain = np.random.default_rng(8).integers(20, size=N)
+    made = Made(np.where(domain == 3, 0.9, 0.02), 8)
+    copies = np.where(domain == 3, 3, 1)
+    identity = np.repeat(np.arange(N), copies)
+    clean, codes, unit = made.clean[identity], {"domain": domain[identity]}, units_of(identity)
+    (once,) = made.slices({"domain": domain})
+    (found,) = uneven_slices(clean, codes, prior=made.prior, whole=made.whole, units=unit)
+    assert found.where == {"domain": 3}
+    assert len(found) == 3 * len(once)
+    assert (found.rate, found.low, found.high) == pytest.approx((once.rate, once.low, once.high), abs=0.01)
+    assert found.p_value == pytest.approx(once.p_value, rel=1e-6)

@@ -21,7 +21,7 @@ from pairclean.pairs import UserError
 from pairclean.review.audit import audit, uneven_columns
 from pairclean.review.columns import Columns
 from pairclean.run import Run
-from pairclean.run.results import open_judgement, open_rematches
+from pairclean.run.results import open_judgement, open_learned, open_rematches, save_learned
 from pairclean.stages.report import _calibration_check, _largest
 
 NAN = float("nan")
@@ -52,6 +52,23 @@ def test_the_whole_is_what_the_run_says(run: Run) -> None:
         "unreadable": 1,
     }
     assert found.whole["estimate"] == pytest.approx(1 - (102 * 0.99 + 101 * 0.01) / 203)
+
+
+def test_copies_that_the_judge_found_count_as_one_pair(run: Run) -> None:
+    before = audit(run, ["shard"]).groups
+    learned = open_learned(run)
+    image_id, caption_id = np.array(learned.image_id), np.array(learned.caption_id)
+    image_id[:60], caption_id[:60] = image_id[0], caption_id[0]
+    caption_id[110:170] = caption_id[110]  # one caption of different images: these are no copies
+    save_learned(run, replace(learned, image_id=image_id, caption_id=caption_id))
+    after = audit(run, ["shard"]).groups
+    assert before is not None
+    assert after is not None
+    widths = [dict(zip(table["shard"], table["high"] - table["low"], strict=True)) for table in (before, after)]
+    assert widths[1]["00000"] > 1.2 * widths[0]["00000"]
+    assert widths[1]["00001"] == pytest.approx(widths[0]["00001"], rel=0.05)
+    assert dict(zip(after["shard"], after["small"], strict=True)) == {"00000": True, "00001": False}
+    assert sorted(after["judged"]) == sorted(before["judged"])
 
 
 def test_by_a_column_of_the_source(run: Run) -> None:

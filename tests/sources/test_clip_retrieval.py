@@ -77,7 +77,8 @@ def test_options_that_do_not_belong(tmp_path):
 
 
 def test_captions_are_texts(tmp_path):
-    assert "one vector a row" in refusal(write(tmp_path, "0", 1, caption=[["a", "b"]]))
+    message = refusal(write(tmp_path, "0", 1, caption=[["a", "b"]]))
+    assert f"column 'caption' of {tmp_path}/metadata/metadata_0.parquet holds lists" in message
 
 
 def test_pickles_are_not_read(tmp_path):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tarfile
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pairclean.export import Tables
 from pairclean.pairs import UserError
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
+from pairclean.sources.base import open_file
 
 
 def png(value: int) -> bytes:
@@ -127,7 +130,7 @@ def test_a_table_without_its_end(tmp_path):
 def test_nothing_that_can_be_read(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.parquet").write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of the files of .* can be read; a\.parquet"):
+    with pytest.raises(UserError, match=r"none of the 2 files of .* can be read, a\.parquet .*: get them again"):
         open_source(tmp_path)
     with pytest.raises(UserError, match=r"a\.parquet cannot be read"):
         open_source(tmp_path / "a.parquet")
@@ -267,3 +270,32 @@ def test_a_damaged_name_of_a_column_is_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "0.parquet").write_bytes(data.replace(b"\x02\x18\x03jpg", b"\x02\x18\x03\x80pg"))
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         open_source(tmp_path)
+
+
+def test_no_damage_to_a_footer_makes_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    pairs = pa.table({"jpg": [b"\xff\xd8\xff"] * 6, "caption": [f"number {i}" for i in range(6)]})
+    pq.write_table(pairs, path, row_group_size=2, write_statistics=False, store_schema=False)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    counts = set()
+    for place in range(footer, len(whole) - 8):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with suppress(UserError):
+            source = open_source(tmp_path)
+            counts.add((source.shards[0].rows, len(all_rows(source))))
+    assert counts == {(6, 6)}
+
+
+def test_a_broken_compressed_file_leaves_no_memory_behind(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(5000))[:2000])
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            with pytest.raises(UserError, match="cannot be unpacked"):
+                open_file(str(path))
+        assert tracemalloc.get_traced_memory()[0] - before < 1_000_000  # it was a megabyte each time
+    finally:
+        tracemalloc.stop()

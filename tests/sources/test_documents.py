@@ -169,7 +169,7 @@ def test_what_is_no_pair_in_json_is_said(home: Path) -> None:
     (home / "c.csv").write_text("image,caption\nimg/0.png,x,more\nimg/1.png\n")
     source = open_source(home / "c.csv")
     assert source.notes == {str(home / "c.csv"): "has 2 lines with more or fewer fields than its first line"}
-    assert pairs(source) == [(PICTURES[0], "x"), (PICTURES[1], None)]
+    assert pairs(source) == [(PICTURES[0], "x,more"), (PICTURES[1], None)]
 
 
 def test_metadata_of_an_image_folder(home: Path) -> None:

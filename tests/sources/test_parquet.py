@@ -336,13 +336,13 @@ def test_duplicate_ids_are_named(tmp_path):
     write(tmp_path / "a.parquet", {"jpg": PNGS[:3], "caption": ["x"] * 3, "key": ["p", "q", "p"]})
     message = refusal(tmp_path)
     assert "'key'" in message
-    assert "('p')" in message
+    assert f"('p'; {tmp_path}/a.parquet has the first once more)" in message
     assert "--id-column none" in message
     assert len(all_rows(open_source(tmp_path, Columns(id="none")))) == 3
     write(tmp_path / "b.parquet", {"jpg": PNGS[:4], "caption": ["x"] * 4, "key": ["q", "r", "r", "r"]})
-    assert "('p', 'q', 'r')" in refusal(tmp_path)
+    assert "('p', 'q', 'r'; " in refusal(tmp_path)
     write(tmp_path / "c.parquet", {"jpg": PNGS[:3], "caption": ["x"] * 3, "key": ["s", "s", "t"]})
-    assert "('p', 'q', 'r', ...)" in refusal(tmp_path)
+    assert "('p', 'q', 'r', ...; " in refusal(tmp_path)
 
 
 def test_ids_whose_hashes_agree_are_not_duplicates(tmp_path, monkeypatch):
@@ -363,9 +363,9 @@ def test_paths_that_hold_nothing(tmp_path):
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "is empty" in refusal(tmp_path)
     (tmp_path / "sub").mkdir()
-    (tmp_path / "x.txt").write_text("x")
+    (tmp_path / "x.md").write_text("x")
     assert "no shards of its own" in refusal(tmp_path)
-    assert "Parquet" in refusal(tmp_path / "x.txt")
+    assert "Parquet" in refusal(tmp_path / "x.md")
     fsspec.register_implementation(
         "uninstalled", "no_such_package.FileSystem", errtxt="it needs a package", clobber=True
     )

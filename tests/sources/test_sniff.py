@@ -76,8 +76,8 @@ def test_what_cannot_be_read(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz"):
         pass
     assert "holds no rows" in refusal(tmp_path / "a.tar.gz")
-    (tmp_path / "b.txt").write_text("x")
-    assert "b.txt cannot be read as Parquet, tar or a table" in refusal(tmp_path / "b.txt")
+    (tmp_path / "b.md").write_text("x")
+    assert "b.md cannot be read as Parquet or tar, and is not called like a table" in refusal(tmp_path / "b.md")
     (tmp_path / "a.tar.gz").unlink()
     assert "of its own" in refusal(tmp_path)
     (tmp_path / "c.tar").write_text("x")
