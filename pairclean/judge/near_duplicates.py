@@ -2,6 +2,10 @@
 
 The data decide how near that is: two vectors count as one if they are far closer than vectors usually are to their
 nearest neighbour.
+
+In large data, near-identical vectors are found by their sketches, the signs of random projections of the centred
+vectors (Charikar 2002): a sketch is cut into TABLES words, and vectors whose words begin alike in any of these are
+compared, first by all bits of their sketches and then by their distance.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_matrix
 
 from ..arrays import Rows, chunks, unit
 from .folds import BOILERPLATE
@@ -19,8 +24,12 @@ from .folds import BOILERPLATE
 USUAL, SHARE = 0.9, 1 / 6
 #: Distances are measured after random projection to this many dimensions, which preserves them to about 5%.
 DIMENSIONS = 256
-#: Up to this many vectors the search is exact; above it uses an inverted file.
-EXACT = 20_000
+#: Up to this many vectors all are compared; beyond, those with similar sketches. The nearest-neighbour distances are
+#: then those of this many QUERIES.
+EXACT, QUERIES = 20_000, 512
+#: Words of a sketch, of 32 bits each; vectors on either side that a vector is compared with in each table; and the
+#: largest share of different bits of vectors whose distance is measured. Near-identical vectors differ in up to 6%.
+TABLES, BESIDE, DIFFERENT = 16, 64, 0.15
 CHUNK = 65_536
 
 
@@ -29,20 +38,14 @@ def near_identities(vectors: Rows, ids: np.ndarray, rows: np.ndarray) -> np.ndar
 
     vectors: (N, d); ids: (N,) int64, the same for exact copies; rows: those that are readable, the others keep theirs.
     Returns (N,) int64. More than BOILERPLATE that hang together are no copies but a template, and stay apart.
-    Compared are Euclidean distances of unit vectors. Up to EXACT distinct vectors in quadratic time, beyond in about
-    n * sqrt(n), in half a kilobyte a vector.
+    Compared are Euclidean distances of unit vectors. Up to EXACT distinct vectors in quadratic time, beyond in linear
+    time, in 64 bytes a vector; copies at the largest distance that counts are then missed once in some hundred times.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     distinct, first, row_of = np.unique(ids[rows], return_index=True, return_inverse=True)
     if len(distinct) < 2:
         return ids
-    squared, near = _nearest(vectors, rows[first])
-    usual = np.quantile(squared[:, 1], USUAL)  # the first is, as a rule, the vector itself
-    i, j = np.nonzero(squared < SHARE**2 * usual)
-    graph = coo_matrix((np.ones(len(i), np.int8), (i, near[i, j])), shape=(len(distinct),) * 2)
-    _, component = connected_components(graph, directed=False)
+    looked_at = _Vectors(vectors, rows[first])
+    component = _by_sketch(looked_at) if len(distinct) > EXACT else _by_distance(looked_at)
     together = np.bincount(component)[component] <= BOILERPLATE
     smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(smallest, component, distinct)
@@ -51,32 +54,93 @@ def near_identities(vectors: Rows, ids: np.ndarray, rows: np.ndarray) -> np.ndar
     return out
 
 
-def _nearest(vectors: Rows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) squared distances, ascending, of the nearest vectors of each of n rows, itself included; (n, k) which."""
+class _Vectors:
+    """The vectors of n rows, scaled to unit length and projected when they are read."""
+
+    def __init__(self, vectors: Rows, rows: np.ndarray):
+        self.vectors, self.rows, d = vectors, rows, vectors.shape[1]
+        self.project: np.ndarray | None = None
+        if d > DIMENSIONS:
+            drawn = np.random.default_rng(0).standard_normal((d, DIMENSIONS), np.float32)
+            self.project = drawn / np.float32(DIMENSIONS**0.5)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: Any) -> np.ndarray:
+        x = unit(np.asarray(self.vectors[self.rows[part]], np.float32))
+        return x if self.project is None else x @ self.project
+
+
+def _by_distance(vectors: _Vectors) -> np.ndarray:
+    """(n,) components of near-identical vectors, among the BOILERPLATE nearest of each."""
     import faiss
 
-    n, d = len(rows), vectors.shape[1]
-    k = min(BOILERPLATE, n)
-    rng = np.random.default_rng(0)
-    project = None
-    if d > DIMENSIONS:
-        project, d = rng.standard_normal((d, DIMENSIONS), np.float32) / np.float32(DIMENSIONS**0.5), DIMENSIONS
+    n = len(vectors)
+    x = np.ascontiguousarray(vectors[:])
+    index: Any = faiss.IndexFlatL2(x.shape[1])
+    index.add(x)
+    squared, near = index.search(x, min(BOILERPLATE, n))
+    usual = np.quantile(squared[:, 1], USUAL)  # the first is, as a rule, the vector itself
+    i, j = np.nonzero(squared < SHARE**2 * usual)
+    return _components(np.arange(n), i, near[i, j])
 
-    def some(part: Any) -> np.ndarray:
-        x = unit(np.asarray(vectors[rows[part]], np.float32))
-        return np.ascontiguousarray(x if project is None else x @ project)
 
-    index: Any = faiss.IndexFlatL2(d)
-    if n > EXACT:
-        lists = int(4 * n**0.5)
-        index = faiss.IndexIVFScalarQuantizer(index, d, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
-        index.nprobe = 4  # near copies are nearly always in the same list
-        index.cp.niter, index.cp.min_points_per_centroid = 5, 1  # rough lists do as well
-        index.train(some(rng.choice(n, min(n, 20 * lists), replace=False)))
+def _by_sketch(vectors: _Vectors) -> np.ndarray:
+    """(n,) components of near-identical vectors."""
+    n, rng = len(vectors), np.random.default_rng(0)
+    sketch, nearest = _sketches(vectors, rng)
+    near = SHARE**2 * float(np.quantile(nearest, USUAL))
+    beginning = np.uint32(32 - np.ceil(np.log2(n)))  # of words: so many bits that few vectors share them by chance
+    component = np.arange(n)
+    for table in range(TABLES):
+        word = sketch[:, table] >> beginning
+        order = np.lexsort((sketch[:, (table + 1) % TABLES], word))
+        word = word[order]
+        at = np.arange(n - 1)
+        found = [np.zeros((2, 0), np.int64)]
+        for beside in range(1, BESIDE + 1):
+            at = at[at + beside < n]
+            at = at[word[at] == word[at + beside]]
+            if not len(at):
+                break
+            pair = order[[at, at + beside]]
+            pair = pair[:, component[pair[0]] != component[pair[1]]]
+            bits = np.bitwise_count(sketch[pair[0]] ^ sketch[pair[1]]).sum(1, dtype=np.int64)
+            pair = pair[:, bits <= DIFFERENT * 32 * TABLES]
+            for part in chunks(pair.shape[1], CHUNK):
+                apart = np.square(vectors[pair[0, part]] - vectors[pair[1, part]]).sum(1)
+                found.append(pair[:, part][:, apart < near])
+        component = _components(component, *np.concatenate(found, axis=1))
+    return component
+
+
+def _sketches(vectors: _Vectors, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(n, TABLES) uint32 sketches; (QUERIES,) squared distances of some vectors to their nearest neighbours."""
+    n = len(vectors)
+    query = np.sort(rng.choice(n, min(n, QUERIES), replace=False))
+    x = vectors[query]
+    planes = rng.standard_normal((x.shape[1], 32 * TABLES), np.float32)
+    middle = vectors[np.sort(rng.choice(n, min(n, CHUNK), replace=False))].mean(0) @ planes
+    sketch, nearest = np.empty((n, TABLES), np.uint32), np.full(len(query), np.inf, np.float32)
     for part in chunks(n, CHUNK):
-        index.add(some(part))
-    squared, near = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-    for part in chunks(n, CHUNK):
-        squared[part], near[part] = index.search(some(part), k)
-    missing = near < 0
-    return np.where(missing, np.inf, np.maximum(squared, 0)), np.where(missing, np.arange(n)[:, None], near)
+        y = vectors[part]
+        sketch[part] = np.packbits(y @ planes > middle, axis=1).view(np.uint32)
+        squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
+        here = np.flatnonzero((query >= part.start) & (query < part.stop))
+        squared[here, query[here] - part.start] = np.inf
+        nearest = np.minimum(nearest, squared.min(1))
+    return sketch, np.maximum(nearest, 0)
+
+
+def _components(component: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """(n,) int64, each the smallest member of its component, once the vectors i and j (e,) are joined as well."""
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(component)
+    left, right = np.concatenate([i, np.arange(n)]), np.concatenate([j, component])
+    graph = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(n, n))
+    _, label = connected_components(graph, directed=False)
+    smallest = np.full(label.max() + 1, n)
+    np.minimum.at(smallest, label, np.arange(n))
+    return np.asarray(smallest[label])

@@ -215,7 +215,7 @@ def read_noise(path: Path, clean: RegionCaptions) -> Ints:
 
 def write_noise(path: Path, image_of: Ints) -> None:
     with written_whole(path) as file:
-        np.save(file, image_of.astype(np.int64))
+        np.save(file, image_of.astype(np.int64), allow_pickle=False)
 
 
 def make_noise(clean: RegionCaptions, rate: float, of: Literal["images", "captions"], seed: int) -> Ints:

@@ -72,7 +72,7 @@ def test_a_template_is_no_copy() -> None:
         assert (len(set(found[[3, *range(N, N + many)]])) == 1) == joined
 
 
-def test_large_data_go_through_an_inverted_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_are_compared_by_their_sketches(monkeypatch: pytest.MonkeyPatch) -> None:
     of = np.arange(0, N, 7)
     x = np.hstack([np.vstack([kinds(), copies(kinds(), of)]), np.zeros((N + len(of), 300))])  # and a projection
     exact = near_identities(unit(x), np.arange(len(x)), np.arange(len(x)))
@@ -82,6 +82,19 @@ def test_large_data_go_through_an_inverted_file(monkeypatch: pytest.MonkeyPatch)
     assert (found[N:] == of).mean() > 0.95
     assert (exact[N:] == of).all()
     assert np.array_equal(found[:N], np.arange(N))
+
+
+def test_sketches_find_copies_up_to_the_largest_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three thousand vectors in a narrow cone, a tenth of them copies at up to a sixth of the usual distance."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3000, 64)) + 3
+    usual = np.sqrt(2 * 64)  # of what the cone leaves, between unrelated vectors
+    far = np.linspace(0.01, 0.12, 300)[:, None] * usual / 8
+    x[-300:] = x[:300] + far * rng.standard_normal((300, 64))
+    monkeypatch.setattr(module, "EXACT", 100)
+    found = near_identities(x.astype(np.float32), np.arange(3000), np.arange(3000))
+    assert (found[-300:] == np.arange(300)).mean() > 0.99
+    assert np.array_equal(found[:-300], np.arange(2700))
 
 
 def test_nothing_to_compare_is_no_error() -> None:
