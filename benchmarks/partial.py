@@ -62,9 +62,8 @@ def right_words(found: Judgement, data: Data, words: list[str | None]) -> float:
 
 
 def judged(data: Data, *, read: bool) -> Judgement:
-    encoder = data.encoder if read else {"comparable": data.comparable}
     with tempfile.TemporaryDirectory() as home:
-        run = planted_run(Path(home) / "run", replace(data, encoder=encoder))
+        run = planted_run(Path(home) / "run", data, phrases=read)
         advance(run, ("align", "judge"), Execution(device="cpu"))
         return open_judgement(run)
 

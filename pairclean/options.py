@@ -128,6 +128,12 @@ class _Judge:
         "or Gaussians.",
         OUTPUT,
     )
+    phrases: bool = _option(
+        False,
+        "Read captions by phrases too: captions that are partly wrong are found, and the words that do not fit are "
+        "named. The encoder reads about ten times as much text.",
+        OUTPUT,
+    )
     use_labels: bool = _option(
         False,
         "Refit the probabilities with the labels that `pairclean review` has collected; flags and rematches follow.",

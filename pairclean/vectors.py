@@ -24,12 +24,12 @@ from .sources.base import Vectors
 
 SHARD = "memory"
 _CHUNK = 65_536
-#: Labels are columns of a source, and there is no source here.
+#: Labels are columns of a source, and phrases are read by an encoder: neither is here.
 _OPTIONS = [
     name
     for stage in ("align", "judge", "rematch")
     for name in STAGES[stage]
-    if not name.endswith("_column") and name != "use_labels"
+    if not name.endswith("_column") and name not in ("use_labels", "phrases")
 ]
 
 

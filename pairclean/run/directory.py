@@ -187,6 +187,11 @@ class Run:
         """Whether images and captions share the encoder's space before anything is learned."""
         return bool(self.manifest["encoder"]["comparable"])
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether an encoder made the vectors, which can read other texts; not if they came with the source."""
+        return "model" in self.manifest["encoder"].get("description", {})
+
     @cached_property
     def frozen_from(self) -> Run | None:
         """The run whose model and calibration judge this one; None if it learns its own."""

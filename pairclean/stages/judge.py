@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -24,27 +23,26 @@ def _captions(run: Run) -> Iterator[str | None]:
             yield from chunk.to_pylist()
 
 
-def _words(run: Run, faults: Faults, execution: Execution) -> tuple[Words | None, str | None]:
-    """What reads captions by phrases; if captions cannot be read so, None, and why where a user can change that."""
-    config, about = run.config, run.manifest["encoder"].get("description", {})
-    if "model" not in about:  # the vectors were made elsewhere
-        return None, None
-    try:
-        encoder = run.objects.encoder or load_encoder(
-            config.model,
-            pretrained=config.pretrained,
-            device=execution.device,
-            dtype=config.dtype,
-            exact=config.exact_preprocessing,
+def _words(run: Run, faults: Faults, execution: Execution) -> Words:
+    """What reads the captions of a run by phrases.  Raises UserError if its encoder cannot be had."""
+    config = run.config
+    if not run.has_encoder:
+        raise UserError(
+            f"the vectors of {run.path} were made elsewhere, and phrases have to be encoded: leave out --phrases"
         )
-    except UserError as error:
-        return None, f"Captions were not read by phrases, so that no words that do not fit are named: {error}."
+    encoder = run.objects.encoder or load_encoder(
+        config.model,
+        pretrained=config.pretrained,
+        device=execution.device,
+        dtype=config.dtype,
+        exact=config.exact_preprocessing,
+    )
     emb, shared = open_embeddings(run), frozenset(run.manifest.get("shared_sentences", []))
 
     def captions(rows: np.ndarray) -> list[str]:
         return [blanked(caption or "", shared) for caption in emb.captions(faults.caption[rows])]
 
-    return Words(captions, CaptionReader(encoder, sorted(shared)).encode_captions), None
+    return Words(captions, CaptionReader(encoder, sorted(shared)).encode_captions)
 
 
 def judge(run: Run, execution: Execution) -> None:
@@ -56,7 +54,7 @@ def judge(run: Run, execution: Execution) -> None:
             f"{run.path} gave captions back to their images (--repair), and the labels are of the pairs as they came: "
             "judge with --no-use-labels, or rematch with --no-repair first"
         )
-    words, why_not = _words(run, faults, execution)
+    words = _words(run, faults, execution) if config.phrases else None
     of = (faults.mended(emb.pairs), np.flatnonzero(emb.readable), open_learned(run, device))
     if run.frozen_from:
         earlier = open_judgement(run.frozen_from)
@@ -73,9 +71,6 @@ def judge(run: Run, execution: Execution) -> None:
             seed=config.seed,
             device=device,
         )
-    if why_not:
-        execution.progress.say(why_not)
-        found = replace(found, notes=[*found.notes, why_not])
     found = judging.with_strays(found, faults, emb.caption_id)
     if config.use_labels:
         found = judging.with_labels(found, labelled_pairs(run), emb.image_id)

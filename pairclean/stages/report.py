@@ -67,7 +67,7 @@ def report(run: Run, execution: Execution) -> None:
         "notes": [
             *_given_back(rematched),
             *_of_judge(judged, faults),
-            *_half_right(judged, rematched),
+            *_half_right(judged, rematched, could_read=run.has_encoder and not config.phrases),
             *([why_not] if why_not else []),
             *run.manifest.get("caption_notes", []),
             *(f"{path} {note}" for path, note in run.manifest.get("notes", {}).items()),
@@ -112,8 +112,11 @@ def _of_judge(judged: Judgement, faults: Faults) -> list[str]:
     ]
 
 
-def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
-    """What happens to captions that are half right, if it is known."""
+def _half_right(judged: Judgement, rematched: Rematches, *, could_read: bool) -> list[str]:
+    """What happens to captions that are half right, if it is known.
+
+    could_read: whether `--phrases` could find them.
+    """
     parts = {} if judged.rate is None else judged.rate.parts
     if "partly" in parts:
         return [
@@ -126,7 +129,8 @@ def _half_right(judged: Judgement, rematched: Rematches) -> list[str]:
     share = (mixed < rematched.flag_below).mean()
     return [
         f"Of pairs of which half of the caption belongs to another picture, about {share:.0%} are flagged; the "
-        "mismatch rate counts few of the others."
+        "mismatch rate counts few of the others"
+        + ("; `pairclean judge RUN --phrases` looks for them." if could_read else ".")
     ]
 
 
