@@ -61,9 +61,9 @@ class Learned:
         return PairKinds.of(self.partition, self.near(pairs), rows, column, self.first[0] if self.first else None)
 
     def text_clusters(self, pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-        """(n,) int64 clusters of the captions of `rows`."""
+        """(n,) int64 fine clusters of the captions of `rows`."""
         model = self.first[0] if self.first else ZeroShot()
-        return self.partition.text.cluster(pairs.text, rows, model.embed_text)
+        return self.partition.fine.cluster(pairs.text, rows, model.embed_text)
 
     def cross_fit(self, models: list[Alignment], pairs: Pairs, rows: np.ndarray) -> CrossFit:
         """Models of one round, each for its fold of the pairs `rows`.  pairs: with their exact identities."""
