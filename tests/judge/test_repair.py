@@ -27,8 +27,8 @@ def judged(rate: Rate) -> Judgement:
     clean[:6] = 0.0
     clean[99] = np.nan
     nan, none = np.full(N, np.nan, np.float32), np.zeros(0)
-    kind = np.full(N, NOISE_KINDS.index("complete"), np.int8)
-    return Judgement(None, [], clean, nan, nan, kind, np.zeros(N, np.int8), none, none, rate=rate)
+    kind, phrase = np.full(N, NOISE_KINDS.index("complete"), np.int8), np.full((N, 2), -1, np.int32)
+    return Judgement(None, [], clean, nan, nan, kind, phrase, np.zeros(N, np.int8), none, none, rate=rate)
 
 
 def test_pairs_in_a_range_that_moved_count_as_mismatched_whatever_they_score() -> None:
