@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..sources import Source
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-LAYOUT = 2  # of the run directory: raised when files are renamed or change what they hold
+LAYOUT = 3  # of the run directory: raised when files are renamed or change what they hold
 _MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # in every manifest
 
 

@@ -73,7 +73,7 @@ def report(run: Run, execution: Execution) -> None:
             *(f"{path} {note}" for path, note in run.manifest.get("notes", {}).items()),
         ],
         "score_histogram": judged.histogram and asdict(judged.histogram),
-        "calibration_check": _calibration_check(judged, rematched, faults),
+        "calibration_check": _calibration_check(judged, rematched, faults, emb.caption_id),
         "rematch_curve": rematch_curve(rematched.offered, rematched.trials, rematched.emitted),
         "groups": _groups(columns),
         "thresholds": threshold_table(rematched.clean_probability, judged.rate, flag_below=rematched.flag_below),
@@ -151,11 +151,17 @@ def _left_out(count: int, one_per: str) -> list[str]:
     return [f"cleaned/ leaves out {count:,} pairs: of copies of one {what}, one pair is kept."] if what else []
 
 
-def _calibration_check(judged: Judgement, rematched: Rematches, faults: Faults) -> dict[str, Any] | None:
+def _calibration_check(
+    judged: Judgement, rematched: Rematches, faults: Faults, caption_id: np.ndarray
+) -> dict[str, Any] | None:
+    """Of the pairs that are judged by their scores: where captions moved, their places tell."""
     if judged.rate is None:
         return None
     clean = np.asarray(judged.clean_probability)
-    found = check_calibration(clean, np.asarray(judged.decoy_clean_probability), judged.rate.estimate)
+    shifted = judged.rate.parts.get("shifted", {}).get("estimate", 0.0)
+    by_score = np.where(faults.strays(caption_id) & (shifted > 0), np.nan, clean)
+    others = (judged.rate.estimate - shifted) / (1 - shifted) if shifted < 1 else 0.0
+    found = check_calibration(by_score, np.asarray(judged.decoy_clean_probability), others)
     if found is not None:
         found["overturned"] = int(((rematched.clean_probability < clean) & ~faults.moved).sum())
     return found

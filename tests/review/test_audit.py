@@ -198,7 +198,7 @@ def test_the_calibration_is_checked_as_it_was_judged(run: Run) -> None:
     clean = judged.clean_probability
     none = Faults([], np.arange(len(clean)), np.full(len(clean), np.nan), repaired=False)
     overturned = replace(rematched, clean_probability=np.where(np.arange(len(clean)) < 7, 0.02, clean))
-    found = _calibration_check(judged, overturned, none)
+    found = _calibration_check(judged, overturned, none, np.arange(len(clean)))
     assert found is not None
     assert found["overturned"] == 7
     assert (found["pairs"][0], found["pairs"][9]) == (101, 102)

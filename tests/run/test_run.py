@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pairclean
-from pairclean import pipeline, stages
+from pairclean import pipeline
 from pairclean.config import Config, read_recipe
 from pairclean.options import STAGES
 from pairclean.pairs import VERDICT_SCHEMA, UserError
@@ -67,7 +67,7 @@ def run(finished: Path, tmp_path: Path) -> Run:
 def quick_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """All stages but the first do nothing, for tests of their order."""
     for stage in list(STAGES)[1:]:
-        monkeypatch.setattr(stages, stage, lambda run, execution: None)
+        monkeypatch.setattr(f"pairclean.stages.{stage}.{stage}", lambda run, execution: None)
 
 
 def stopped(run: Run, execution: Execution) -> None:
@@ -186,7 +186,7 @@ def test_only_what_was_done_before_is_done_again(shards: Path, tmp_path: Path, q
 def test_what_was_interrupted_counts_as_not_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("rematch", "report"):
         with monkeypatch.context() as patch:
-            patch.setattr(stages, stage, stopped)
+            patch.setattr(f"pairclean.stages.{stage}.{stage}", stopped)
             with pytest.raises(KeyboardInterrupt):
                 redo(run, "rematch", Execution(), flag_below=0.3)
         there = Run.open(run.path)
@@ -200,7 +200,7 @@ def test_what_was_interrupted_counts_as_not_done(run: Run, monkeypatch: pytest.M
 
 def test_going_back_after_an_interrupt_does_not_trust_the_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "rematch", stopped)
+        patch.setattr("pairclean.stages.rematch.rematch", stopped)
         with pytest.raises(KeyboardInterrupt):
             redo(run, "rematch", Execution(), flag_below=0.3)
     assert redo(run, "rematch", Execution(), flag_below=0.5) == ["rematch"]
