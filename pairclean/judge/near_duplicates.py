@@ -27,9 +27,11 @@ DIMENSIONS = 256
 #: Up to this many vectors all are compared; beyond, those with similar sketches. The nearest-neighbour distances are
 #: then those of this many QUERIES.
 EXACT, QUERIES = 20_000, 512
-#: Words of a sketch, of 32 bits each; vectors on either side that a vector is compared with in each table; and the
-#: largest share of different bits of vectors whose distance is measured. Near-identical vectors differ in up to 6%.
-TABLES, BESIDE, DIFFERENT = 16, 64, 0.15
+#: Words of a sketch, of 32 bits each, and vectors on either side that a vector is compared with in each table.
+TABLES, BESIDE = 16, 64
+#: Distances are measured of vectors whose sketches differ by no more bits than chance gives, in standard deviations,
+#: at the largest distance that counts, for vectors that are nearer to the middle than all but this share.
+DEVIATIONS, NEAREST_THE_MIDDLE = 4, 0.05
 CHUNK = 65_536
 
 
@@ -89,10 +91,13 @@ def _by_distance(vectors: _Vectors) -> np.ndarray:
 def _by_sketch(vectors: _Vectors) -> np.ndarray:
     """(n,) components of near-identical vectors."""
     n, rng = len(vectors), np.random.default_rng(0)
-    sketch, nearest = _sketches(vectors, rng)
+    sketch, nearest, radius = _sketches(vectors, rng)
     near = SHARE**2 * float(np.quantile(nearest, USUAL))
-    beginning = np.uint32(32 - np.ceil(np.log2(n)))  # of words: so many bits that few vectors share them by chance
     component = np.arange(n)
+    if not near or not radius:  # nearly all vectors have an equal one: then no distance is far smaller than usual
+        return component
+    most = _most_different(near**0.5 / radius)
+    beginning = np.uint32(32 - np.ceil(np.log2(n)))  # of words: so many bits that few vectors share them by chance
     for table in range(TABLES):
         word = sketch[:, table] >> beginning
         order = np.lexsort((sketch[:, (table + 1) % TABLES], word))
@@ -107,30 +112,49 @@ def _by_sketch(vectors: _Vectors) -> np.ndarray:
             pair = order[[at, at + beside]]
             pair = pair[:, component[pair[0]] != component[pair[1]]]
             bits = np.bitwise_count(sketch[pair[0]] ^ sketch[pair[1]]).sum(1, dtype=np.int64)
-            pair = pair[:, bits <= DIFFERENT * 32 * TABLES]
+            pair = pair[:, bits <= most]
             for part in chunks(pair.shape[1], CHUNK):
                 apart = np.square(vectors[pair[0, part]] - vectors[pair[1, part]]).sum(1)
                 found.append(pair[:, part][:, apart < near])
+            if sum(pairs.shape[1] for pairs in found) > n // 8:  # a template: all of it need not be compared with all
+                component, found = _components(component, *np.concatenate(found, axis=1)), found[:1]
         component = _components(component, *np.concatenate(found, axis=1))
     return component
 
 
-def _sketches(vectors: _Vectors, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(n, TABLES) uint32 sketches; (QUERIES,) squared distances of some vectors to their nearest neighbours."""
+def _most_different(distance: float) -> float:
+    """How many bits of the sketches of near-identical vectors differ at most.
+
+    distance: the largest that counts, over the vectors' distance from the middle. One bit differs with the probability
+    of the angle between them over pi.
+    """
+    chance = 2 * float(np.arcsin(min(1.0, distance / 2))) / np.pi
+    bits = 32 * TABLES
+    return bits * chance + DEVIATIONS * float(np.sqrt(bits * chance * (1 - chance)))
+
+
+def _sketches(vectors: _Vectors, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+    """What is compared: (n, TABLES) uint32 sketches, and how near vectors are.
+
+    Then (QUERIES,) squared distances of some vectors to their nearest neighbours, and the distance from the middle that
+    few of these are below.
+    """
     n = len(vectors)
     query = np.sort(rng.choice(n, min(n, QUERIES), replace=False))
     x = vectors[query]
     planes = rng.standard_normal((x.shape[1], 32 * TABLES), np.float32)
-    middle = vectors[np.sort(rng.choice(n, min(n, CHUNK), replace=False))].mean(0) @ planes
+    middle = vectors[np.sort(rng.choice(n, min(n, CHUNK), replace=False))].mean(0)
+    radius = float(np.quantile(np.linalg.norm(x - middle, axis=1), NEAREST_THE_MIDDLE))
+    offset = middle @ planes
     sketch, nearest = np.empty((n, TABLES), np.uint32), np.full(len(query), np.inf, np.float32)
     for part in chunks(n, CHUNK):
         y = vectors[part]
-        sketch[part] = np.packbits(y @ planes > middle, axis=1).view(np.uint32)
+        sketch[part] = np.packbits(y @ planes > offset, axis=1).view(np.uint32)
         squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
         here = np.flatnonzero((query >= part.start) & (query < part.stop))
         squared[here, query[here] - part.start] = np.inf
         nearest = np.minimum(nearest, squared.min(1))
-    return sketch, np.maximum(nearest, 0)
+    return sketch, np.maximum(nearest, 0), radius
 
 
 def _components(component: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -97,6 +97,18 @@ def test_sketches_find_copies_up_to_the_largest_distance(monkeypatch: pytest.Mon
     assert np.array_equal(found[:-300], np.arange(2700))
 
 
+@pytest.mark.parametrize("few", [0, 5])
+def test_sketches_leave_templates_and_equal_vectors_apart(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Half of two thousand vectors are of one mould, or all but a few are equal."""
+    monkeypatch.setattr(module, "EXACT", 100)
+    x = np.random.default_rng(0).standard_normal((2000, 64))
+    if few:
+        x[few:] = x[0]
+    else:
+        x[:1000] = x[0] + 0.001 * x[:1000]
+    assert np.array_equal(near_identities(x, np.arange(2000), np.arange(2000)), np.arange(2000))
+
+
 def test_nothing_to_compare_is_no_error() -> None:
     for n in (0, 1, 2):
         ids = np.arange(n)
