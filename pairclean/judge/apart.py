@@ -32,7 +32,7 @@ def kinds_apart(counts: np.ndarray, joint: Bivariate) -> np.ndarray:
     even = np.array([joint.random, joint.within, 1 - joint.mismatched])
     share = _shares(seen, density)
     gain = (seen * (np.log(share @ density) - np.log(even @ density))).sum() / seen.sum()
-    if gain <= UNEVEN_PER_PAIR:
+    if len(seen) < 2 or gain <= UNEVEN_PER_PAIR:
         return np.zeros(0, np.int64)
     mismatched = 1 - share[:, 2]
     return np.flatnonzero(mismatched > _otsu(mismatched, seen.sum(1)))

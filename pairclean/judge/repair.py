@@ -79,8 +79,8 @@ def _share_of(clean: np.ndarray, prior: float) -> float:
     if not len(clean):
         return 0.0
     mismatched = np.clip(1 - clean, 1e-9, 1 - 1e-9)
-    odds = mismatched / (1 - mismatched) * (1 - prior) / prior
-    share = prior
+    share = float(np.clip(prior, 1e-9, 1 - 1e-9))
+    odds = mismatched / (1 - mismatched) * (1 - share) / share
     for _ in range(500):
         share = float((share * odds / (share * odds + 1 - share)).mean())
     return share

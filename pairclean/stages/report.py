@@ -158,10 +158,11 @@ def _calibration_check(
     if judged.rate is None:
         return None
     clean = np.asarray(judged.clean_probability)
-    shifted = judged.rate.parts.get("shifted", {}).get("estimate", 0.0)
-    by_score = np.where(faults.strays(caption_id) & (shifted > 0), np.nan, clean)
+    strays = faults.strays(caption_id) & (not faults.repaired)
+    shifted = float(strays[~np.isnan(clean)].mean())
     others = (judged.rate.estimate - shifted) / (1 - shifted) if shifted < 1 else 0.0
-    found = check_calibration(by_score, np.asarray(judged.decoy_clean_probability), others)
+    by_score = np.where(strays, np.nan, clean)
+    found = check_calibration(by_score, np.asarray(judged.decoy_clean_probability), max(0.0, others))
     if found is not None:
         found["overturned"] = int(((rematched.clean_probability < clean) & ~faults.moved).sum())
     return found
