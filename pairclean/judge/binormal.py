@@ -21,6 +21,8 @@ LOW, TOP, CELLS = -4.0, 3.0, 140
 EDGES = np.concatenate([[-np.inf], np.linspace(LOW, TOP, CELLS + 1), [np.inf]])
 CENTRES = np.concatenate([[LOW], (EDGES[1:-2] + EDGES[2:-1]) / 2, [TOP]])
 RANDOM = np.diff(ndtr(EDGES))
+#: Where ratios of densities are made monotone.
+GRID = np.linspace(-6.0, TOP, 361)
 #: Matched pairs of a weak encoder vary as random ones do; a matched density that is wider is penalised, as it would
 #: take mismatches for matches: standard deviation of log sigma above 0.
 SPREAD = 0.05
@@ -170,3 +172,26 @@ def _normal(weight: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> tuple[np.n
         slope = 2 * variance * np.exp(-2 * u) + 1 / (n * SPREAD**2)
         u = np.maximum(u - (1 - variance * np.exp(-2 * u) + u / (n * SPREAD**2)) / slope, 0)
     return new_mu, np.exp(np.where(log_sigma > 0, u, log_sigma))
+
+
+def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
+    """(n,) density of the evidence of matched pairs over that of mismatched ones, held monotone past its extremes."""
+    mass = model.matched_mass()
+    noise = max(model.random, 1e-12) * RANDOM
+    if model.within:
+        noise = noise + model.within * model.within_mass
+    noise = noise / noise.sum()
+    log = np.log(np.maximum(density(mass, GRID), 1e-300)) - np.log(np.maximum(density(noise, GRID), 1e-300))
+    log[-1] = np.log(max(mass[-1], 1e-300)) - np.log(max(noise[-1], 1e-300))  # all of what is above TOP
+    peak = int(log.argmax())
+    log[peak:] = log[peak]
+    trough = int(log[: peak + 1].argmin())
+    log[:trough] = log[trough]
+    return np.exp(np.clip(np.interp(z, GRID, np.maximum.accumulate(log)), -700, 700))
+
+
+def density(mass: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """(n,) of a mass over the cells, linear between their centres; the two tails are spread over one unit."""
+    width = (TOP - LOW) / CELLS
+    height = np.concatenate([mass[:1], mass[1:-1] / width, mass[-1:]])
+    return np.interp(z, CENTRES, height)

@@ -23,6 +23,7 @@ from .bivariate import Bivariate
 from .crossfit import Scores
 from .decoys import DecoyScale, Rate, tie_break
 from .evidence import EvidenceScale, Scored, probit
+from .partly import ByPhrase
 
 #: Pairs that the rate of all repeated identities weighs in the rate of each.
 PRIOR_PAIRS = 2.0
@@ -34,9 +35,6 @@ GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.003, 0.0015
 #: In a space that was learned from the same pairs, some matched pairs are known much better than others where the noise
 #: is uneven: without mismatches within kinds the gain was up to .011 per pair, with 40% of them .025.
 LEARNED_PER_PAIR = 0.015
-#: Evidence for captions that are partly wrong, per pair: without any the gain was at most .0014, with 20% of them (and
-#: 20% random mismatches) .005, with 40% .008 in a learned space and .025 in an encoder's own.
-PARTLY_PER_PAIR = 0.003
 #: An encoder that ranks fewer matched pairs than this above a random mismatch tells nothing about phrases: without any
 #: such captions, weak encoders gained as much as strong ones with 40% of them (coco2k, .86 ranked so).
 LEAST_RANKED = 0.95
@@ -44,12 +42,8 @@ LEAST_RANKED = 0.95
 MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
 TAIL = 0.002
-#: With fewer captions read by phrases, or exchanged, nothing is said of captions that are partly wrong: of 300 pairs
-#: without a mismatch, many were taken for such in a learned space.
-FEWEST_READ = 1000
 #: A repeated identity with a higher mismatch rate says nothing of its partners.
 MEANINGLESS = 0.8
-GRID = np.linspace(-6.0, binormal.TOP, 361)
 
 WITHIN_RANGE = (
     "some mismatched captions resemble the right ones, and how many is known up to the size of the kinds that captions "
@@ -142,8 +136,8 @@ class DecoyCalibration:
         """(n,) bool: pairs that are likelier matched or not, depending on the rate, where that is in doubt."""
         if self.doubt is None:
             return np.zeros(len(scored.score), bool)
-        z, none = self.scale(scored), np.full(len(scored.score), np.nan)
-        low, high = (_posterior(model, z, none, np.isnan(none)) >= 0.5 for model in self.doubt)
+        z = self.scale(scored)
+        low, high = (_by_evidence(model, z) >= 0.5 for model in self.doubt)
         return low != high
 
     def resembles(self, scored: Scored) -> np.ndarray:
@@ -169,7 +163,10 @@ class DecoyCalibration:
         """(n,) bool: mismatches that by their evidence are likelier of the other sort than random."""
         if not self.model.within:
             return np.zeros(len(z), bool)
-        random, within = self.model.random * _density(binormal.RANDOM, z), _density(self.model.within_mass, z)
+        random, within = (
+            self.model.random * binormal.density(binormal.RANDOM, z),
+            binormal.density(self.model.within_mass, z),
+        )
         return np.asarray(self.model.within * within > random)
 
     @property
@@ -181,7 +178,7 @@ class DecoyCalibration:
 
     def share_among(self, scored: Scored) -> float:
         """The mismatch rate of these pairs, if those that are matched are like the matched pairs of the whole."""
-        ratio = _ratio(replace(self.model, random=1.0, within=0.0), self.scale(scored))
+        ratio = binormal.ratio(replace(self.model, random=1.0, within=0.0), self.scale(scored))
         share = 0.5
         for _ in range(200):
             share = float((share / (share + (1 - share) * ratio)).mean())
@@ -252,7 +249,7 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
     def among(which: np.ndarray) -> _Evidence:
         return _Evidence.of(scores, scale, z, which, weight)
 
-    by_phrase = None if scores.phrased is None else _ByPhrase.of(scores, scale, z, single, weight)
+    by_phrase = None if scores.phrased is None else ByPhrase.of(scores, scale.overall, single, weight)
     apart: dict[int, Bivariate] = {}
     if like is not None:
         evidence = among(single & ~like.is_apart(scores.scored))
@@ -267,7 +264,7 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
         found = replace(like, scale=scale, model=model, joint=joint, apart=apart, doubt=doubt)
         if like.partial is None or by_phrase is None:
             return found
-        return by_phrase.fit(found, evidence, mismatched=like.partial.mismatched)[0]
+        return _with_phrases(found, by_phrase, z, evidence.counts, like.partial.mismatched)[0]
     evidence = among(single)
     model, joint, low, high, why = evidence.fit()
     if joint is not None:
@@ -288,8 +285,8 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
     of_image, of_text = np.split(shares, [sizes[0]])
     doubt = _doubt(evidence.counts, low, high) if why == WEAK else None
     found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), joint, apart, doubt)
-    if by_phrase is not None and not apart and found.reads_phrases and by_phrase.found(found):
-        found, (low, high) = by_phrase.fit(found, evidence)
+    if by_phrase is not None and not apart and found.reads_phrases and by_phrase.found(_by_evidence(model, z), GAIN):
+        found, (low, high) = _with_phrases(found, by_phrase, z, evidence.counts)
         why = PARTLY_RANGE
     return replace(found, rate=_rate(found, scores, z, group, copies, (low, high), why))
 
@@ -376,101 +373,16 @@ class _Evidence:
         return replace(found, within_mass=self.joint_within[self.middle])
 
 
-@dataclass(frozen=True)
-class _ByPhrase:
-    """The sample of pairs that was read by phrases.
+def _with_phrases(
+    plain: DecoyCalibration, by_phrase: ByPhrase, z: np.ndarray, counts: np.ndarray, mismatched: float | None = None
+) -> tuple[DecoyCalibration, tuple[float, float]]:
+    """The calibration with captions that are partly wrong, and the range of the share of mismatched pairs.
 
-    phrases: the scale of weakest phrases.  z, s, u: evidence, and fits of the caption and of its weakest phrase, of the
-    n pairs.  weight: (n,) of the pairs, 0 where they take no part.
-    counts, random: histograms of pairs and of re-pairings, by s and u.
-    within, partial: s and u of re-pairings within kinds, and of captions of which a phrase was exchanged, (m,) each.
-    source: (m,) the pairs that the latter were.
+    plain: without them.  z: (n,) evidence of the pairs; counts: its histogram.  mismatched: the share, where known.
     """
-
-    phrases: DecoyScale
-    z: np.ndarray
-    s: np.ndarray
-    u: np.ndarray
-    weight: np.ndarray
-    counts: np.ndarray
-    random: np.ndarray
-    within: tuple[np.ndarray, np.ndarray]
-    partial: tuple[np.ndarray, np.ndarray]
-    source: np.ndarray
-
-    @staticmethod
-    def of(
-        scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray
-    ) -> _ByPhrase | None:
-        """Arguments as in `_Evidence.of`; None where too little could be read."""
-        read = scores.phrased
-        assert read is not None
-        decoys = read.decoys[~np.isnan(read.decoys[:, 1])]
-        enough = (single & ~np.isnan(read.weakest)).sum() >= FEWEST_READ and len(read.source) >= FEWEST_READ
-        if not enough or np.ptp(decoys[:, 1]) < 1e-9:
-            return None
-        phrases = DecoyScale.fit(decoys[:, 1])
-
-        def fits(score: np.ndarray, weakest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return probit(scale.overall(score)), probit(phrases(weakest))
-
-        s, u = fits(scores.score, read.weakest)
-        weight = np.where(single, weight, 0.0)
-        counts = bivariate.histogram(s, u, weight, axis=bivariate.WEAKEST)
-        random, within, partial = (fits(*drawn.T) for drawn in (decoys, read.within, read.partial))
-        return _ByPhrase(phrases, z, s, u, weight, counts, _mass(random), within, partial, read.source)
-
-    def found(self, plain: DecoyCalibration) -> bool:
-        """Whether there is evidence for captions that are partly wrong, and more than for mismatches within kinds.
-
-        plain: the calibration without them.
-        """
-        masses = self._exchanged(self._right(plain)), _mass(self.within)
-        without = self._fitted(None).log_likelihood
-        gains = [self._fitted(mass).log_likelihood - without for mass in masses]
-        least = max(GAIN, PARTLY_PER_PAIR * float(self.counts.sum()))
-        return gains[0] > max(least, gains[1])
-
-    def fit(
-        self, plain: DecoyCalibration, evidence: _Evidence, *, mismatched: float | None = None
-    ) -> tuple[DecoyCalibration, tuple[float, float]]:
-        """The calibration with captions that are partly wrong, and the range of the share of mismatched pairs.
-
-        plain: without them.  mismatched: the share, where it is known.
-
-        The captions of which a phrase is exchanged should be right before. They are weighted by what is known of this:
-        first by the evidence, then by the fit that results. The range goes as far again as that moves the share.
-        """
-        shares, right = [], self._right(plain)
-        for _ in range(2):
-            found = self._fitted(self._exchanged(right), mismatched)
-            shares.append(found.mismatched)
-            known = ~np.isnan(self.u)
-            right[known] = found.clean_probability(self.s[known], self.u[known])
-        found = bivariate.with_errors(self.counts, found)
-        moved, error = abs(shares[1] - shares[0]), found.errors[0]
-        ends = max(0.0, min(shares) - error), min(1.0, max(shares) + moved + error)
-        by_z = binormal.smoothed(binormal.histogram(self.partial[0], right[self.source]))
-        model = binormal.fit(evidence.counts, by_z, mismatched=found.mismatched)
-        return replace(plain, model=model, joint=None, doubt=None, partial=found, phrases=self.phrases), ends
-
-    def _right(self, plain: DecoyCalibration) -> np.ndarray:
-        """(n,) how likely each pair is matched, by its evidence alone."""
-        return _posterior(plain.model, self.z, np.full(len(self.z), np.nan), np.full(len(self.z), True))
-
-    def _exchanged(self, right: np.ndarray) -> np.ndarray:
-        """Mass of captions of which a phrase was exchanged, if they were right before.  right: as `_right` gives it."""
-        return _mass(self.partial, (right * (self.weight > 0))[self.source])
-
-    def _fitted(self, mass: np.ndarray | None, mismatched: float | None = None) -> Bivariate:
-        """mass: of mismatches of another sort; None fits none."""
-        return bivariate.fit(self.counts, self.random, mass, mismatched=mismatched, axis="weakest")
-
-
-def _mass(fits: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None = None) -> np.ndarray:
-    """Of the fits of captions and of their weakest phrases, (m,) each."""
-    axis = bivariate.WEAKEST
-    return bivariate.smoothed(bivariate.histogram(*fits, weight, axis=axis), axis=axis)
+    partial, by_s, ends = by_phrase.fit(_by_evidence(plain.model, z), mismatched)
+    model = binormal.fit(counts, by_s, mismatched=partial.mismatched)
+    return replace(plain, model=model, joint=None, doubt=None, partial=partial, phrases=by_phrase.phrases), ends
 
 
 def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binormal]:
@@ -501,7 +413,7 @@ def _repeated_shares(model: Binormal, z: np.ndarray, group: np.ndarray, weight: 
     if not len(members):
         return share
     at, w = group[members], weight[members]
-    ratio = _ratio(replace(model, random=1.0, within=0.0), z[members])
+    ratio = binormal.ratio(replace(model, random=1.0, within=0.0), z[members])
     size = np.bincount(at, w, count)
     for _ in range(200):
         noisy = w * share[at] / (share[at] + (1 - share[at]) * ratio)
@@ -580,38 +492,20 @@ def _parts(
 # --- densities --------------------------------------------------------------------------------------------------------
 
 
+def _by_evidence(model: Binormal, z: np.ndarray) -> np.ndarray:
+    """(n,) P(matched) of pairs that have the model's own share."""
+    return _posterior(model, z, np.full(len(z), np.nan), np.ones(len(z), bool))
+
+
 def _posterior(model: Binormal, z: np.ndarray, share: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """(n,) P(matched), non-decreasing in z for pairs of one share.  rest: pairs that have the model's own share."""
     out = np.empty(len(z))
     noisy = float(np.clip(model.mismatched, 1e-9, 1 - 1e-9))
-    ratio = _ratio(model, z[rest])
+    ratio = binormal.ratio(model, z[rest])
     out[rest] = (1 - noisy) * ratio / ((1 - noisy) * ratio + noisy)
-    ratio, noisy_of = _ratio(replace(model, random=1.0, within=0.0), z[~rest]), share[~rest]
+    ratio, noisy_of = binormal.ratio(replace(model, random=1.0, within=0.0), z[~rest]), share[~rest]
     out[~rest] = (1 - noisy_of) * ratio / ((1 - noisy_of) * ratio + noisy_of)
     return out
-
-
-def _ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
-    """(n,) density of the evidence of matched pairs over that of mismatched ones, held monotone past its extremes."""
-    mass = model.matched_mass()
-    noise = max(model.random, 1e-12) * binormal.RANDOM
-    if model.within:
-        noise = noise + model.within * model.within_mass
-    noise = noise / noise.sum()
-    log = np.log(np.maximum(_density(mass, GRID), 1e-300)) - np.log(np.maximum(_density(noise, GRID), 1e-300))
-    log[-1] = np.log(max(mass[-1], 1e-300)) - np.log(max(noise[-1], 1e-300))  # all of what is above TOP
-    peak = int(log.argmax())
-    log[peak:] = log[peak]
-    trough = int(log[: peak + 1].argmin())
-    log[:trough] = log[trough]
-    return np.exp(np.clip(np.interp(z, GRID, np.maximum.accumulate(log)), -700, 700))
-
-
-def _density(mass: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """(n,) of a mass over the cells, linear between their centres; the two tails are spread over one unit."""
-    width = (binormal.TOP - binormal.LOW) / binormal.CELLS
-    height = np.concatenate([mass[:1], mass[1:-1] / width, mass[-1:]])
-    return np.interp(z, binormal.CENTRES, height)
 
 
 def _of_kind(values: np.ndarray, kind: np.ndarray, clusters: int, missing: Any = False) -> np.ndarray:
