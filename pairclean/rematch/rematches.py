@@ -34,7 +34,7 @@ SHARE, MOST = 1 / 4, 16_384
 NO_PARTNER = "no caption of the data fits better"
 TAKEN = "the caption that fits best stays with its own picture"
 UNSURE = "no rematch is sure enough"
-UNCALIBRATED = "too few clean pairs to learn how far rematches can be trusted"
+UNCALIBRATED = "too few rematches could be tried to learn how far they can be trusted"
 REASONS = [NO_PARTNER, TAKEN, UNSURE, UNCALIBRATED]
 REASON_CODES = {
     NO_PARTNER: ReasonCode.NO_PARTNER,
