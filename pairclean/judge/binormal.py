@@ -12,7 +12,7 @@ and very different rates explain the same evidence; the profile likelihood of r 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr
@@ -188,6 +188,11 @@ def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
     trough = int(log[: peak + 1].argmin())
     log[:trough] = log[trough]
     return np.exp(np.clip(np.interp(z, GRID, np.maximum.accumulate(log)), -700, 700))
+
+
+def ratio_to_random(model: Binormal, z: np.ndarray) -> np.ndarray:
+    """(n,) as `ratio`, with random mismatches as the only ones."""
+    return ratio(replace(model, random=1.0, within=0.0), z)
 
 
 def density(mass: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -3,9 +3,8 @@
 `binormal` models the evidence; `bivariate` adds the standing, where mismatches within kinds are found, or the fit of
 the weakest phrase, where captions that are partly wrong are.
 
-Pairs with a repeated text or a repeated image have a mismatch rate of their own, one per text (image), drawn towards
-the rate of all such pairs: a slogan under many images is wrong every time, a class name is not. All other pairs share
-one, except for kinds of captions that are far worse than the others (`apart`). Copies of a pair count once.
+All pairs share one mismatch rate, except for those of texts and images that say nothing of their partners
+(`identities`) and of kinds of captions that are far worse than the others (`apart`). Copies of a pair count once.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from .bivariate import Bivariate
 from .crossfit import Scores
 from .decoys import DecoyScale, Rate, tie_break
 from .evidence import EvidenceScale, Scored, probit
+from .identities import Identities
 from .partly import ByPhrase
 
-#: Pairs that the rate of all repeated identities weighs in the rate of each.
-PRIOR_PAIRS = 2.0
 #: An interval of more than this says that the encoder tells too little; with mismatches within kinds, a range of more.
 WIDE, WIDE_WITHIN = 0.25, 0.3
 #: Evidence for mismatches within kinds: the gain in log likelihood, in all and per pair. Without such mismatches it was
@@ -42,8 +40,6 @@ LEAST_RANKED = 0.95
 MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
 TAIL = 0.002
-#: A repeated identity with a higher mismatch rate says nothing of its partners.
-MEANINGLESS = 0.8
 
 WITHIN_RANGE = (
     "some mismatched captions resemble the right ones, and how many is known up to the size of the kinds that captions "
@@ -68,8 +64,7 @@ class DecoyCalibration:
     """What was fitted; it gives the probability for any scores, also of pairs that it was not fitted on.
 
     model: of the evidence alone.  joint: of evidence and standing; None where no mismatches within kinds were found.
-    clusters: of images and of captions; kinds from these numbers on are repeated identities.
-    image_share, text_share: the mismatch rate of each repeated identity.
+    identities: those that say nothing of their partners, which have mismatch rates of their own.
     apart: models of the kinds of captions that have a rate of their own.  The other models are of all other pairs.
     doubt: the least and the largest share of mismatched pairs that the evidence allows, if the encoder tells too
     little; else None.
@@ -79,9 +74,7 @@ class DecoyCalibration:
 
     scale: EvidenceScale
     model: Binormal
-    clusters: tuple[int, int]
-    image_share: np.ndarray
-    text_share: np.ndarray
+    identities: Identities
     rate: Rate
     joint: Bivariate | None = None
     apart: dict[int, Bivariate] = field(default_factory=dict)
@@ -102,7 +95,7 @@ class DecoyCalibration:
 
     def _posterior(self, scored: Scored, z: np.ndarray) -> np.ndarray:
         """(n,) P(matched).  z: (n,) the evidence of these pairs."""
-        share = self._share(scored)
+        share = self.identities.rate(scored)
         posterior = _posterior(self.model, z, share, np.isnan(share))
         for known, joint in self._by_standing(scored, np.isnan(share)):
             posterior[known] = joint.clean_probability(z[known], scored.standing[known])
@@ -178,25 +171,11 @@ class DecoyCalibration:
 
     def share_among(self, scored: Scored) -> float:
         """The mismatch rate of these pairs, if those that are matched are like the matched pairs of the whole."""
-        ratio = binormal.ratio(replace(self.model, random=1.0, within=0.0), self.scale(scored))
+        ratio = binormal.ratio_to_random(self.model, self.scale(scored))
         share = 0.5
         for _ in range(200):
             share = float((share / (share + (1 - share) * ratio)).mean())
         return share
-
-    def generic(self, scored: Scored) -> np.ndarray:
-        """(n,) bool: pairs whose caption says nothing of the many images that it is with."""
-        return _of_kind(self.text_share > MEANINGLESS, scored.text_kind, self.clusters[1])
-
-    def placeholder(self, scored: Scored) -> np.ndarray:
-        """(n,) bool: pairs whose image fits none of the many captions that it is with."""
-        return _of_kind(self.image_share > MEANINGLESS, scored.image_kind, self.clusters[0])
-
-    def _share(self, scored: Scored) -> np.ndarray:
-        """(n,) the mismatch rate of each pair's repeated identity, NaN where it has none."""
-        image = _of_kind(self.image_share, scored.image_kind, self.clusters[0], np.nan)
-        text = _of_kind(self.text_share, scored.text_kind, self.clusters[1], np.nan)
-        return np.where(np.isnan(image), text, image)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -206,9 +185,7 @@ class DecoyCalibration:
             "model": _model_json(self.model),
             "joint": self.joint and _joint_json(self.joint),
             "apart": {str(kind): _joint_json(joint) for kind, joint in self.apart.items()},
-            "clusters": list(self.clusters),
-            "image_share": self.image_share.tolist(),
-            "text_share": self.text_share.tolist(),
+            "identities": self.identities.to_json(),
             "doubt": self.doubt and [_model_json(model) for model in self.doubt],
             "partial": self.partial and _joint_json(self.partial),
             "phrases": self.phrases and self.phrases.to_json(),
@@ -220,9 +197,7 @@ class DecoyCalibration:
         return DecoyCalibration(
             EvidenceScale.from_json(data["evidence"]),
             _read_model(data["model"]),
-            (data["clusters"][0], data["clusters"][1]),
-            np.array(data["image_share"]),
-            np.array(data["text_share"]),
+            Identities.from_json(data["identities"]),
             Rate(**data["mismatch_rate"]),
             data["joint"] and _read_joint(data["joint"]),
             {int(kind): _read_joint(joint) for kind, joint in data["apart"].items()},
@@ -241,10 +216,15 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
     z, kinds = scale(scores.scored), scores.kinds
     n = len(z)
     copies = np.ones(n) if kinds is None else kinds.copies
-    clusters = (1, 1) if kinds is None else kinds.clusters
-    group = _groups(scores, clusters)
-    single = group < 0
     weight = 1 / copies
+    if like is not None:
+        identities = like.identities
+    elif kinds is None:
+        identities = Identities.none()
+    else:
+        of_all = binormal.fit(binormal.histogram(z, weight))
+        identities = Identities.fit(scores.scored, kinds.clusters, of_all, z, weight)
+    single = identities.group(scores.scored) < 0
 
     def among(which: np.ndarray) -> _Evidence:
         return _Evidence.of(scores, scale, z, which, weight)
@@ -280,15 +260,13 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
             model, joint, low, high, why = evidence.fit()
             models = fit_apart(np.stack(counts)[chosen], evidence.alike(joint))
             apart = dict(zip(every[chosen].tolist(), models, strict=True))
-    sizes = _sizes(scores, clusters)
-    shares = _repeated_shares(model, z, group, 1 / copies, sum(sizes))
-    of_image, of_text = np.split(shares, [sizes[0]])
+    identities = identities.with_rates(scores.scored, model, z, weight)
     doubt = _doubt(evidence.counts, low, high) if why == WEAK else None
-    found = DecoyCalibration(scale, model, clusters, of_image, of_text, Rate(0, 0, 1), joint, apart, doubt)
+    found = DecoyCalibration(scale, model, identities, Rate(0, 0, 1), joint, apart, doubt)
     if by_phrase is not None and not apart and found.reads_phrases and by_phrase.found(_by_evidence(model, z), GAIN):
         found, (low, high) = _with_phrases(found, by_phrase, z, evidence.counts)
         why = PARTLY_RANGE
-    return replace(found, rate=_rate(found, scores, z, group, copies, (low, high), why))
+    return replace(found, rate=_rate(found, scores, z, single, copies, (low, high), why))
 
 
 @dataclass(frozen=True)
@@ -308,7 +286,7 @@ class _Evidence:
 
     @staticmethod
     def of(scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray) -> _Evidence:
-        """z: (n,) evidence of the pairs.  single: (n,) bool, those without a repeated identity."""
+        """z: (n,) evidence of the pairs.  single: (n,) bool, those without a meaningless identity."""
         drawn = () if scores.kinds is None else [part for part in scores.kinds.within if len(part.score)]
         scored, decoys = scores.scored.take(single), scores.scored_decoys
         return _Evidence(
@@ -389,62 +367,29 @@ def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binor
     return binormal.fit(counts, mismatched=low), binormal.fit(counts, mismatched=high)
 
 
-def _groups(scores: Scores, clusters: tuple[int, int]) -> np.ndarray:
-    """(n,) int64: which repeated identity a pair belongs to, images before texts; -1 for none."""
-    if scores.kinds is None:
-        return np.full(len(scores.score), -1)
-    images = _sizes(scores, clusters)[0]
-    by_image, by_text = scores.kinds.image - clusters[0], scores.kinds.text - clusters[1]
-    return np.where(by_image >= 0, by_image, np.where(by_text >= 0, images + by_text, -1))
-
-
-def _sizes(scores: Scores, clusters: tuple[int, int]) -> tuple[int, int]:
-    """How many repeated images and texts there are."""
-    if scores.kinds is None:
-        return 0, 0
-    image, text = (int(kind.max(initial=0)) + 1 for kind in (scores.kinds.image, scores.kinds.text))
-    return max(0, image - clusters[0]), max(0, text - clusters[1])
-
-
-def _repeated_shares(model: Binormal, z: np.ndarray, group: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
-    """(count,) mismatch rate of every repeated identity, by EM with the rate of all of them as a prior."""
-    share = np.full(count, 0.3)
-    members = np.flatnonzero(group >= 0)
-    if not len(members):
-        return share
-    at, w = group[members], weight[members]
-    ratio = binormal.ratio(replace(model, random=1.0, within=0.0), z[members])
-    size = np.bincount(at, w, count)
-    for _ in range(200):
-        noisy = w * share[at] / (share[at] + (1 - share[at]) * ratio)
-        overall = noisy.sum() / w.sum()
-        share = (np.bincount(at, noisy, count) + PRIOR_PAIRS * overall) / (size + PRIOR_PAIRS)
-    return np.clip(share, 1e-6, 1 - 1e-6)
-
-
 def _rate(
     found: DecoyCalibration,
     scores: Scores,
     z: np.ndarray,
-    group: np.ndarray,
+    single: np.ndarray,
     copies: np.ndarray,
-    single: tuple[float, float],
+    interval: tuple[float, float],
     why: str | None,
 ) -> Rate:
-    """Of all pairs.  single: the interval of pairs without a repeated identity."""
+    """Of all pairs.  single: (n,) bool, those that have no meaningless identity; interval: of their share."""
     n, scored = len(z), scores.scored
     noisy = 1 - found._posterior(scored, z)
-    apart = (group < 0) & found.is_apart(scored)
-    rest = (group < 0) & ~apart
-    # Of repeated identities and of copies, whose pairs are right or wrong together.
-    spread = np.where(group < 0, (copies - 1) * noisy * (1 - noisy), copies * noisy * (1 - noisy)).sum() / n**2
+    apart = single & found.is_apart(scored)
+    rest = single & ~apart
+    # Of meaningless identities and of copies, whose pairs are right or wrong together.
+    spread = np.where(single, (copies - 1) * noisy * (1 - noisy), copies * noisy * (1 - noisy)).sum() / n**2
     of_kind = [float((apart & (scored.text_kind == k)).sum()) / n * joint.errors[0] for k, joint in found.apart.items()]
     off = float(np.sqrt(1.96**2 * spread + np.square(of_kind).sum()))
     part = float(rest.mean())
     shift = float(noisy[rest].sum()) / n - part * found.model.mismatched  # copies weigh here, and not in the fit
     fixed = float(noisy[~rest].sum()) / n
     estimate = float(noisy.mean())
-    low, high = (part * end + shift + fixed for end in single)
+    low, high = (part * end + shift + fixed for end in interval)
     low, high = min(low - off, estimate) - TAIL, max(high + off, estimate)
     half = 0.5 / n
     ends = (max(0.0, low) if low > half else 0.0, min(1.0, high) if high < 1 - half else 1.0)
@@ -460,9 +405,8 @@ def _parts(
     ends: tuple[float, float],
 ) -> dict[str, dict[str, float]]:
     n, part = len(noisy), float(rest.mean())
-    generic, placeholder = found.generic(scored), found.placeholder(scored)
+    generic, placeholder = found.identities.generic(scored), found.identities.placeholder(scored)
     named = {"generic": generic & ~placeholder, "placeholder": placeholder}
-    other = float(noisy[~rest & ~apart & ~generic & ~placeholder].sum()) / n  # moved captions of repeated identities
     random, within = found.model.random, found.model.within
     other_sort, fitted = ("within_kind", found.joint) if found.partial is None else ("partly", found.partial)
     off = dict.fromkeys(("random", other_sort), (float(noisy.mean()) - ends[0], ends[1] - float(noisy.mean())))
@@ -471,7 +415,7 @@ def _parts(
     else:
         random, within, errors = fitted.random, fitted.within, fitted.errors
         off = {"random": (part * errors[1],) * 2, other_sort: (part * errors[2],) * 2}
-    random, within = part * random + other, part * within
+    random, within = part * random, part * within
     for kind, joint in found.apart.items():
         share = float((apart & (scored.text_kind == kind)).sum()) / n
         random, within = random + share * joint.random, within + share * joint.within
@@ -503,17 +447,8 @@ def _posterior(model: Binormal, z: np.ndarray, share: np.ndarray, rest: np.ndarr
     noisy = float(np.clip(model.mismatched, 1e-9, 1 - 1e-9))
     ratio = binormal.ratio(model, z[rest])
     out[rest] = (1 - noisy) * ratio / ((1 - noisy) * ratio + noisy)
-    ratio, noisy_of = binormal.ratio(replace(model, random=1.0, within=0.0), z[~rest]), share[~rest]
+    ratio, noisy_of = binormal.ratio_to_random(model, z[~rest]), share[~rest]
     out[~rest] = (1 - noisy_of) * ratio / ((1 - noisy_of) * ratio + noisy_of)
-    return out
-
-
-def _of_kind(values: np.ndarray, kind: np.ndarray, clusters: int, missing: Any = False) -> np.ndarray:
-    """(n,) the value of each repeated identity; `missing` for kinds that are none."""
-    at = kind - clusters
-    inside = (at >= 0) & (at < len(values))
-    out = np.full(len(kind), missing, values.dtype if len(values) else type(missing))
-    out[inside] = values[at[inside]]
     return out
 
 

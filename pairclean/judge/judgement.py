@@ -502,8 +502,8 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
             partly = calibration.partly(scores.scored)
             kind[:] = np.where(partly, NOISE_KINDS.index("partial"), NOISE_KINDS.index("complete"))
         kind[calibration.resembles(scores.scored)] = NOISE_KINDS.index("within_kind")
-        kind[calibration.generic(scores.scored)] = NOISE_KINDS.index("generic")
-        kind[calibration.placeholder(scores.scored)] = NOISE_KINDS.index("placeholder")
+        kind[calibration.identities.generic(scores.scored)] = NOISE_KINDS.index("generic")
+        kind[calibration.identities.placeholder(scores.scored)] = NOISE_KINDS.index("placeholder")
     return kind
 
 

@@ -49,7 +49,7 @@ class ByPhrase:
     def of(scores: Scores, overall: DecoyScale, single: np.ndarray, weight: np.ndarray) -> ByPhrase | None:
         """None where too little could be read.
 
-        overall: the scale of all random re-pairings.  single: (n,) bool, pairs without a repeated identity.
+        overall: the scale of all random re-pairings.  single: (n,) bool, pairs without a meaningless identity.
         weight: (n,) of the pairs.
         """
         read = scores.phrased

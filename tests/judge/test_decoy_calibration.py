@@ -232,8 +232,8 @@ def test_a_repeated_text_has_a_rate_of_its_own() -> None:
     found = calibrate(scores)
     p = found.clean_probability(scores.scored)
     assert (p[text == 1] < 0.5).mean() > 0.9
-    assert found.generic(scores.scored)[text == 1].all()
-    assert not found.generic(scores.scored)[text != 1].any()
+    assert found.identities.generic(scores.scored)[text == 1].all()
+    assert not found.identities.generic(scores.scored)[text != 1].any()
     assert found.rate.estimate == pytest.approx(0.11, abs=0.015)
     assert found.rate.parts["generic"]["estimate"] == pytest.approx(0.1, abs=0.01)
     assert (p[(text == 2) & ~matched] < 0.5).mean() > 0.8
