@@ -28,6 +28,7 @@ from .scores import (
     pair_similarity,
     reference_rows,
 )
+from .siblings import Siblings
 from .standing import Standing
 
 CHUNK = 16384  # pairs embedded at once
@@ -36,6 +37,8 @@ WITHIN = 10
 CHOOSING = 20_000  # the most pairs by which a temperature is chosen
 #: Decoys of one kind whose standing among others is measured, at most; their density needs no more.
 STANDING = 100_000
+#: The weight of the other captions of an image, from which on they count in `ScoredKinds.siblings`.
+SPOKEN_FOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class ScoredKinds:
     finest.  The standing is known of at most STANDING of each.
     copies: (n,) int64, how many of the pairs have this image and this caption.
     clusters: of images and of captions; kinds from these numbers on are single, repeated identities.
+    siblings: the share of the pairs whose standing rests on other captions of their image too.
     """
 
     image: np.ndarray
@@ -56,6 +60,7 @@ class ScoredKinds:
     within: tuple[Scored, ...]
     copies: np.ndarray
     clusters: tuple[int, int]
+    siblings: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ class CrossFit:
     ) -> Scores:
         """index: of the temperature in the folds' hubness."""
         rng = np.random.default_rng(seed)
-        standing = np.full(len(self.rows), np.nan)
+        standing, spoken_for = np.full(len(self.rows), np.nan), 0
         decoys: list[np.ndarray] = []
         within: list[list[np.ndarray]] = [[] for _ in kinds.groups]
         for (model, place), f in zip(self.members(), folds, strict=True):
@@ -218,18 +223,30 @@ class CrossFit:
                 at = np.arange(len(place))[part]
                 standing[place[part]] = near(x, y, f.similarity[part], at, at)
             limit = STANDING // len(self.models)
-            for target, drawn in ((decoys, f.decoys), *zip(within, f.within, strict=True)):
-                some = np.sort(rng.permutation(len(drawn.left))[:limit])
-                found = np.full(len(drawn.left), np.nan)
+            drawn = [f.decoys, *f.within]
+            of_drawn = []
+            for each in drawn:
+                some = np.sort(rng.permutation(len(each.left))[:limit])
+                found = np.full(len(each.left), np.nan)
                 for measured in (some[p] for p in chunks(len(some), CHUNK)):
-                    left, right = drawn.left[measured], drawn.right[measured]
+                    left, right = each.left[measured], each.right[measured]
                     x, y = model.embed_image(pairs.image[members[left]]), model.embed_text(pairs.text[members[right]])
-                    found[measured] = near(x, y, drawn.similarity[measured], left, right)
+                    found[measured] = near(x, y, each.similarity[measured], left, right)
+                of_drawn.append(found)
+            siblings = Siblings.of(model, pairs, members, standing[place]) if f.within else None
+            if siblings is not None:
+                positions = [(each.left, each.right) for each in drawn]
+                standing[place], of_drawn, weight = siblings.joined(
+                    standing[place], positions, of_drawn, 1 + len(f.within) // 2
+                )
+                spoken_for += int((weight >= SPOKEN_FOR).sum())
+            for target, found in zip((decoys, *within), of_drawn, strict=True):
                 target.append(found)
         assert scores.kinds is not None
         about = replace(
             scores.kinds,
             standing=standing,
+            siblings=spoken_for / max(1, len(standing)),
             decoys=replace(scores.kinds.decoys, standing=np.concatenate(decoys)),
             within=tuple(
                 replace(drawn, standing=np.concatenate(parts))

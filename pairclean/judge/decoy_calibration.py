@@ -63,7 +63,8 @@ WEAK = (
 class DecoyCalibration:
     """What was fitted; it gives the probability for any scores, also of pairs that it was not fitted on.
 
-    model: of the evidence alone.  joint: of evidence and standing; None where no mismatches within kinds were found.
+    model: of the evidence alone.  joint: of evidence and standing; None where no mismatches within kinds were found and
+    the standing does not rest on other captions of the images either.
     identities: those that say nothing of their partners, which have mismatch rates of their own.
     apart: models of the kinds of captions that have a rate of their own.  The other models are of all other pairs.
     doubt: the least and the largest share of mismatched pairs that the evidence allows, if the encoder tells too
@@ -275,6 +276,7 @@ class _Evidence:
 
     counts, within: of the evidence; joint_counts, joint_random, joint_within: of evidence and standing.
     least_gain: in log likelihood per pair, from which on mismatches within kinds are taken to be there.
+    siblings: whether the standing rests on other captions of the images too, and so tells more than the evidence.
     """
 
     counts: np.ndarray
@@ -283,6 +285,7 @@ class _Evidence:
     joint_random: np.ndarray
     joint_within: list[np.ndarray]
     least_gain: float
+    siblings: bool
 
     @staticmethod
     def of(scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray) -> _Evidence:
@@ -296,6 +299,7 @@ class _Evidence:
             bivariate.smoothed(bivariate.histogram(scale(decoys), decoys.standing)),
             [bivariate.smoothed(bivariate.histogram(scale(part), part.standing)) for part in drawn],
             LEARNED_PER_PAIR if scores.learned else GAIN_PER_PAIR,
+            scores.kinds is not None and scores.kinds.siblings >= MOST_KNOWN,
         )
 
     @property
@@ -317,7 +321,8 @@ class _Evidence:
         fits = [bivariate.fit(self.joint_counts, self.joint_random, mass) for mass in self.joint_within]
         found = fits[self.middle]
         gain = found.log_likelihood - without.log_likelihood
-        if gain > max(GAIN, self.least_gain * known):
+        misled = self.siblings and max(without.mismatched, found.mismatched) < low
+        if gain > max(GAIN, self.least_gain * known) and not misled:
             found = bivariate.with_errors(self.joint_counts, found)
             share, error = found.mismatched, found.errors[0]
             shares = [other.mismatched for other in fits]
@@ -327,18 +332,30 @@ class _Evidence:
                 return model, None, min(low, least), max(high, most), WEAK
             marginal = binormal.fit(self.counts, self.within[self.middle], mismatched=share)
             return marginal, found, least, most, WITHIN_RANGE if most - least > 2 * error + 0.01 else None
+        joint = None
+        if self.siblings and not misled:
+            joint = bivariate.with_errors(self.joint_counts, without)
+            low, high = (float(np.clip(joint.mismatched + side * joint.errors[0], 0, 1)) for side in (-1, 1))
+            model = binormal.fit(self.counts, mismatched=joint.mismatched)
+            joint = replace(joint, within_mass=self.joint_within[self.middle])
         if high - low > WIDE:
             return model, None, low, high, WEAK
-        possible = found.mismatched if gain > max(binormal.DROP, MAYBE_PER_PAIR * known) else 0.0
-        return model, None, low, max(high, possible), MAYBE_WITHIN if possible > high + 0.01 else None
+        # With other captions of the images, matched pairs are not quite normal, which gains a little by itself.
+        maybe = joint is None and gain > max(binormal.DROP, MAYBE_PER_PAIR * known)
+        possible = found.mismatched if maybe else 0.0
+        return model, joint, low, max(high, possible), MAYBE_WITHIN if possible > high + 0.01 else None
 
     def fit_like(self, like: DecoyCalibration) -> tuple[Binormal, Bivariate | None]:
         """The models of the same pairs by other scores, with the same shares of mismatched pairs."""
         if like.joint is None:
             return binormal.fit(self.counts, mismatched=like.model.mismatched), None
-        share = like.joint.mismatched
-        joint = bivariate.fit(self.joint_counts, self.joint_random, self.joint_within[self.middle], mismatched=share)
-        return binormal.fit(self.counts, self.within[self.middle], mismatched=share), joint
+        share, kinds = like.joint.mismatched, self.middle
+        if not like.joint.within:
+            joint = bivariate.fit(self.joint_counts, self.joint_random, mismatched=share)
+            joint = replace(joint, within_mass=self.joint_within[kinds])
+            return binormal.fit(self.counts, mismatched=share), joint
+        joint = bivariate.fit(self.joint_counts, self.joint_random, self.joint_within[kinds], mismatched=share)
+        return binormal.fit(self.counts, self.within[kinds], mismatched=share), joint
 
     def alike(self, joint: Bivariate | None, mismatched: float | None = None) -> Bivariate:
         """What matched and mismatched pairs look like, also where no mismatches within kinds were found.
