@@ -23,6 +23,7 @@ from .plant import plant
 from .review import review
 from .show import show
 from .stages import align, embed, export, judge, rematch, report
+from .status import status
 
 app = typer.Typer(
     cls=Commands,
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 _PANELS = {
     "Clean data": (clean, apply, selfcheck),
-    "Look at a run": (audit, show, review, evaluate),
+    "Look at a run": (status, audit, show, review, evaluate),
     "The stages of clean, one by one": (embed, align, judge, rematch, export, report),
     "Try it out": (demo, plant, methods, doctor),
 }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pairclean.options import EXECUTING, EXECUTION, OPTIONS, Option, current_names, flag
+from pairclean.options import ARRAY, EXECUTING, EXECUTION, OPTIONS, Option, current_names, flag
 
 from .console import Console
 
@@ -44,11 +44,13 @@ def takes(*names: str, as_before: bool = False) -> Callable[[Command], Command]:
     a dict of the others that the user gave, unless none are named.
     """
 
+    executing = (*EXECUTION, *ARRAY)
+
     def decorate(command: Command) -> Command:
         own = [p for p in signature(command, eval_str=True).parameters.values() if p.name not in ("options", "console")]
-        execution = [p for name in names if name in EXECUTION for p in _parameters(OPTIONS[name])]
+        execution = [p for name in names if name in executing for p in _parameters(OPTIONS[name])]
         others = [
-            p for name in names if name not in (*EXECUTION, *PRINTING) for p in _parameters(OPTIONS[name], as_before)
+            p for name in names if name not in (*executing, *PRINTING) for p in _parameters(OPTIONS[name], as_before)
         ]
         printing = [_parameter(name, bool, False, _PRINTING[name]) for name in names if name in PRINTING]
         from_table = [p.name for p in (*others, *execution)]
@@ -59,7 +61,7 @@ def takes(*names: str, as_before: bool = False) -> Callable[[Command], Command]:
             given = current_names({name: value for name, value in chosen.items() if _is_given(ctx, name)})
             console = Console(
                 **{p.name: values.pop(p.name) for p in printing},
-                execution_options={name: given.pop(name) for name in EXECUTION if name in given},
+                execution_options={name: given.pop(name) for name in executing if name in given},
             )
             command(**values, **({"options": given} if others else {}), console=console)
 

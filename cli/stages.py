@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairclean.options import EXECUTION, STAGES
+from pairclean.options import ARRAY, EXECUTION, STAGES
 
 from .console import Console
 from .options import PRINTING, RunPath, Shards, takes
@@ -15,15 +15,20 @@ from .text import safe
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pairclean.execution import Execution
 
-@takes(*STAGES["embed"], *EXECUTION, *PRINTING)
+
+@takes(*STAGES["embed"], *EXECUTION, *ARRAY, *PRINTING)
 def embed(shards: Shards, run: RunPath, options: dict[str, Any], console: Console) -> None:
-    """Turn images and captions into vectors. Makes RUN, or adds to it the shards that are new in SHARDS."""
+    """Turn images and captions into vectors. Makes RUN, or adds to it the shards that are new in SHARDS.
+
+    With --shard-index, one of several jobs that share the work, on one machine or on several that share a disk.
+    """
     from pairclean import pipeline
 
     with console.execution() as execution:
         done = pipeline.embed(shards, run, execution=execution, **options)
-    _print_done(run, "embed", done, console)
+    _print_done(run, "embed", done, console, execution)
 
 
 @takes(*STAGES["align"], "device", *PRINTING, as_before=True)
@@ -53,11 +58,11 @@ def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
     _redo("rematch", run, options, console)
 
 
-@takes(*STAGES["export"], *PRINTING, as_before=True)
+@takes(*STAGES["export"], *ARRAY, *PRINTING, as_before=True)
 def export(run: RunPath, options: dict[str, Any], console: Console) -> None:
     """Write a verdict for every pair, and the cleaned data.
 
-    An option that is not given stays as it was in RUN.
+    An option that is not given stays as it was in RUN. With --shard-index, one of several jobs that share the work.
     """
     _redo("export", run, options, console)
 
@@ -83,12 +88,14 @@ def _redo(stage: str, run: Path, options: dict[str, Any], console: Console) -> N
     opened = Run.open(run)
     with console.execution() as execution:
         done = redo(opened, stage, execution, **options)
-    _print_done(run, stage, done, console)
+    _print_done(run, stage, done, console, execution)
 
 
-def _print_done(run: Path, stage: str, done: list[str], console: Console) -> None:
+def _print_done(run: Path, stage: str, done: list[str], console: Console, execution: Execution) -> None:
     after = f", and after it {', '.join(done[1:])}" if done[1:] else ""
     sentence = f"{done[0]} is done{after}" if done else f"{stage} is up to date"
+    if done and execution.is_array_job:
+        sentence = f"job {execution.shard_index} of {execution.num_shards} has finished its parts of {stage}"
 
     def summary() -> RenderableType:
         from rich.text import Text

@@ -19,7 +19,17 @@ from pydantic import (
 )
 
 from .methods import METHODS
-from .options import DEFAULT_THRESHOLD, EXECUTION, OPTIONS, STAGES, THRESHOLD_RULES, Options, current_names, flag
+from .options import (
+    ARRAY,
+    DEFAULT_THRESHOLD,
+    EXECUTION,
+    OPTIONS,
+    STAGES,
+    THRESHOLD_RULES,
+    Options,
+    current_names,
+    flag,
+)
 from .pairs import Columns, UserError
 
 __all__ = ["STAGES", "Config", "read_recipe"]
@@ -41,7 +51,7 @@ else:
                 Field(option.default, description=option.help, ge=option.ge, gt=option.gt, le=option.le),
             )
             for option in OPTIONS.values()
-            if option.name not in EXECUTION
+            if option.name not in (*EXECUTION, *ARRAY)
         },
     )
 
@@ -164,7 +174,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
             f"{path} is not a recipe ({why}): name a TOML file of options or the manifest.json of a run"
         ) from None
     options = current_names(options)
-    unknown = sorted(set(options) - set(OPTIONS))
+    known = [name for name in OPTIONS if name not in ARRAY]  # every job of an array has its own
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        raise UserError(f"{path} has an unknown option {unknown[0]}: use one of {', '.join(OPTIONS)}")
+        raise UserError(f"{path} has an unknown option {unknown[0]}: use one of {', '.join(known)}")
     return options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,17 +24,39 @@ class Progress:
 
 @dataclass
 class Execution:
-    """How a run is executed; nothing here changes its results."""
+    """How a run is executed; nothing here changes its results.
+
+    shard_index, num_shards: this process is one of num_shards that share a stage, and makes the parts shard_index,
+    shard_index + num_shards, and so on; without them it makes all.
+    """
 
     device: str = "auto"
     workers: int | None = None
     strict: bool = False
     force: bool = False  # embed also where a sample of the rows could not be read
     progress: Progress = field(default_factory=Progress)
+    shard_index: int | None = None
+    num_shards: int | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
             raise UserError(f"--workers {self.workers}: it should be a number from 1 on")
+        if (self.shard_index is None) != (self.num_shards is None):
+            raise UserError("--shard-index and --num-shards go together: give both, or neither")
+        if self.num_shards is not None and not 0 <= (self.shard_index or 0) < self.num_shards:
+            raise UserError(
+                f"--shard-index {self.shard_index}: of {self.num_shards} jobs it should be a number from 0 to "
+                f"{self.num_shards - 1}"
+            )
+
+    @property
+    def is_array_job(self) -> bool:
+        """Whether this process makes only its own share of the parts, and leaves the rest to others."""
+        return self.num_shards is not None
+
+    def share(self, parts: Sequence[T]) -> Sequence[T]:
+        """The parts that are this process's to make."""
+        return parts[self.shard_index :: self.num_shards]
 
 
 def available_cores() -> int:

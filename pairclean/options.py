@@ -211,6 +211,17 @@ class _Execution:
     force: bool = _option(False, "Embed even if almost none of a sample of the rows can be read.", EXECUTING)
 
 
+class _Array:
+    shard_index: int | None = _option(
+        None,
+        "Make only every N-th part, beginning with this one (from 0): one of N jobs that share a stage.",
+        EXECUTING,
+        "I",
+        ge=0,
+    )
+    num_shards: int | None = _option(None, "How many jobs share the stage, with --shard-index.", EXECUTING, "N", ge=1)
+
+
 class RenamedOption(FutureWarning):
     """An option was given under a former name."""
 
@@ -243,6 +254,11 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 #: How a run is executed. These change no result and are not part of a run's configuration.
 EXECUTION = _declared(_Execution)
+
+#: The stages that write one part per shard. Several processes may share them,
+SHARD_WISE = ("embed", "export")
+#: and these options say which parts a process makes.
+ARRAY = _declared(_Array)
 
 
 #: The threshold where none of the options is given that choose it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .options import STAGES, overridden
+from .options import SHARD_WISE, STAGES, overridden
 from .pairs import UserError
 from .run import Execution, Run
 from .run.directory import Objects, limited, object_name
@@ -62,7 +61,8 @@ def clean(
 def embed(source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any) -> list[str]:
     """Run the first stage, only for shards that are new or changed, then repeat the stages that had been done after it.
 
-    source, run, execution: as for `clean`.  options: those of this stage.
+    source, run, execution: as for `clean`; as one job of several (`Execution.num_shards`) only this stage, and of it
+    only the parts of this job.  options: those of this stage.
     Returns the names of the stages that were run.
     Raises UserError as `clean` does.
     """
@@ -116,6 +116,8 @@ def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
 
     Raises UserError if an earlier stage is missing, or another process works on this run.
     """
+    if execution.is_array_job:
+        raise UserError(f"only {' and '.join(SHARD_WISE)} take --shard-index: run the stages one by one")
     with run.locked(stages[0]):
         _check_before(run, stages[0])
         return [stage for stage in stages if _do(run, stage, execution)]
@@ -124,11 +126,14 @@ def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
 def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str]:
     """Repeat one stage with these options (None: unchanged), then the stages that had been done after it.
 
-    If an option is one of an earlier stage, the work begins with that.
+    If an option is one of an earlier stage, the work begins with that.  One job of several (`Execution.num_shards`)
+    makes its parts of this stage, and nothing else.
 
     Returns the names of the stages that were run: none if nothing has changed.
     Raises UserError, and changes nothing, if an option is wrong or an earlier stage is missing.
     """
+    if execution.is_array_job and stage not in SHARD_WISE:
+        raise UserError(f"`{stage}` needs all pairs at once: only {' and '.join(SHARD_WISE)} take --shard-index")
     given = {name: value for name, value in options.items() if value is not None}
     with run.locked(stage):
         _check_before(run, stage)
@@ -140,6 +145,8 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
         last = max([order.index(stage), *(order.index(name) for name in run.manifest["stages"])])
         stage = min(stage, *changed, key=order.index) if changed else stage
         if config != run.config:
+            if not run.alone:
+                raise UserError(f"other processes run `{stage}` on {run.path} with other options: wait for them")
             if stage == "export":
                 from .export import check_layout
 
@@ -150,30 +157,53 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
                 labelled_pairs(run)
             run.manifest["config"] = config.model_dump()
             run.set_stale(stage)
+        if execution.is_array_job:
+            last = order.index(stage)
         return [name for name in order[order.index(stage) : last + 1] if _do(run, name, execution)]
 
 
 def _check_before(run: Run, stage: str) -> None:
+    """Raises UserError if an earlier stage is missing. One whose parts were all made by array jobs is finished here."""
     for needed in list(STAGES)[: list(STAGES).index(stage)]:
-        if not run.is_done(needed):
-            here = shlex.quote(str(run.path))
-            command = f"pairclean {needed} {here}"
-            if needed == "embed":
-                command = f"pairclean clean {shlex.quote(run.manifest['source'])} {here} --config {here}/manifest.json"
-            raise UserError(f"{run.path} has not been through `{needed}`, which comes first: run `{command}`")
+        if run.is_done(needed):
+            continue
+        if not run.has_begun(needed):
+            raise UserError(
+                f"{run.path} has not been through `{needed}`, which comes first: run `{run.command(needed)}`"
+            )
+        from .run.parts import missing_parts, named, seconds_of_parts
+
+        missing = missing_parts(run, needed)
+        if missing:
+            raise UserError(
+                f"{len(missing):,} of {len(run.shards):,} parts of `{needed}` are missing in {run.path} "
+                f"({named(missing)}): make them with `{run.command(needed)}`"
+            )
+        run.have_alone(needed)
+        seconds = seconds_of_parts(run, needed)
+        _module(needed).finish(run)
+        run.set_done(needed, seconds)
+    run.have_alone(stage)
+
+
+def _module(stage: str) -> Any:
+    return import_module(f".stages.{stage}", __package__)
 
 
 def _do(run: Run, stage: str, execution: Execution) -> bool:
     """Run a stage if it is not up to date.  Returns whether it was run."""
     labels = run.labels_for(stage)
+    run.have_alone(stage)
     if stage != "embed":  # embed checks the source and the encoder first, and may find nothing to do
-        run.have_alone(stage)
         if run.is_done(stage) and run.labels_of(stage) == labels:
             return False
-        run.set_stale(stage)
+        if run.alone:  # otherwise the process that it has joined did
+            run.set_stale(stage)
     begun = time.perf_counter()
-    getattr(import_module(f".stages.{stage}", __package__), stage)(run, execution)
+    getattr(_module(stage), stage)(run, execution)
     seconds = time.perf_counter() - begun
+    if execution.is_array_job:  # the stage is done when all jobs are, and the next one records that
+        return not run.is_done(stage)
     new = run.set_done(stage, seconds, labels)
     if new:
         execution.progress.finish(stage, seconds)

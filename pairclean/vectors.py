@@ -15,7 +15,7 @@ from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
 from .export.copies import Copies
-from .export.verdicts import verdict_tables
+from .export.verdicts import Verdicts
 from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes, with_strays
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
@@ -172,8 +172,7 @@ def _cleaned(
     progress.start("rematch")
     of_rematch = {name: getattr(config, name) for name in STAGES["rematch"]}
     rematches = rematch(pairs, learned, judgement, faults, **of_rematch, **common)
-    verdicts = verdict_tables(
-        [table],
+    verdicts = Verdicts(
         judgement,
         rematches,
         faults,
@@ -181,8 +180,9 @@ def _cleaned(
         readable=len(readable),
         pair_ids=lambda rows: table["pair_id"].take(pa.array(rows)).to_pylist(),
         captions=lambda rows: table["caption"].take(pa.array(rows)).to_pylist(),
+        rows=np.arange(len(table)),
     )
-    return CleanedVectors(pa.concat_tables(verdicts), faults, learned, judgement, rematches)
+    return CleanedVectors(verdicts.table(table), faults, learned, judgement, rematches)
 
 
 def _config(options: dict[str, Any]) -> Config:

@@ -28,7 +28,8 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the README, the other documents of the root, and the examples that they link to."""
-    examples = {f"examples/{file.name}": f"examples/{file.name}" for file in (ROOT / "examples").glob("*.*")}
+    found = [file.relative_to(ROOT).as_posix() for file in (ROOT / "examples").rglob("*.*")]
+    examples = {name: name for name in found if "__pycache__" not in name}
     for place, name in {**PAGES, **examples}.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / name)))
     return files

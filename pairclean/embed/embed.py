@@ -112,6 +112,8 @@ def embed_source(
     root: Path,
     fingerprint_of: Callable[[Shard], str],
     *,
+    shards: Sequence[Shard] | None = None,
+    wait_for_others: bool = True,
     workers: int | None = None,
     advance: Callable[[int], None] = _ignore,
     on_shard_done: Callable[[Shard], None] = _ignore,
@@ -120,14 +122,18 @@ def embed_source(
     """Embeds the shards whose parts are not done under their fingerprint; returns them, in the order of the source.
     All parts are there when it returns, also those that other processes made meanwhile.
 
+    shards: those of the source to embed, by default all.
+    wait_for_others: False leaves a part that another process is writing to that process, and does not wait for it.
+
     devices: one encoder each, made by `make_encoder` only when there is work for it; they take shards side by side, a
     GPU two at a time.
     workers: decoding threads in all.  advance, on_shard_done: as progress; shards done before count in `advance`.
     claim: whether a shard may be worked on inside the block; if not, another process has it, and it is asked for again.
     The first error stops all devices and is raised.
     """
-    todo = [shard for shard in source.shards if not part_is_done(root, shard.name, fingerprint_of(shard))]
-    advance(sum(shard.rows for shard in source.shards) - sum(shard.rows for shard in todo))
+    shards = source.shards if shards is None else shards
+    todo = [shard for shard in shards if not part_is_done(root, shard.name, fingerprint_of(shard))]
+    advance(sum(shard.rows for shard in shards) - sum(shard.rows for shard in todo))
     waiting: queue.SimpleQueue[Shard] = queue.SimpleQueue()
     for shard in todo:
         waiting.put(shard)
@@ -160,7 +166,7 @@ def embed_source(
                     )
             if mine:
                 on_shard_done(shard)
-            else:  # whoever has it may not live to finish it
+            elif wait_for_others:  # whoever has it may not live to finish it
                 waiting.put(shard)
                 stop.wait(PAUSE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ def keep_source(
     root: Path,
     fingerprint_of: Callable[[Shard], str],
     *,
+    shards: Sequence[Shard] | None = None,
+    wait_for_others: bool = True,
     advance: Callable[[int], None] = _ignore,
     claim: Callable[[Shard], AbstractContextManager[bool]] = _claim_any,
 ) -> None:
-    """Writes the parts that are not done under their fingerprint.  advance, claim: as for `embed_source`."""
-    waiting = deque(source.shards)
+    """Writes the parts that are not done under their fingerprint; the arguments are as for `embed_source`."""
+    waiting = deque(source.shards if shards is None else shards)
     while waiting:
         shard = waiting.popleft()
         with claim(shard) as mine:
@@ -37,7 +39,7 @@ def keep_source(
                 keep_shard(source, shard, root, fingerprint_of(shard))
         if mine:
             advance(shard.rows)
-        else:  # whoever has it may not live to finish it
+        elif wait_for_others:  # whoever has it may not live to finish it
             waiting.append(shard)
             time.sleep(PAUSE)
 

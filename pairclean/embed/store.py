@@ -206,10 +206,14 @@ class Embeddings:
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of some rows, in their order ("" where there is none); reads the shards that they are in."""
+        return self.texts("caption", rows)
+
+    def texts(self, column: str, rows: np.ndarray) -> list[str]:
+        """The same of any column of PAIR_SCHEMA that has text."""
         found = [""] * len(rows)
         for shard, places, local in _by_shard(self.shard_offsets, np.asarray(rows)):
             path = metadata_path(self.root, self.shard_names[shard])
-            captions = pq.read_table(path, columns=["caption"])["caption"].take(pa.array(local)).to_pylist()
-            for place, caption in zip(places, captions, strict=True):
-                found[place] = caption or ""
+            texts = pq.read_table(path, columns=[column])[column].take(pa.array(local)).to_pylist()
+            for place, text in zip(places, texts, strict=True):
+                found[place] = text or ""
         return found

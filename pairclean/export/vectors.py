@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ class Donors:
     @classmethod
     @contextmanager
     def gathered(cls, folder: Path, source: EmbeddedSource, offsets: np.ndarray, rows: np.ndarray) -> Iterator[Donors]:
-        """folder: for the files, while the block lasts.  offsets: (S + 1,) int64, where the shards begin among all
-        pairs.  rows: the pairs whose caption vectors will be asked for.
+        """folder: in which the files lie, in a folder of their own, while the block lasts.  offsets: (S + 1,) int64,
+        where the shards begin among all pairs.  rows: the pairs whose caption vectors will be asked for.
         """
         donors = cls(np.unique(rows))
-        shutil.rmtree(folder, ignore_errors=True)  # an earlier process may have been killed
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=folder))  # other processes may export other shards at the same time
         try:
             for i, shard in enumerate(source.shards):
                 first, last = np.searchsorted(donors._rows, offsets[i : i + 2])

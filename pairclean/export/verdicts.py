@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,42 +98,48 @@ def verdict_table(pairs: pa.Table, found: Findings) -> pa.Table:
     return pa.table(columns, schema=VERDICT_SCHEMA)
 
 
-def verdict_tables(
-    tables: Iterable[pa.Table],
-    judgement: Judgement,
-    rematches: Rematches,
-    faults: Faults,
-    copies: Copies,
-    *,
-    readable: int,
-    pair_ids: Callable[[np.ndarray], list[str]],
-    captions: Callable[[np.ndarray], list[str]],
-    kept_instead: np.ndarray | None = None,
-) -> Iterator[pa.Table]:
-    """The verdicts of N pairs, VERDICT_SCHEMA, a table for each of theirs.
+class Verdicts:
+    """Makes the verdicts of N pairs, a table for any part of them.
 
-    tables: PAIR_SCHEMA, of consecutive parts of the pairs.  readable: how many of the pairs are.
+    readable: how many of the pairs are.  rows: (n,) int64, the pairs whose verdicts will be asked for.
     pair_ids, captions: of any (n,) int64 rows; each is called a few times only, since rematches point anywhere in the
     data.  kept_instead: (N,) int64 of `Copies.kept_instead`; None leaves out no copies.
     """
-    unjudged_code = ReasonCode.ENCODER_CANNOT_TELL if readable >= FEWEST else ReasonCode.TOO_FEW_PAIRS
-    partners = np.unique(rematches.partner[rematches.partner >= 0])
-    ids, texts = (np.array(of(partners), object) for of in (pair_ids, captions))
-    if kept_instead is None:
-        kept_instead = np.full(len(copies.image), -1)
-    stays = np.unique(kept_instead[kept_instead >= 0])
-    stays_id = np.array(pair_ids(stays), object)
-    kinds, reasons = np.array(NOISE_KINDS, object), np.array(REASONS, object)
-    unjudged = np.array([judgement.unjudged, *UNJUDGED[1:]], object)
-    start = 0
-    for table in tables:
-        part = slice(start, start + len(table))
-        start = part.stop
+
+    def __init__(
+        self,
+        judgement: Judgement,
+        rematches: Rematches,
+        faults: Faults,
+        copies: Copies,
+        *,
+        readable: int,
+        pair_ids: Callable[[np.ndarray], list[str]],
+        captions: Callable[[np.ndarray], list[str]],
+        rows: np.ndarray,
+        kept_instead: np.ndarray | None = None,
+    ) -> None:
+        self._judgement, self._rematches, self._faults, self._copies = judgement, rematches, faults, copies
+        self._unjudged_code = ReasonCode.ENCODER_CANNOT_TELL if readable >= FEWEST else ReasonCode.TOO_FEW_PAIRS
+        partner = rematches.partner[rows]
+        self._partners = np.unique(partner[partner >= 0])
+        self._ids, self._texts = (np.array(of(self._partners), object) for of in (pair_ids, captions))
+        self._kept_instead = np.full(len(copies.image), -1) if kept_instead is None else kept_instead
+        stays = self._kept_instead[rows]
+        self._stays = np.unique(stays[stays >= 0])
+        self._stays_id = np.array(pair_ids(self._stays), object)
+
+    def table(self, pairs: pa.Table, start: int = 0) -> pa.Table:
+        """VERDICT_SCHEMA, n rows.  pairs: PAIR_SCHEMA, n consecutive pairs.  start: the first of them among all N."""
+        judgement, rematches, faults, copies = self._judgement, self._rematches, self._faults, self._copies
+        kinds, reasons = np.array(NOISE_KINDS, object), np.array(REASONS, object)
+        unjudged = np.array([judgement.unjudged, *UNJUDGED[1:]], object)
+        part = slice(start, start + len(pairs))
         partner = np.asarray(rematches.partner[part])
         there = np.flatnonzero(partner >= 0)
-        at = np.searchsorted(partners, partner[there])
+        at = np.searchsorted(self._partners, partner[there])
         partner_id, partner_caption = np.full((2, len(partner)), None, object)
-        partner_id[there], partner_caption[there] = ids[at], texts[at]
+        partner_id[there], partner_caption[there] = self._ids[at], self._texts[at]
         fault = np.full(len(partner), None, object)
         for finding in faults.findings:
             if finding.kind != "repeated":
@@ -143,8 +149,9 @@ def verdict_tables(
         phrase = np.array(judgement.wrong_phrase[part])
         phrase[faults.caption[part] != np.arange(part.start, part.stop)] = -1  # they were judged with other captions
         instead = np.full(len(partner), None, object)
-        left_out = np.flatnonzero(kept_instead[part] >= 0)
-        instead[left_out] = stays_id[np.searchsorted(stays, kept_instead[part][left_out])]
+        kept_instead = self._kept_instead[part]
+        left_out = np.flatnonzero(kept_instead >= 0)
+        instead[left_out] = self._stays_id[np.searchsorted(self._stays, kept_instead[left_out])]
         found = Findings(
             clean_probability=rematches.clean_probability[part],
             similarity=judgement.similarity[part],
@@ -154,16 +161,16 @@ def verdict_tables(
             rematch_probability=rematches.probability[part],
             why_not=reasons[rematches.reason[part]],
             noise_kind=kinds[judgement.noise_kind[part]],
-            mismatched_text=_words(table["caption"], phrase),
+            mismatched_text=_words(pairs["caption"], phrase),
             fault=fault,
             unjudged=unjudged[judgement.unjudged_reason[part]],
-            unjudged_code=unjudged_code,
+            unjudged_code=self._unjudged_code,
             image_group=copies.image[part],
             caption_group=copies.caption[part],
             kept_instead=instead,
             flag_below=rematches.flag_below,
         )
-        yield verdict_table(table, found)
+        return verdict_table(pairs, found)
 
 
 def _words(captions: pa.ChunkedArray, span: np.ndarray) -> np.ndarray:

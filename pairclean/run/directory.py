@@ -9,7 +9,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..config import Config
 from ..files import fingerprint, is_temporary, write_json
-from ..options import STAGES, flag
+from ..options import OPTIONS, SHARD_WISE, STAGES, flag
 from ..pairs import PYTHON, Shard, UserError
 from .lock import PAUSE, Lock
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..sources import Source
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+_LOOKS = 3  # at a lock that another process holds, before its note is believed
 LAYOUT = 3  # of the run directory: raised when files are renamed or change what they hold
 _MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # in every manifest
 
@@ -49,6 +51,7 @@ class Run:
 
     def __init__(self, path: Path, manifest: dict[str, Any], objects: Objects = Objects()):
         self.path, self.manifest, self.objects = path, manifest, objects
+        self._compared: Sequence[str] = ()  # the stages whose options the caller relies on
         self._lock: Lock | None = None
         self._alone = False  # whether no other process works on this run
 
@@ -80,6 +83,8 @@ class Run:
             raise UserError(f"{path} is a file: name a directory for the run")
         frozen = None if frozen_from is None else frozen_from._as_judge()
         try:
+            # Listed first: processes that start at the same moment find either nothing, or a manifest too.
+            there = [p.name for p in path.iterdir()] if path.exists() else []
             if (path / "manifest.json").exists():
                 run = cls.open(path)
                 run._must_match(origin, config, compare, frozen)
@@ -87,8 +92,8 @@ class Run:
                     raise UserError(
                         f"{path} is a run with {_writer(run.manifest.get('writer'))}: name another directory"
                     )
-                return cls(path, run.manifest, objects)
-            foreign = path.exists() and any(not _is_litter(p.name) for p in path.iterdir())
+                return cls(path, run.manifest, objects)._relying_on(compare)
+            foreign = not all(_is_litter(name) for name in there)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         if os.path.realpath(path) == os.path.realpath(origin):
@@ -108,7 +113,11 @@ class Run:
             manifest["encoder"] = frozen_from.manifest["encoder"]
             if "shared_sentences" in frozen_from.manifest:  # captions are read as its own were
                 manifest["shared_sentences"] = frozen_from.manifest["shared_sentences"]
-        return cls(path, manifest, objects)
+        return cls(path, manifest, objects)._relying_on(compare)
+
+    def _relying_on(self, stages: Sequence[str]) -> Run:
+        self._compared = stages
+        return self
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -233,6 +242,16 @@ class Run:
 
         return pa.concat_tables(self.verdict_tables())
 
+    def command(self, stage: str) -> str:
+        """What to type to run a stage, with the options of `embed` that are not the default."""
+        here = shlex.quote(str(self.path))
+        if stage != "embed":
+            return f"pairclean {stage} {here}"
+        options = [
+            _typed(name, value) for name, value in self.config.of("embed").items() if value != OPTIONS[name].default
+        ]
+        return " ".join(["pairclean embed", shlex.quote(self.manifest["source"]), here, *options])
+
     def must_be_done(self, stage: str) -> None:
         if not self.is_done(stage):
             raise UserError(f"{self.path} has no {stage} that is up to date: run `pairclean clean` to its end")
@@ -281,7 +300,9 @@ class Run:
         if labels is not None:
             done["labels"] = labels
         new = before is None or before["fingerprint"] != done["fingerprint"]
-        if self._alone:  # otherwise another process embedded the last part, and recorded it
+        if self._alone:  # otherwise another process wrote the last part, and recorded it
+            if self.manifest.get("begun", {}).get("stage") == stage:
+                del self.manifest["begun"]
             # `embed` always looks for changes; if there are none, the time that it took earlier is kept.
             self.manifest["stages"][stage] = done if new else before
             self.save()
@@ -293,12 +314,27 @@ class Run:
             self.manifest["stages"][stage] = {**self.manifest["stages"][stage], "fingerprint": None}
             self.save()
 
+    def has_begun(self, stage: str) -> bool:
+        """Whether parts of this stage that are there are of the result that is due, and not of an earlier one."""
+        begun = self.manifest.get("begun", {})
+        return begun.get("stage") == stage and begun["fingerprint"] == self._due(stage, None)
+
+    def begin(self, stage: str) -> None:
+        """Record that parts of this stage are written from now on, until `set_done`."""
+        self.manifest["begun"] = {"stage": stage, "fingerprint": self._due(stage, None), "at": time.time()}
+        self.save()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process works on this run, so that this one may change its manifest."""
+        return self._alone
+
     @contextmanager
     def locked(self, stage: str) -> Iterator[None]:
-        """Only one process at a time may work on a run, except that several may embed.
+        """Only one process at a time may work on a run, except that several may share a stage that writes parts.
 
-        The lock is exclusive, or shared while parts are embedded, so that another process can embed too.
-        Raises UserError if another process is in a stage that cannot be shared.
+        The lock is exclusive, or shared while parts are written, so that other processes can join.
+        Raises UserError if another process is in a stage that cannot be shared, or that is not this one.
         """
         try:
             lock = Lock(self.path / "run.lock")
@@ -322,15 +358,18 @@ class Run:
                         self.path.rmdir()
 
     def _enter(self, stage: str) -> None:
-        """Take the lock: exclusively if it is free, otherwise shared with processes that embed."""
+        """Take the lock: exclusively if it is free, otherwise shared with processes that write parts of this stage."""
         assert self._lock is not None
         looks = 0
         while not self._lock.take():
-            if stage == "embed" and self._lock.take(shared=True):
-                return
-            if looks and (stage != "embed" or self._lock.note != "embed"):
-                raise self._taken()
-            looks += 1  # at least twice: a process that has just taken the lock may not have written its note yet
+            # Several looks: a process that has just taken the lock may not have written its note yet, and `pairclean
+            # status` takes it for a moment.
+            if looks >= _LOOKS:
+                if stage not in SHARD_WISE or self._lock.note != stage:
+                    raise self._taken()
+                if self._lock.take(shared=True) and (self.path / "manifest.json").exists():
+                    return
+            looks += 1
             time.sleep(PAUSE)
         self._set_alone(stage)
 
@@ -345,11 +384,18 @@ class Run:
         )  # an exclusive lock on the run means that no part is locked
 
     def have_alone(self, stage: str) -> None:
-        """Take the run exclusively, for a stage that cannot be shared.  Raises UserError if another process has it."""
+        """Take the run exclusively, unless this process has joined others in a stage that they share.
+
+        Raises UserError if another process has it.
+        """
         assert self._lock is not None
-        if not self._alone and not self._lock.take():
-            raise self._taken()
         if not self._alone:
+            if stage in SHARD_WISE:
+                return
+            if not self._lock.take():
+                time.sleep(PAUSE)  # `pairclean status` takes it for a moment
+                if not self._lock.take():
+                    raise self._taken()
             self._reread()
         self._set_alone(stage)
 
@@ -359,7 +405,9 @@ class Run:
         return UserError(f"another process is working on {self.path}{at}: wait for it, or stop it")
 
     def begin_parts(self, parts: dict[str, str], **about: Any) -> None:
-        """Record what is embedded from now on.  parts: a fingerprint by shard.  about: further entries of the manifest.
+        """Record what is embedded from now on.
+
+        parts: a fingerprint per shard.  about: further entries of the manifest.
 
         Raises UserError if other processes that embed have found another source.
         """
@@ -367,7 +415,10 @@ class Run:
             if parts != self.manifest.get("parts"):
                 self.set_stale("embed")  # its files are about to change
             self.manifest |= {"parts": parts, "shards": list(parts), **about}
-            self.save()
+            if self.is_done("embed") or self.has_begun("embed"):
+                self.save()
+            else:
+                self.begin("embed")
         elif parts != self.manifest.get("parts"):
             raise UserError(
                 f"{self.manifest['source']} has changed since another process began to embed it: wait for that one, "
@@ -375,35 +426,63 @@ class Run:
             )
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Any number of processes may write parts within this block; after it, one of them has the run exclusively."""
+    def shared(self, stage: str, *, wait: bool = True) -> Iterator[None]:
+        """Any number of processes may write parts of a stage in this block; after it, one of them has the run alone.
+
+        wait: whether to wait for the other processes. Without, none of them need have the run alone afterwards.
+        """
         assert self._lock is not None
         self._alone = False
         while not self._lock.take(shared=True):
             time.sleep(PAUSE)
         yield
+        if not wait:
+            return
         # All parts are written, so that no process takes long to get here.
         while not self._lock.take():
             self._reread()
-            if self.is_done("embed"):  # recorded by the first process, which continues
+            if self.is_done(stage):  # recorded by the first process, which continues
                 return
             time.sleep(PAUSE)
         self._reread()
-        self._set_alone("embed")
+        self._set_alone(stage)
 
     @contextmanager
     def claim(self, part: str) -> Iterator[bool]:
         """Whether this process may write the part; while it may, no other process can."""
         with Lock(self.path / "locks" / f"{part}.lock") as lock:
-            yield lock.take()
+            mine = lock.take()
+            if not mine:  # `pairclean status` takes it for a moment
+                time.sleep(PAUSE)
+                mine = lock.take()
+            yield mine
+
+    def take(self, parts: Sequence[str], is_done: Callable[[str], bool], *, wait: bool = True) -> Iterator[str]:
+        """Those of the parts that are not done, one after the other; while it is in hand, no other process writes it.
+
+        wait: whether a part that another process is writing is waited for, in case that process dies.
+        """
+        waiting = deque(parts)
+        while waiting:
+            part = waiting.popleft()
+            if is_done(part):
+                continue
+            with self.claim(part) as mine:
+                if mine and not is_done(part):  # it may have been written meanwhile
+                    yield part
+            if not mine and wait:
+                waiting.append(part)
+                time.sleep(PAUSE)
 
     def _reread(self) -> None:
         """Read the manifest again: the process that had the lock may have changed it."""
         if (self.path / "manifest.json").exists():
-            now = Run.open(self.path).manifest
-            if any(now[key] != self.manifest[key] for key in ("source", "config", "frozen_from")):
+            now = Run.open(self.path)
+            if any(now.manifest[key] != self.manifest[key] for key in ("source", "frozen_from")) or any(
+                now.config.of(stage) != self.config.of(stage) for stage in self._compared
+            ):
                 raise UserError(f"another process has changed {self.path} meanwhile: run the command again")
-            self.manifest = now
+            self.manifest = now.manifest
 
 
 def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:

@@ -12,6 +12,7 @@ from ..pairs import UserError
 
 #: Seconds between two attempts to take a lock that another process holds.
 PAUSE = 0.1
+_LENGTH = 16  # of a note
 
 
 class Lock:
@@ -41,21 +42,41 @@ class Lock:
             return self.take(shared=shared)
         return True
 
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Whether a process holds the lock exclusively. It is taken for a moment, shared, where it is not."""
+        import fcntl
+
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no such file, or a disk without locks
+            return False
+        return False
+
     @property
     def note(self) -> str:
-        try:
-            return self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ""
+        return self.note_in(self.path)
 
     @note.setter
     def note(self, words: str) -> None:
         with suppress(OSError):  # a full disk must not end the run for a note
-            self.path.write_text(words, encoding="utf-8")
+            # In one piece and always of one length, so that a process that reads it finds the old one or the new one.
+            os.pwrite(self._file.fileno(), words.ljust(_LENGTH).encode(), 0)
+
+    @staticmethod
+    def note_in(path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""
 
     def _open(self) -> TextIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.path.open("a")
+        # On NFS a shared lock needs a file that is open for reading, and an exclusive one a file open for writing.
+        return os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
 
     def _was_replaced(self) -> bool:
         """Whether the last holder removed the file in the meantime."""

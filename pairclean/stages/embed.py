@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..embed import (
 from ..export import check_layout
 from ..pairs import Shard, UserError
 from ..run import Execution, Run
+from ..run.parts import say_what_is_left
 from ..run.source import part_fingerprints
 from ..sources import Source, VectorSource, has_vectors
 from ..sources.base import CORRUPT
@@ -55,23 +56,36 @@ def embed(run: Run, execution: Execution) -> None:
     for file, what in [*source.broken.items(), *source.notes.items()]:
         progress.say(f"{file} {what}")
     run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{devices[0]} ({work.precision})")
-    progress.start("embed", sum(shard.rows for shard in source.shards))
-    with run.shared():
-        work.write(lambda shard: parts[shard.name])
-        prune_parts(run.embeddings, run.shards)
+    mine = execution.share(source.shards)
+    progress.start("embed", sum(shard.rows for shard in mine))
+    with run.shared("embed", wait=not execution.is_array_job):
+        work.write(mine, lambda shard: parts[shard.name])
+    if execution.is_array_job:
+        say_what_is_left(run, "embed", [shard.name for shard in mine], progress)
+    elif run.alone:
+        finish(run, source)
+
+
+def finish(run: Run, source: Source | None = None) -> None:
+    """What is left to do once all parts are there: remove what belongs to none, and note which files are damaged."""
+    source = source or run.open_source()
+    prune_parts(run.embeddings, run.shards)
     run.manifest["broken"] = {**_corrupt(run, source), **source.broken}
 
 
 @dataclass(frozen=True)
 class _Work:
-    """How this source becomes vectors.  write: writes the parts, given the fingerprint of each shard."""
+    """How this source becomes vectors.
+
+    write: writes the parts of these shards, given the fingerprint of each.
+    """
 
     description: dict[str, Any]
     comparable: bool
     precision: str
     how: str
     not_the_same: str
-    write: Callable[[Callable[[Shard], str]], object]
+    write: Callable[[Sequence[Shard], Callable[[Shard], str]], object]
 
 
 def _encoded(run: Run, source: Source, execution: Execution, devices: list[str]) -> _Work:
@@ -100,12 +114,14 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
         precision=precision,
         how=f"{config.model} on {', '.join(devices)} in {precision}",
         not_the_same=f"{config.model} is not the encoder that was used before (other weights, precision or library)",
-        write=lambda fingerprint_of: embed_source(
+        write=lambda shards, fingerprint_of: embed_source(
             source,
             devices,
             lambda device: first if device == devices[0] else load(device),
             run.embeddings,
             fingerprint_of,
+            shards=shards,
+            wait_for_others=not execution.is_array_job,
             workers=execution.workers,
             advance=execution.progress.advance,
             claim=lambda shard: run.claim(shard.name),
@@ -122,10 +138,12 @@ def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
         precision="vectors as they came",
         how=f"{source.vectors} vectors as they came, of length {image} (image) and {text} (text)",
         not_the_same=f"the vectors of {source.path} are not of the encoder that was used before",
-        write=lambda fingerprint_of: keep_source(
+        write=lambda shards, fingerprint_of: keep_source(
             source,
             run.embeddings,
             fingerprint_of,
+            shards=shards,
+            wait_for_others=not execution.is_array_job,
             advance=execution.progress.advance,
             claim=lambda shard: run.claim(shard.name),
         ),

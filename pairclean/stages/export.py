@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +15,11 @@ from ..embed import Embeddings
 from ..execution import Execution
 from ..export import Destination, Writer, kept_pairs, open_writer
 from ..export.copies import Copies
-from ..export.verdicts import verdict_tables as tables_of
-from ..files import written_whole
+from ..export.verdicts import Verdicts
+from ..files import is_temporary, written_whole
 from ..pairs import UserError
 from ..run import Run
+from ..run.parts import say_what_is_left
 from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
 from ..sources import Source
@@ -25,30 +28,82 @@ from ..sources import Source
 def export(run: Run, execution: Execution) -> None:
     emb, config, progress = open_embeddings(run), run.config, execution.progress
     source = embedded_source(run)
-    progress.start("export", len(source.shards))
-    verdicts, cleaned = emptied(run.path / "verdicts"), emptied(run.path / "cleaned")
+    shards = {shard.name: (number, shard) for number, shard in enumerate(source.shards)}
+    mine = execution.share(list(shards))
+    progress.start("export", len(mine))
+    rows = np.concatenate([np.empty(0, np.int64), *(_rows(emb, shards[name][0]) for name in mine)])
     partner = open_rematches(run).partner
-    donors = np.asarray(partner[np.flatnonzero(partner >= 0)])
-    own = open_writer(source, config.to, offsets=emb.shard_offsets, donors=donors, home=run.path / "moved", emb=emb)
-    with own if run.writer is None else nullcontext(run.writer) as writer:
-        place = None if config.cleaned_to is None else _begun(run, Destination(config.cleaned_to), source, writer)
-        for i, (shard, table) in enumerate(zip(source.shards, verdict_tables(run, emb), strict=True)):
-            with written_whole(verdicts / f"{shard.name}.parquet") as file:
-                pq.write_table(table, file)
-            if not shard.broken:
-                writer.write(shard, _kept(run, emb, i, table, partner), cleaned)
+    verdicts, cleaned = run.path / "verdicts", run.path / "cleaned"
+    with _writer(run, source, emb, partner[rows]) as writer:
+        place = None if config.cleaned_to is None else Destination(config.cleaned_to)
+        # A writer of the caller's may remember what it has written, and has to be given all of it.
+        if run.alone and not (run.has_begun("export") and run.writer is None):
+            emptied(verdicts)
+            emptied(cleaned)
             if place is not None:
-                place.copy(verdicts / f"{shard.name}.parquet", f"verdicts/{shard.name}.parquet")
-                if config.to != "uids":  # which are joined at the end
+                _begin_at(place, run, source, writer)
+            run.begin("export")
+        table_of = _verdicts_of(run, emb, rows)
+
+        def is_done(name: str) -> bool:
+            return (verdicts / f"{name}.parquet").exists()
+
+        todo = [name for name in mine if not is_done(name)]
+        progress.advance(len(mine) - len(todo))
+        with run.shared("export", wait=not execution.is_array_job):
+            for name in run.take(todo, is_done, wait=not execution.is_array_job):
+                number, shard = shards[name]
+                table = table_of(number)
+                if not shard.broken:
+                    writer.write(shard, _kept(run, emb, number, table, partner), cleaned)
+                if place is not None and config.to != "uids":  # which are joined at the end
                     place.move(cleaned, writer.files(shard))
-            progress.advance()
+                # Its verdicts are written last, and tell that the part is there.
+                with written_whole(verdicts / f"{name}.parquet") as file:
+                    pq.write_table(table, file)
+                    if place is not None:
+                        file.flush()
+                        place.copy(Path(file.name), f"verdicts/{name}.parquet")
+                progress.advance()
+    if execution.is_array_job:
+        say_what_is_left(run, "export", mine, progress)
+    elif run.alone:
+        finish(run)
+
+
+def finish(run: Run) -> None:
+    """What is left to do once all parts are there: what the layout joins, and what killed processes left is removed."""
+    emb, source, config = open_embeddings(run), embedded_source(run), run.config
+    cleaned, none = run.path / "cleaned", np.empty(0, np.int64)
+    with _writer(run, source, emb, none) as writer:
+        folders = {(cleaned / name).parent for shard in source.shards for name in writer.files(shard)}
+        for folder in {run.path / "verdicts", cleaned, *folders}:
+            for left in folder.iterdir() if folder.is_dir() else ():
+                if is_temporary(left.name):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        # A kill from here on begins the export again, as the parts that are joined are removed.
+        run.manifest.pop("begun", None)
+        run.save()
         writer.finish(cleaned)
-        if place is not None:
-            place.move(cleaned, [path.name for path in cleaned.iterdir()])
+        if config.cleaned_to is not None:
+            Destination(config.cleaned_to).move(cleaned, [path.name for path in cleaned.iterdir()])
+    shutil.rmtree(run.path / "moved", ignore_errors=True)
 
 
-def _begun(run: Run, place: Destination, source: Source, writer: Writer) -> Destination:
-    """The place without what an earlier pass of this run has left in it.
+@contextmanager
+def _writer(run: Run, source: Source, emb: Embeddings, partner: np.ndarray) -> Iterator[Writer]:
+    """The caller's writer, or that of the layout.  partner: of the pairs that it will write."""
+    if run.writer is not None:
+        yield run.writer
+        return
+    donors = np.asarray(partner[partner >= 0])
+    moved = run.path / "moved"
+    with open_writer(source, run.config.to, offsets=emb.shard_offsets, donors=donors, home=moved, emb=emb) as writer:
+        yield writer
+
+
+def _begin_at(place: Destination, run: Run, source: Source, writer: Writer) -> None:
+    """Remove what an earlier pass of this run has left in a place.
 
     Raises UserError where there are files that this run did not write.
     """
@@ -65,32 +120,43 @@ def _begun(run: Run, place: Destination, source: Source, writer: Writer) -> Dest
     names += [f"verdicts/{shard.name}.parquet" for shard in source.shards]
     run.manifest["written_to"] = {"address": place.address, "names": [*names, "cleaned/uids.npy"]}
     run.save()
-    return place
 
 
 def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:
     """The verdicts of each shard in order, `pairs.VERDICT_SCHEMA`, from what the earlier stages found."""
-    pair_ids, readable, one_per = _PairIds(run).of, int(emb.readable.sum()), run.config.deduplicate
-    judgement, rematches, faults = open_judgement(run), open_rematches(run), open_faults(run)
-    copies = Copies.of(open_learned(run), faults)
+    return map(_verdicts_of(run, emb, np.arange(len(emb))), range(len(emb.shard_names)))
 
-    def tables(kept_instead: np.ndarray | None = None) -> Iterator[pa.Table]:
-        return tables_of(
-            (emb.pair_table(shard) for shard in emb.shard_names),
+
+def _verdicts_of(run: Run, emb: Embeddings, rows: np.ndarray) -> Callable[[int], pa.Table]:
+    """What makes the verdicts of a shard, by its number.  rows: the pairs of the shards that will be asked for."""
+    judgement, rematches, faults = open_judgement(run), open_rematches(run), open_faults(run)
+    copies, one_per = Copies.of(open_learned(run), faults), run.config.deduplicate
+
+    def tables_of(rows: np.ndarray, kept_instead: np.ndarray | None) -> Callable[[int], pa.Table]:
+        verdicts = Verdicts(
             judgement,
             rematches,
             faults,
             copies,
-            readable=readable,
-            pair_ids=pair_ids,
+            readable=int(emb.readable.sum()),
+            pair_ids=lambda rows: emb.texts("pair_id", rows),
             captions=emb.captions,
+            rows=rows,
             kept_instead=kept_instead,
         )
+        return lambda shard: verdicts.table(emb.pair_table(emb.shard_names[shard]), int(emb.shard_offsets[shard]))
 
     if one_per == "none":
-        return tables()
-    kept = [_kept(run, emb, shard, table, rematches.partner) for shard, table in enumerate(tables())]
-    return tables(copies.kept_instead(pa.concat_tables(kept).select(["pair", "donor", "probability"]), one_per))
+        return tables_of(rows, None)
+    of_all = tables_of(np.arange(len(emb)), None)
+    kept = [_kept(run, emb, shard, of_all(shard), rematches.partner) for shard in range(len(emb.shard_names))]
+    best = pa.concat_tables(kept).select(["pair", "donor", "probability"])
+    return tables_of(rows, copies.kept_instead(best, one_per))
+
+
+def _rows(emb: Embeddings, shard: int) -> np.ndarray:
+    """(n,) int64, the pairs of a shard among all pairs."""
+    return np.arange(*emb.shard_offsets[shard : shard + 2])
 
 
 def _kept(run: Run, emb: Embeddings, shard: int, verdicts: pa.Table, partner: np.ndarray) -> pa.Table:
@@ -98,17 +164,3 @@ def _kept(run: Run, emb: Embeddings, shard: int, verdicts: pa.Table, partner: np
     start, stop = (int(offset) for offset in emb.shard_offsets[shard : shard + 2])
     donor = np.asarray(partner[start:stop])
     return kept_pairs(verdicts, start=start, donor=donor, best=run.config.captions == "best")
-
-
-class _PairIds:
-    """Pair ids by row, read once: rematches point anywhere in the data."""
-
-    def __init__(self, run: Run):
-        parts = [
-            pq.read_table(run.embeddings / "metadata" / f"metadata_{name}.parquet", columns=["pair_id"])["pair_id"]
-            for name in run.shards
-        ]
-        self.ids = pa.chunked_array([c for part in parts for c in part.chunks], pa.string())
-
-    def of(self, rows: np.ndarray) -> list[str]:
-        return self.ids.take(pa.array(rows)).to_pylist()

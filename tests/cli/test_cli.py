@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from pairclean import __version__
 from pairclean.config import Config
-from pairclean.options import EXECUTION, OPTIONS, STAGES
+from pairclean.options import ARRAY, EXECUTION, OPTIONS, SHARD_WISE, STAGES
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = ("--model", "hog-tfidf", "--method", "canonical")
@@ -68,7 +68,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
-    assert list(OPTIONS) == [*Config.model_fields, *EXECUTION]
+    assert list(OPTIONS) == [*Config.model_fields, *EXECUTION, *ARRAY]
     assert {name for names in STAGES.values() for name in names} == set(Config.model_fields)
     of_clean = tuple(name for name in Config.model_fields if name != "use_labels")  # a new run has none
     for stage, names in {"clean": of_clean, **STAGES}.items():
@@ -78,6 +78,8 @@ def test_every_option_of_a_run_is_an_option_of_clean_and_of_its_stage() -> None:
             expected |= {"--repair", "--no-repair"}
         if stage not in ("judge", "export", "report"):  # which use no device
             expected.add("--device")
+        if stage in SHARD_WISE:
+            expected |= {"--" + name.replace("_", "-") for name in ARRAY}
         offered -= {"--no-" + name.replace("_", "-") for name in names if OPTIONS[name].type is bool}
         assert offered - {"--help", "--workers", "--strict", "--force", "--config", "--dry-run"} == expected, stage
 

@@ -1,0 +1,20 @@
+#!/bin/bash
+# Clean SHARDS into RUN on a Slurm cluster; both lie on a disk that all nodes see.
+#
+#   ./submit.sh SHARDS RUN [JOBS] [options of `pairclean embed`, such as --model hog-tfidf]
+#
+# Four steps, each of which starts when the one before has succeeded:
+# embed (JOBS jobs) -> align, judge and rematch (one job) -> export (JOBS jobs) -> report (one job).
+# After a failure, submit the same again: what is done is skipped. `pairclean status RUN` shows how far it is.
+set -euo pipefail
+
+shards=$(realpath "$1")
+run=$(realpath -m "$2")
+jobs=${3:-32}
+cd "$(dirname "$0")"
+
+array=0-$((jobs - 1))
+embed=$(sbatch --parsable --array="$array" embed.sbatch "$shards" "$run" "${@:4}")
+learn=$(sbatch --parsable --dependency=afterok:"$embed" learn.sbatch "$run")
+export=$(sbatch --parsable --dependency=afterok:"$learn" --array="$array" export.sbatch "$run")
+sbatch --parsable --dependency=afterok:"$export" report.sbatch "$run"

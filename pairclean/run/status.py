@@ -1,0 +1,92 @@
+"""How far a run is: its stages, their parts, and the time left. Nothing is changed, and no lock is waited for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow.parquet as pq
+
+from ..options import SHARD_WISE, STAGES
+from .directory import Run
+from .lock import Lock
+from .parts import is_there, part_file, seconds_of_parts
+
+#: The speed is that of so many of the latest parts, or of twice as many as are written at the same time.
+LATEST = 20
+
+State = Literal["done", "running", "missing", "stale"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a stage.
+
+    pairs_per_second: of the latest parts, all processes together; None where fewer than two are there.
+    seconds_left: at that speed; None unless the stage is running.
+    """
+
+    total: int
+    done: int
+    running: int
+    missing: int
+    pairs_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """state: "stale" where it was done, and something before it has changed.  seconds: how long it took, once done.
+
+    parts: of a stage that works shard by shard, once the shards are known.
+    """
+
+    stage: str
+    state: State
+    seconds: float | None = None
+    parts: Parts | None = None
+
+
+def status(run: Run) -> list[StageStatus]:
+    """All stages of a run in order, also while other processes work on it."""
+    lock = run.path / "run.lock"
+    locked, note = Lock.is_held(lock), Lock.note_in(lock)
+    found = []
+    for stage in STAGES:
+        parts = _parts(run, stage, note) if stage in SHARD_WISE and "shards" in run.manifest else None
+        record = run.manifest["stages"].get(stage)
+        seconds = None
+        if run.is_done(stage):
+            state: State = "done"
+            seconds = float(record["seconds"])
+        elif note == stage and (locked or (parts is not None and parts.running)):
+            state = "running"
+        elif parts is not None and parts.total == parts.done and run.has_begun(stage):
+            state, seconds = "done", seconds_of_parts(run, stage)  # which the next stage records
+        else:
+            state = "missing" if record is None else "stale"
+        found.append(StageStatus(stage, state, seconds, parts))
+    return found
+
+
+def _parts(run: Run, stage: str, at_work: str) -> Parts:
+    total = len(run.shards)
+    if run.is_done(stage):
+        return Parts(total, total, 0, 0)
+    there = [part for part in run.shards if is_there(run, stage, part)]
+    others = sorted(set(run.shards) - set(there))
+    locks = [run.path / "locks" / f"{part}.lock" for part in others] if stage == at_work else []
+    running = sum(map(Lock.is_held, locks))
+    speed, rows = _speed(run, stage, there, max(LATEST, 2 * running))
+    left = len(others) * rows / speed if speed and running else None
+    return Parts(total, len(there), running, len(others) - running, speed, left)
+
+
+def _speed(run: Run, stage: str, there: list[str], latest: int) -> tuple[float | None, float]:
+    """Pairs a second, and pairs per part, of the latest parts."""
+    files = [part_file(run, stage, part) for part in there]
+    times = sorted((file.stat().st_mtime, file) for file in files)[-latest:]
+    if len(times) < 2 or times[-1][0] <= times[0][0]:
+        return None, 0.0
+    rows = [pq.read_metadata(file).num_rows for _, file in times[1:]]  # since the first of them was written
+    return sum(rows) / (times[-1][0] - times[0][0]), sum(rows) / len(rows)
