@@ -30,7 +30,11 @@ Recipe = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print what would be read and written, and stop.", rich_help_panel=EXECUTING),
+    typer.Option(
+        "--dry-run",
+        help="Print what would be read and written, and about how long it would take, and stop.",
+        rich_help_panel=EXECUTING,
+    ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
 
@@ -59,7 +63,7 @@ def clean(
     options = overridden(recipe, options)
     with console.execution(**how) as execution:
         if dry_run:
-            found = pipeline.preview(shards, run, execution=execution, **options)
+            found = pipeline.preview(shards, run, execution=execution, measure=True, **options)
         else:
             made = pipeline.clean(shards, run, execution=execution, **options)
     if dry_run:
@@ -84,8 +88,13 @@ def apply(run: RunPath, shards: Shards, out: Out, options: dict[str, Any], conso
 
 def _preview(found: Mapping[str, Any]) -> RenderableType:
     from .summary import facts_table
-    from .text import shortened, size
+    from .text import duration, shortened, size
 
+    speed, seconds = found["pairs_per_second"], found["seconds"]
+    embed = f"not measured: {found['not_measured']}"
+    if speed:
+        embed = f"embed {duration(seconds['embed'])}, at {speed:,.0f} pairs/s as measured here"
+    later = ", ".join(f"{stage} {duration(time)}" for stage, time in seconds.items() if stage != "embed")
     roles = {**found["roles"], "id": found["roles"]["id"] or "<shard>:<row>"}
     shown = ", ".join(f"{role.replace('_', ' ')} {name}" for role, name in roles.items() if name)
     weights = f" ({found['pretrained']})" if found["pretrained"] else ""
@@ -101,5 +110,7 @@ def _preview(found: Mapping[str, Any]) -> RenderableType:
         ("embeddings", size(found["embedding_bytes"])),
         ("cleaned data", f"at most {size(found['cleaned_bytes_at_most'])}"),
         ("free disk", size(found["free_bytes"])),
+        ("time", embed),
+        ("", f"{later}: an estimate from measurements on two cores"),
     ]
     return facts_table(*rows)

@@ -84,16 +84,11 @@ def _machine() -> dict[str, str]:
 
 
 def _default_model() -> dict[str, str]:
-    from pairclean.embed import DEFAULT_MODEL, DEFAULT_PRETRAINED
+    from pairclean.embed import DEFAULT_MODEL, DEFAULT_PRETRAINED, weights_are_here
 
     name = f"{DEFAULT_MODEL} {DEFAULT_PRETRAINED}"
     try:
-        import open_clip
-        from huggingface_hub import try_to_load_from_cache
-
-        repository = open_clip.get_pretrained_cfg(DEFAULT_MODEL, DEFAULT_PRETRAINED)["hf_hub"].rstrip("/")
-        files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-        here = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+        here = weights_are_here(DEFAULT_MODEL, DEFAULT_PRETRAINED)
     except Exception as error:  # as above
         return {name: f"cannot be looked up: {error}"}
     return {name: "in the local cache" if here else "not in the local cache; it is downloaded when first used"}

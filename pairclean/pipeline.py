@@ -211,14 +211,22 @@ def _do(run: Run, stage: str, execution: Execution) -> bool:
 
 
 def preview(
-    source: str | Path, run: str | Path, *, execution: Execution | None = None, **options: Any
+    source: str | Path,
+    run: str | Path,
+    *,
+    execution: Execution | None = None,
+    measure: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
-    """What `clean` would read and write, as plain values for JSON; nothing is written and no model is loaded.
+    """What `clean` would read and write, as plain values for JSON; nothing is written, and no model is loaded unless
+    `measure` is true.
 
     source, run, execution, options: as for `clean`.
+    measure: whether to embed a few hundred pairs, into a temporary folder, to estimate the time of a run.
     Returns source, layout, columns, roles, shards, rows, pairs, first_caption, broken and notes (by file), model,
     pretrained, devices, embedding_bytes (None where only loading the model would tell), cleaned_bytes_at_most and
-    free_bytes.
+    free_bytes; with `measure` also seconds (by stage, estimated), pairs_per_second (of embed, as measured)
+    and not_measured (why that is None).
     Raises UserError as `clean` would for the source, the device, the options and the run directory.
 
     >>> import tempfile
@@ -254,6 +262,8 @@ def preview(
                 pairs += shard.rows - row.row - 1
                 break
     dims = opened.dims if has_vectors(opened) else _dims(config.model)
+    comparable = config.model != "hog-tfidf" if dims is None else dims[0] == dims[1]
+    time_of_run = _time_of_run(opened, config, execution, pairs, comparable) if measure else {}
     return {
         "source": opened.path,
         "layout": opened.layout,
@@ -271,7 +281,21 @@ def preview(
         "embedding_bytes": None if dims is None else 2 * pairs * sum(dims),
         "cleaned_bytes_at_most": round(bytes_of_source * rows / rows_of_source),
         "free_bytes": shutil.disk_usage(_nearest(Path(run))).free,
+        **time_of_run,
     }
+
+
+def _time_of_run(source: Source, config: Config, execution: Execution, pairs: int, comparable: bool) -> dict[str, Any]:
+    from .stages.estimate import later_stages, pairs_per_second
+
+    speed = why_not = None
+    try:
+        speed = pairs_per_second(source, config, execution)
+    except UserError as error:
+        why_not = str(error)
+    later = later_stages(pairs, config.method, comparable=comparable)
+    seconds = {"embed": pairs / speed if speed else None, **later}
+    return {"seconds": seconds, "pairs_per_second": speed, "not_measured": why_not}
 
 
 def _nearest(path: Path) -> Path:

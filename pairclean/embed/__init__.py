@@ -4,7 +4,7 @@ from .boilerplate import CaptionReader, blanked, caption_notes, sampled_captions
 from .device import resolve_devices, resolve_dtype
 from .embed import embed_shard, embed_source
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
-from .load import encoder_devices, load_encoder
+from .load import encoder_devices, load_encoder, weights_are_here
 from .precomputed import keep_source, prepared
 from .preflight import check_readable
 from .store import Embeddings, ShardedArray, part_is_done, prune_parts, write_part
@@ -31,5 +31,6 @@ __all__ = [
     "resolve_dtype",
     "sampled_captions",
     "shared_sentences",
+    "weights_are_here",
     "write_part",
 ]

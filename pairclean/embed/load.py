@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..pairs import PYTHON, UserError
-from .encoder import Encoder
+from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, Encoder
 
 HOG_TFIDF = "hog-tfidf"
 
@@ -18,6 +20,27 @@ def encoder_devices(model: str, device: str) -> list[str]:
     from .device import resolve_devices
 
     return resolve_devices(device)
+
+
+def weights_are_here(model: str, pretrained: str | None = None) -> bool:
+    """Whether `load_encoder` would download nothing, as far as can be told without a network."""
+    if model == HOG_TFIDF or model.startswith("local-dir:") or (pretrained and Path(pretrained).exists()):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    files: tuple[str, ...] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if model.startswith("hf-hub:"):
+        repository = model.removeprefix("hf-hub:")
+    else:
+        import open_clip
+
+        tag = pretrained or (DEFAULT_PRETRAINED if model == DEFAULT_MODEL else "")
+        repository, _, file = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")
+        files = (file,) if file else files
+    try:
+        return bool(repository) and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+    except ValueError:  # no name of a repository
+        return False
 
 
 def load_encoder(
