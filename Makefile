@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 			"(Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -e '.[test,lint,docs,review,formats,paper]'
+	$(BIN)/python -m pip install -e '.[test,lint,docs,review,formats,paper,ray]'
 	@touch $@
 
 demo: install

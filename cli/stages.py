@@ -58,7 +58,7 @@ def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
     _redo("rematch", run, options, console)
 
 
-@takes(*STAGES["export"], *ARRAY, *PRINTING, as_before=True)
+@takes(*STAGES["export"], "engine", "ray_address", *ARRAY, *PRINTING, as_before=True)
 def export(run: RunPath, options: dict[str, Any], console: Console) -> None:
     """Write a verdict for every pair, and the cleaned data.
 

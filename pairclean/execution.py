@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, get_args
 
+from .options import Engine
 from .pairs import UserError
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ class Progress:
 class Execution:
     """How a run is executed; nothing here changes its results.
 
+    engine, ray_address: who writes the parts of the stages that work shard by shard: this process ("local"), or workers
+    of a Ray cluster ("ray") at this address; without an address Ray starts on this machine.
     shard_index, num_shards: this process is one of num_shards that share a stage, and makes the parts shard_index,
     shard_index + num_shards, and so on; without them it makes all.
     """
@@ -35,12 +38,20 @@ class Execution:
     strict: bool = False
     force: bool = False  # embed also where a sample of the rows could not be read
     progress: Progress = field(default_factory=Progress)
+    engine: Engine = "local"
+    ray_address: str | None = None
     shard_index: int | None = None
     num_shards: int | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
             raise UserError(f"--workers {self.workers}: it should be a number from 1 on")
+        if self.engine not in get_args(Engine):
+            raise UserError(f"--engine {self.engine}: it should be one of {', '.join(get_args(Engine))}")
+        if self.engine == "local" and self.ray_address is not None:
+            raise UserError("--ray-address goes with --engine ray: give both, or leave it out")
+        if self.engine == "ray" and self.num_shards is not None:
+            raise UserError("--engine ray shares the parts among its workers: leave --shard-index and --num-shards out")
         if (self.shard_index is None) != (self.num_shards is None):
             raise UserError("--shard-index and --num-shards go together: give both, or neither")
         if self.num_shards is not None and not 0 <= (self.shard_index or 0) < self.num_shards:

@@ -22,6 +22,7 @@ Calibration = Literal["decoy", "beta", "gauss"]
 Pool = Literal["noisy", "all"]
 Captions = Literal["all", "best"]
 Deduplicate = Literal["none", "image", "pair"]
+Engine = Literal["local", "ray"]
 Layout = Literal["source", "parquet", "webdataset", "uids", "embeddings"]
 if TYPE_CHECKING:
     Method = str
@@ -208,6 +209,14 @@ class _Execution:
         None, "Threads that decode images; by default one per available core.", EXECUTING, "N", ge=1
     )
     strict: bool = _option(False, "Stop at the first file that cannot be read, instead of reporting it.", EXECUTING)
+    engine: Engine = _option(
+        "local",
+        "Who embeds and exports the shards: this process, or workers of a Ray cluster, which needs the extra `ray`.",
+        EXECUTING,
+    )
+    ray_address: str | None = _option(
+        None, "Address of the Ray cluster, or 'auto'; by default Ray starts on this machine.", EXECUTING, "ADDRESS"
+    )
     force: bool = _option(False, "Embed even if almost none of a sample of the rows can be read.", EXECUTING)
 
 

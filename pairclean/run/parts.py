@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..embed import part_is_done
@@ -18,21 +18,25 @@ def part_file(run: Run, stage: str, part: str) -> Path:
     return metadata_path(run.embeddings, part) if stage == "embed" else run.path / "verdicts" / f"{part}.parquet"
 
 
-def is_there(run: Run, stage: str, part: str) -> bool:
-    """Whether a part is complete, and of the result that is due."""
+def presence(run: Run, stage: str) -> Callable[[str], bool]:
+    """Tells of a part, by its name, whether it is there: complete, and of the result that is due."""
     if stage == "embed":
-        return part_is_done(run.embeddings, part, run.manifest["parts"][part])
-    return (run.has_begun(stage) or run.is_done(stage)) and part_file(run, stage, part).exists()
+        fingerprints = run.manifest["parts"]
+        return lambda part: part_is_done(run.embeddings, part, fingerprints[part])
+    due = run.has_begun(stage) or run.is_done(stage)
+    return lambda part: due and part_file(run, stage, part).exists()
 
 
 def missing_parts(run: Run, stage: str) -> list[str]:
-    """The parts of a stage that has begun and that are not there, in input order."""
-    return [part for part in run.shards if not is_there(run, stage, part)]
+    """The parts of a stage that are not there, in input order."""
+    is_there = presence(run, stage)
+    return [part for part in run.shards if not is_there(part)]
 
 
 def say_what_is_left(run: Run, stage: str, parts: Sequence[str], progress: Progress) -> None:
     """Say which of these parts a job has left to another process that was writing them."""
-    left = [part for part in parts if not is_there(run, stage, part)]
+    is_there = presence(run, stage)
+    left = [part for part in parts if not is_there(part)]
     if left:
         progress.say(f"left to another process, which is writing them: {named(left)}")
 

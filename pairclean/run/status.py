@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ..options import SHARD_WISE, STAGES
 from .directory import Run
 from .lock import Lock
-from .parts import is_there, part_file, seconds_of_parts
+from .parts import part_file, presence, seconds_of_parts
 
 #: The speed is that of so many of the latest parts, or of twice as many as are written at the same time.
 LATEST = 20
@@ -73,7 +73,8 @@ def _parts(run: Run, stage: str, at_work: str) -> Parts:
     total = len(run.shards)
     if run.is_done(stage):
         return Parts(total, total, 0, 0)
-    there = [part for part in run.shards if is_there(run, stage, part)]
+    is_there = presence(run, stage)
+    there = [part for part in run.shards if is_there(part)]
     others = sorted(set(run.shards) - set(there))
     locks = [run.path / "locks" / f"{part}.lock" for part in others] if stage == at_work else []
     running = sum(map(Lock.is_held, locks))

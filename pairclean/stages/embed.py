@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..pairs import Shard, UserError
 from ..run import Execution, Run
 from ..run.parts import say_what_is_left
 from ..run.source import part_fingerprints
-from ..sources import Source, VectorSource, has_vectors
+from ..sources import Source, has_vectors
 from ..sources.base import CORRUPT
 
 
@@ -39,14 +40,8 @@ def embed(run: Run, execution: Execution) -> None:
     if not (execution.force or has_vectors(source) or run.is_done("embed")):
         check_readable(source)
     roles = asdict(source.roles)
-    own = run.objects.encoder
-    devices = encoder_devices(run.config.model, execution.device) if own is None else [own.device]
-    work = _given(run, source, execution) if has_vectors(source) else _encoded(run, source, execution, devices)
-    # Through JSON, as the manifest returns it: tuples become lists.
-    encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
-    if run.manifest.setdefault("encoder", encoder) != encoder:
-        raise UserError(f"{work.not_the_same}: name another directory")
-    parts = part_fingerprints(source, encoder)
+    work = _work(run, source, execution)
+    parts = part_fingerprints(source, run.manifest["encoder"])
     shown = ", ".join(f"{role} {name}" for role, name in _shown(roles).items())
     shards = f"{len(source.shards)} shard{'s' * (len(source.shards) != 1)}"
     where = f" of {source.path}" if source.path != run.manifest["source"] else ""
@@ -55,15 +50,39 @@ def embed(run: Run, execution: Execution) -> None:
     run.manifest["notes"] = dict(source.notes)
     for file, what in [*source.broken.items(), *source.notes.items()]:
         progress.say(f"{file} {what}")
-    run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{devices[0]} ({work.precision})")
+    run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{work.device} ({work.precision})")
     mine = execution.share(source.shards)
     progress.start("embed", sum(shard.rows for shard in mine))
     with run.shared("embed", wait=not execution.is_array_job):
-        work.write(mine, lambda shard: parts[shard.name])
+        if execution.engine == "ray":
+            from .on_ray import make_parts
+
+            make_parts(run, "embed", [shard.name for shard in mine], execution)
+        else:
+            work.write(mine, lambda shard: parts[shard.name])
     if execution.is_array_job:
         say_what_is_left(run, "embed", [shard.name for shard in mine], progress)
     elif run.alone:
         finish(run, source)
+
+
+@contextmanager
+def part_maker(run: Run, execution: Execution) -> Iterator[Callable[[str], int]]:
+    """What writes a part, by its name, and returns its source rows, for a worker that has nothing but the run.
+
+    Raises UserError if the source or the encoder is not that of the run.
+    """
+    source = run.open_source(strict=execution.strict)
+    work, shards = _work(run, source, execution), {shard.name: shard for shard in source.shards}
+    parts: dict[str, str] = run.manifest["parts"]
+    if part_fingerprints(source, run.manifest["encoder"]) != parts:
+        raise UserError(f"{source.path} has changed since {run.path} was begun: run the command again")
+
+    def make(name: str) -> int:
+        work.write([shards[name]], lambda shard: parts[shard.name])
+        return shards[name].rows
+
+    yield make
 
 
 def finish(run: Run, source: Source | None = None) -> None:
@@ -82,10 +101,24 @@ class _Work:
 
     description: dict[str, Any]
     comparable: bool
+    device: str
     precision: str
     how: str
     not_the_same: str
     write: Callable[[Sequence[Shard], Callable[[Shard], str]], object]
+
+
+def _work(run: Run, source: Source, execution: Execution) -> _Work:
+    """How this source becomes vectors.  Raises UserError if that is not how the run's are made."""
+    own = run.objects.encoder
+    devices = encoder_devices(run.config.model, execution.device) if own is None else [own.device]
+    make = _given if has_vectors(source) else _encoded
+    work = make(run, source, execution, devices)
+    # Through JSON, as the manifest returns it: tuples become lists.
+    encoder = json.loads(json.dumps({"description": work.description, "comparable": work.comparable}))
+    if run.manifest.setdefault("encoder", encoder) != encoder:
+        raise UserError(f"{work.not_the_same}: name another directory")
+    return work
 
 
 def _encoded(run: Run, source: Source, execution: Execution, devices: list[str]) -> _Work:
@@ -111,6 +144,7 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
     return _Work(
         description=first.description,
         comparable=first.comparable,
+        device=devices[0],
         precision=precision,
         how=f"{config.model} on {', '.join(devices)} in {precision}",
         not_the_same=f"{config.model} is not the encoder that was used before (other weights, precision or library)",
@@ -129,12 +163,14 @@ def _encoded(run: Run, source: Source, execution: Execution, devices: list[str])
     )
 
 
-def _given(run: Run, source: VectorSource, execution: Execution) -> _Work:
+def _given(run: Run, source: Source, execution: Execution, devices: list[str]) -> _Work:
     """The source has vectors already; no model is used."""
+    assert has_vectors(source)
     image, text = source.dims
     return _Work(
         description={"vectors": source.vectors, "image_dim": image, "text_dim": text},
         comparable=image == text,
+        device=devices[0],
         precision="vectors as they came",
         how=f"{source.vectors} vectors as they came, of length {image} (image) and {text} (text)",
         not_the_same=f"the vectors of {source.path} are not of the encoder that was used before",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,56 +19,95 @@ from ..export.verdicts import Verdicts
 from ..files import is_temporary, written_whole
 from ..pairs import UserError
 from ..run import Run
-from ..run.parts import say_what_is_left
+from ..run.parts import presence, say_what_is_left
 from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
 from ..sources import Source
 
 
 def export(run: Run, execution: Execution) -> None:
-    emb, config, progress = open_embeddings(run), run.config, execution.progress
-    source = embedded_source(run)
-    shards = {shard.name: (number, shard) for number, shard in enumerate(source.shards)}
-    mine = execution.share(list(shards))
+    emb, source, progress = open_embeddings(run), embedded_source(run), execution.progress
+    mine = execution.share([shard.name for shard in source.shards])
     progress.start("export", len(mine))
-    rows = np.concatenate([np.empty(0, np.int64), *(_rows(emb, shards[name][0]) for name in mine)])
-    partner = open_rematches(run).partner
-    verdicts, cleaned = run.path / "verdicts", run.path / "cleaned"
-    with _writer(run, source, emb, partner[rows]) as writer:
-        place = None if config.cleaned_to is None else Destination(config.cleaned_to)
-        # A writer of the caller's may remember what it has written, and has to be given all of it.
-        if run.alone and not (run.has_begun("export") and run.writer is None):
-            emptied(verdicts)
-            emptied(cleaned)
-            if place is not None:
-                _begin_at(place, run, source, writer)
-            run.begin("export")
-        table_of = _verdicts_of(run, emb, rows)
+    # A writer of the caller's may remember what it has written, and has to be given all of it.
+    if run.alone and not (run.has_begun("export") and run.writer is None):
+        _begin(run, source, emb)
+    is_there = presence(run, "export")
+    todo = [name for name in mine if not is_there(name)]
+    progress.advance(len(mine) - len(todo))
+    with run.shared("export", wait=not execution.is_array_job):
+        if execution.engine == "ray":
+            from .on_ray import make_parts
 
-        def is_done(name: str) -> bool:
-            return (verdicts / f"{name}.parquet").exists()
-
-        todo = [name for name in mine if not is_done(name)]
-        progress.advance(len(mine) - len(todo))
-        with run.shared("export", wait=not execution.is_array_job):
-            for name in run.take(todo, is_done, wait=not execution.is_array_job):
-                number, shard = shards[name]
-                table = table_of(number)
-                if not shard.broken:
-                    writer.write(shard, _kept(run, emb, number, table, partner), cleaned)
-                if place is not None and config.to != "uids":  # which are joined at the end
-                    place.move(cleaned, writer.files(shard))
-                # Its verdicts are written last, and tell that the part is there.
-                with written_whole(verdicts / f"{name}.parquet") as file:
-                    pq.write_table(table, file)
-                    if place is not None:
-                        file.flush()
-                        place.copy(Path(file.name), f"verdicts/{name}.parquet")
-                progress.advance()
+            make_parts(run, "export", todo, execution)
+        else:
+            with _maker(run, source, emb, todo) as make:
+                for name in run.take(todo, is_there, wait=not execution.is_array_job):
+                    make(name)
+                    progress.advance()
     if execution.is_array_job:
         say_what_is_left(run, "export", mine, progress)
     elif run.alone:
         finish(run)
+
+
+def _begin(run: Run, source: Source, emb: Embeddings) -> None:
+    """Remove what an earlier pass has left. From then on the parts that are there are those that are due."""
+    address = run.config.cleaned_to
+    with _writer(run, source, emb, np.empty(0, np.int64)) as writer:
+        place = None if address is None else Destination(address)
+        emptied(run.path / "verdicts")
+        emptied(run.path / "cleaned")
+        if place is not None:
+            _begin_at(place, run, source, writer)
+    run.begin("export")
+
+
+@contextmanager
+def part_maker(run: Run, execution: Execution) -> Iterator[Callable[[str], int]]:
+    """What writes a part, by its name, and returns 1, for a worker that has nothing but the run.
+
+    Raises UserError if the source is not that of the run.
+    """
+    emb = open_embeddings(run)
+    is_there = presence(run, "export")
+    with _maker(run, embedded_source(run), emb, emb.shard_names) as write:
+
+        def make(name: str) -> int:
+            for part in run.take([name], is_there):
+                write(part)
+            return 1
+
+        yield make
+
+
+@contextmanager
+def _maker(run: Run, source: Source, emb: Embeddings, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """What writes the verdicts and the cleaned data of a shard, by its name.  names: those it will be asked for."""
+    config = run.config
+    shards = {shard.name: (number, shard) for number, shard in enumerate(source.shards)}
+    rows = np.concatenate([np.empty(0, np.int64), *(_rows(emb, shards[name][0]) for name in names)])
+    partner = open_rematches(run).partner
+    verdicts, cleaned = run.path / "verdicts", run.path / "cleaned"
+    place = None if config.cleaned_to is None else Destination(config.cleaned_to)
+    table_of = _verdicts_of(run, emb, rows)
+    with _writer(run, source, emb, partner[rows]) as writer:
+
+        def make(name: str) -> None:
+            number, shard = shards[name]
+            table = table_of(number)
+            if not shard.broken:
+                writer.write(shard, _kept(run, emb, number, table, partner), cleaned)
+            if place is not None and config.to != "uids":  # which are joined at the end
+                place.move(cleaned, writer.files(shard))
+            # Its verdicts are written last, and tell that the part is there.
+            with written_whole(verdicts / f"{name}.parquet") as file:
+                pq.write_table(table, file)
+                if place is not None:
+                    file.flush()
+                    place.copy(Path(file.name), f"verdicts/{name}.parquet")
+
+        yield make
 
 
 def finish(run: Run) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from contents import content
 from forks import ended, fork
-from killing import content, watch
+from killing import watch
 from scenarios import Process, command, holding_the_first_part, lines, noting_parts
 from small import OPTIONS
 

@@ -10,7 +10,6 @@ and some by the clock. A full disk is one on which, from the n-th write on, noth
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import resource
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pairclean_cli.main
+from contents import content
 from forks import ended, fork
 from small import OPTIONS
 
@@ -98,20 +98,6 @@ def killed_inside_a_file(limit: int, shards: Path, run: Path) -> bool:
 
 def killed_after(seconds: float, shards: Path, run: Path) -> bool:
     return ended(fork(lambda: clean(shards, run)), within=seconds) < 0
-
-
-def content(run: Path) -> dict[str, str]:
-    """Everything that a run left, by its path: a hash, or for what tells the time of day, the rest of it."""
-    found = {}
-    for path in sorted(run.rglob("*")):
-        name = str(path.relative_to(run))
-        if path.is_file() and name not in ("manifest.json", "report.json", "report.html", "run.lock"):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    report = json.loads((run / "report.json").read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
-    report.pop("seconds")
-    stages = {name: record["fingerprint"] for name, record in manifest.pop("stages").items()}
-    return found | {"report": json.dumps(report), "manifest": json.dumps([manifest, stages], sort_keys=True)}
 
 
 def main(shards: Path, home: Path) -> dict[str, Any]:
