@@ -29,6 +29,49 @@ class Space(Protocol):
     def embed_text(self, text: Rows, /) -> np.ndarray: ...
 
 
+class Comparison(Protocol):
+    """How the images and captions of a space are compared; what fits better is higher."""
+
+    def of_pairs(self, image: np.ndarray, text: np.ndarray, /) -> np.ndarray:
+        """(n, k), (n, k) -> (n,) float32: each image with the caption beside it."""
+
+    def with_texts(self, image: np.ndarray, text: np.ndarray, /) -> np.ndarray:
+        """(n, k), (m, k) -> (n, m) float32: each image with each caption."""
+
+    def with_images(self, text: np.ndarray, image: np.ndarray, /) -> np.ndarray:
+        """(n, k), (m, k) -> (n, m) float32: each caption with each image."""
+
+
+class InnerProduct:
+    """Compares images with captions by the inner products of their vectors."""
+
+    def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        return np.asarray(np.einsum("ij,ij->i", image, text))
+
+    def with_texts(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        return image @ text.T
+
+    def with_images(self, text: np.ndarray, image: np.ndarray) -> np.ndarray:
+        return text @ image.T
+
+
+INNER_PRODUCT = InnerProduct()
+
+
+class PairScorer(Protocol):
+    """Compares images with captions by more than one vector of each: a network over regions and words, a cross-encoder.
+
+    Images and captions are named by the pairs that they came in, as rows of the data.
+    """
+
+    def score(self, image_rows: np.ndarray, text_rows: np.ndarray, /) -> np.ndarray:
+        """How well the image of pair image_rows[i] and the caption of pair text_rows[i] fit.
+
+        image_rows, text_rows: (n,) int64, in any order and repeated; n is from 1 to millions.
+        Returns (n,) finite floats in any unit, higher where the fit is better.
+        """
+
+
 @dataclass(frozen=True)
 class Pairs:
     """N pairs of an image and a caption.

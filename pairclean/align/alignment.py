@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Pairs, Rows, chunks, unit
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, Rows, chunks, unit
 from .canonical import LinearMap
 
 HIDDEN = 256
@@ -110,6 +110,7 @@ class Alignment:
 
     image: Head | Layers | None = None  # None: the encoder's own embeddings
     text: Head | Layers | None = None
+    comparison: Comparison = INNER_PRODUCT
 
     def __init__(self, *, device: str = "cpu"):
         self.device = device

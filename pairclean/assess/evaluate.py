@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from ..align import Alignment
     from ..arrays import Pairs
     from ..embed import Embeddings
+    from ..judge.scores import Model
     from ..sources import Source
 
-Fold = tuple["Alignment", "np.ndarray"]  # a model, and the rows to measure it on
+Fold = tuple["Model", "np.ndarray"]  # a model, and the rows to measure it on
 
 
 def evaluate(
@@ -187,7 +188,7 @@ def _whole(run: Run, aligned: Sequence[Alignment], label_column: str | None, exe
     if not len(rows):
         raise UserError(f"no pair of {run.manifest['source']} can be read: name another source")
     labels = None if label_column is None else _labels(embedded_source(run), emb, label_column)
-    models: dict[str, list[Alignment]] = {"zero_shot": [ZeroShot()] if run.comparable else [], "aligned": list(aligned)}
+    models: dict[str, list[Model]] = {"zero_shot": [ZeroShot()] if run.comparable else [], "aligned": list(aligned)}
     found = _measured(
         emb.pairs, {name: [(m, rows) for m in of] for name, of in models.items()}, labels, seed, execution
     )

@@ -13,6 +13,7 @@ from .calibration import (
     keeping,
     read_calibration,
 )
+from .compared import Compared, PairScorers
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
 from .decoy_calibration import calibrate
 from .decoys import LEVEL, DecoyScale, Rate
@@ -44,6 +45,7 @@ __all__ = [
     "REFERENCE",
     "UNJUDGED",
     "Calibration",
+    "Compared",
     "CrossFit",
     "DecoyScale",
     "Faults",
@@ -56,6 +58,7 @@ __all__ = [
     "Learned",
     "NeighbourIndex",
     "PairKinds",
+    "PairScorers",
     "Partition",
     "Rate",
     "Recalibration",

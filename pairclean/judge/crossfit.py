@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, chunks
 from .evidence import Scored
@@ -20,6 +19,7 @@ from .kinds import PairKinds, draw_within
 from .scores import (
     DECOY_PAIRS,
     TEMPERATURES,
+    Model,
     Reference,
     Scorer,
     draw_decoys,
@@ -139,12 +139,12 @@ class CrossFit:
     fold: (n,) int64; pair rows[i] is scored by models[fold[i] % len(models)], which never trained on it.
     """
 
-    models: Sequence[Alignment]
+    models: Sequence[Model]
     rows: np.ndarray
     fold: np.ndarray
 
     @staticmethod
-    def single(model: Alignment, rows: np.ndarray) -> CrossFit:
+    def single(model: Model, rows: np.ndarray) -> CrossFit:
         """One model, which trained on none of the pairs, scores all of them."""
         return CrossFit([model], rows, np.zeros(len(rows), np.int64))
 
@@ -157,7 +157,7 @@ class CrossFit:
         """Whether any of the models differs from the encoder."""
         return any(model.learned for model in self.models)
 
-    def members(self) -> Iterator[tuple[Alignment, np.ndarray]]:
+    def members(self) -> Iterator[tuple[Model, np.ndarray]]:
         """Each model, with the positions in `rows` of the pairs that it scores."""
         for k, model in enumerate(self.models):
             yield model, np.flatnonzero(self.fold % len(self.models) == k)
@@ -269,10 +269,11 @@ class CrossFit:
             members = self.rows[place]
             similarity = np.empty(len(place), np.float32)
             image_hubness, text_hubness = np.empty((2, len(temperatures), len(place)))
+            by, device = model.comparison, model.device
             for part, x, y in embedded(model, pairs, members):
-                similarity[part] = np.einsum("ij,ij->i", x, y)
-                image_hubness[:, part] = hubness_at(x, reference.text, temperatures, model.device)
-                text_hubness[:, part] = hubness_at(y, reference.image, temperatures, model.device)
+                similarity[part] = by.of_pairs(x, y)
+                image_hubness[:, part] = hubness_at(x, reference.text, temperatures, device, by.with_texts)
+                text_hubness[:, part] = hubness_at(y, reference.image, temperatures, device, by.with_images)
             limit = max(1, DECOY_PAIRS // len(self.models))
             decoys = Decoys.draw(model, pairs, members, rng, limit=limit)
             groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
@@ -289,7 +290,7 @@ def cosine_scores(pairs: Pairs, rows: np.ndarray, *, seed: int = 0) -> Scores:
 
 
 def embedded(
-    model: Alignment, pairs: Pairs, rows: np.ndarray, *, size: int | None = None
+    model: Model, pairs: Pairs, rows: np.ndarray, *, size: int | None = None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """The pairs `rows` in a model's space, `size` at a time: which of them, their images and their captions."""
     for part in chunks(len(rows), size or CHUNK):
@@ -307,7 +308,7 @@ class Decoys:
 
     @staticmethod
     def draw(
-        model: Alignment, pairs: Pairs, rows: np.ndarray, rng: np.random.Generator, *, limit: int = DECOY_PAIRS
+        model: Model, pairs: Pairs, rows: np.ndarray, rng: np.random.Generator, *, limit: int = DECOY_PAIRS
     ) -> Decoys:
         """limit: the most pairs that are re-paired."""
         drawn = draw_decoys(pairs.image_id[rows], pairs.caption_id[rows], rng, limit=limit)
@@ -315,17 +316,17 @@ class Decoys:
 
     @staticmethod
     def draw_within(
-        model: Alignment, pairs: Pairs, rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator, *, limit: int
+        model: Model, pairs: Pairs, rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator, *, limit: int
     ) -> Decoys:
         """Re-pairings within groups.  groups: (n,) int64 of `rows`, negative for pairs that take no part."""
         ids = pairs.image_id[rows], pairs.caption_id[rows]
         return Decoys._of(model, pairs, rows, *draw_within(groups, *ids, rng, draws=WITHIN, limit=limit))
 
     @staticmethod
-    def _of(model: Alignment, pairs: Pairs, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> Decoys:
+    def _of(model: Model, pairs: Pairs, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> Decoys:
         used = np.unique(np.concatenate([left, right]))
         x, y = model.embed_image(pairs.image[rows[used]]), model.embed_text(pairs.text[rows[used]])
-        similarity = pair_similarity(x, y, np.searchsorted(used, left), np.searchsorted(used, right))
+        similarity = pair_similarity(x, y, np.searchsorted(used, left), np.searchsorted(used, right), model.comparison)
         return Decoys(left, right, similarity)
 
 

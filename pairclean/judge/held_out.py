@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..align.alignment import Alignment
 from .crossfit import CrossFit
+from .scores import Model
 
 PAIRS = 1000  # per fold, at most
 MOST_SURE = 4000
@@ -15,7 +15,7 @@ MOST_SURE = 4000
 
 def clean_by_fold(
     cross_fit: CrossFit, clean_probability: np.ndarray, *, seed: int = 0
-) -> Iterator[tuple[Alignment, np.ndarray]]:
+) -> Iterator[tuple[Model, np.ndarray]]:
     """Each model with the judged-clean pairs of its fold: rows, ascending, at most `PAIRS`, drawn at random.
 
     clean_probability: (N,), NaN where nothing was judged.

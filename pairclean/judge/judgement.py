@@ -16,6 +16,7 @@ from ..metrics.retrieval import retrieval
 from ..pairs import UserError
 from .agreement import spaces_agree
 from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge
+from .compared import PairScorers
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
 from .decoy_calibration import DecoyCalibration
 from .decoys import DecoyScale, Rate
@@ -29,12 +30,14 @@ from .particulars import keeps_particulars, near_ranks
 from .phrased import NO_SPAN, PhraseReader, Words, read_sample
 from .recalibration import Recalibration
 from .rounds import Learned
-from .scores import Scorer
+from .scores import TEMPERATURES, Scorer
 
 T = TypeVar("T")
 
 #: Scores in the encoder's own space. The others, "first" and "aligned", are in the space of a round of learning.
 ENCODER_SCORES = ("clip", "negclip", "lemon")
+#: The score by scorers that the user gave.
+GIVEN = "scorer"
 #: The kind of a mismatch: not known, the caption of another image, a caption of which half belongs to another image,
 #: the caption of an image of the same kind, a caption that says nothing of its image, an image that shows nothing.
 NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placeholder")
@@ -118,15 +121,15 @@ class Judgement:
 
     clean_probability: (N,) float64, values of float32, NaN where not judged.
     similarity, aligned_similarity: (N,) float32 cosines in the encoder's space and in the learned one; NaN where not
-    known.
+    known.  With scorers that the user gave, aligned_similarity has what these say of the pairs.
     noise_kind: (N,) int8, an index into NOISE_KINDS: the kind that each pair would be if it were mismatched.
     wrong_phrase: (N, 2) int32, where the words of the caption that do not fit start and stop, in characters; -1 where
     none are named.
     unjudged_reason: (N,) int8, an index into UNJUDGED: why a readable pair was not judged although others were.
     decoy_clean_probability: (d,) float64, of random re-pairings.
     mixed_clean_probability: (m,) float64, of captions that are half right.
-    score: the one used: "first", "aligned", or one of ENCODER_SCORES.  scorers: what gives other pairs such scores, one
-    per model of the round; none for "clip".
+    score: the one used: "first", "aligned", one of ENCODER_SCORES, or GIVEN.  scorers: what gives other pairs such
+    scores, one per model; none for "clip".
     rate: the mismatch rate of these pairs; the calibration's own rate is of the pairs that it was fitted on.
     separation: AUROC of the pairs against decoys.
     recalibration: how labels refitted the probabilities, if they did (`with_labels`).
@@ -171,6 +174,7 @@ def judge(
     scripts: np.ndarray | None = None,
     captions: Callable[[np.ndarray], Sequence[str]] | None = None,
     words: Words | None = None,
+    scorers: PairScorers | None = None,
     comparable: bool,
     seed: int = 0,
     device: str = "cpu",
@@ -181,16 +185,24 @@ def judge(
     score, calibration: as in `Config`.  comparable: whether images and captions share the encoder's space.
     scripts: (N,) int64 of `script_codes`, the writing systems of the captions; None takes them all for one.
     captions: gives the captions of some of the N pairs, from which languages are told; None takes them all for one.
-    words: reads captions by phrases, which tells those that are partly wrong; None reads them as wholes only.
-    Raises UserError for a score in the encoder's space if there is no such space.
+    words: reads captions by phrases, which tells those that are partly wrong; None reads them as wholes only. It reads
+    them by vectors, and cannot be given with scorers.
+    scorers: compare images with captions in place of the models that were learned, which then only find the kinds.
+    Raises UserError for a score in the encoder's space if there is no such space, and for a score beside scorers.
     """
+    if scorers is not None and score != "auto":
+        raise UserError(f"the pairs are judged by the scorer that was given, not by the score {score}: leave score out")
     if score in ENCODER_SCORES and not comparable:
         raise UserError("the encoder has no similarity of its own to judge by: choose --score auto or aligned")
+    assert words is None or scorers is None
     similarity = _similarity(pairs, rows, comparable)
     if len(rows) < FEWEST:
         return _unjudged(_too_few(len(rows)), similarity)
     kinds = learned.kinds(pairs, rows, learned.kind_column)
-    choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
+    if scorers is None:
+        choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
+    else:
+        choice = _given(scorers, learned.near(pairs), rows, kinds, seed)
     why = cannot_judge(choice.unbiased)
     if why:
         found = _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
@@ -218,7 +230,7 @@ def judge(
             cluster = learned.text_clusters(pairs, rows)
             unread |= _of_unread_language(choice.scores, fitted, np.where(unread, -1, cluster), rows, captions)
     if unread.any() and (~unread).sum() >= FEWEST:
-        options: Any = {"words": words, "comparable": comparable, "seed": seed, "device": device}
+        options: Any = {"words": words, "scorers": scorers, "comparable": comparable, "seed": seed, "device": device}
         rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
         reason = rest.unjudged_reason.copy()
         reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
@@ -349,6 +361,14 @@ def _choose(
     return choice
 
 
+def _given(scorers: PairScorers, near: Pairs, rows: np.ndarray, kinds: PairKinds, seed: int) -> _Choice:
+    """By scorers that used no judgement of the pairs that they score."""
+    cross_fit, unit_of = scorers.cross_fit(rows), scorers.unit(rows, seed=seed)
+    temperatures = [t * unit_of for t in TEMPERATURES]
+    scores = cross_fit.scores(scorers.pairs(near), kinds, temperatures=temperatures, seed=seed)
+    return _Choice(GIVEN, cross_fit, scores, cross_fit, scores, scores.similarity, [])
+
+
 def _encoder_scores(
     name: str,
     encoder: CrossFit,
@@ -396,8 +416,11 @@ def _judged(
         scores = replace(scores, phrased=replace(scores.phrased, weakest=weakest))
     # As in the verdicts, so that a comparison with a threshold gives the same result here and there.
     clean = calibration.clean_probability(scores.scored).astype(np.float32)
+    vectors = choice.score != GIVEN  # a scorer has none to mix, and none whose ranks can be counted
     mixed = Scored.plain(
         mixed_scores(choice.cross_fit, learned.near(pairs), scores, clean.astype(np.float64), seed=seed)
+        if vectors
+        else np.zeros(0)
     )
     of_rows = _noise_kinds(scores, calibration, kind_cut(mixed.score, scores.decoys))
     partly = (clean < NAMED_BELOW) & (of_rows == NOISE_KINDS.index("partial"))
@@ -433,7 +456,7 @@ def _judged(
         rate=rate,
         separation=scores.separation,
         histogram=Histogram.of(scores, rate.estimate),
-        retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed),
+        retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed) if vectors else None,
     )
 
 

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..align.alignment import Alignment
 from ..arrays import Pairs, chunks
 from .crossfit import CrossFit, Phrased
 from .phrases import exchanged, phrases
-from .scores import Scorer
+from .scores import Model, Scorer
 
 #: Pairs by which it is found out whether captions are partly wrong, and captions of which a phrase is exchanged.
 SAMPLE, EXCHANGED = 4000, 4000
@@ -101,7 +100,7 @@ class PhraseReader:
         distinct, index = np.unique(np.array(texts, object), return_inverse=True)
         return self._encoded(distinct.tolist())[index]
 
-    def _members(self, place: np.ndarray) -> Iterator[tuple[Alignment, Scorer, np.ndarray]]:
+    def _members(self, place: np.ndarray) -> Iterator[tuple[Model, Scorer, np.ndarray]]:
         """Each model with its scorer, and which of `place` they score, CHUNK of these at a time."""
         fold = self.cross_fit.fold[place] % len(self.cross_fit.models)
         for k, (model, scorer) in enumerate(zip(self.cross_fit.models, self.scorers, strict=True)):

@@ -9,13 +9,14 @@ of image and caption. The same formula scores observed pairs, decoys and candida
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from ..arrays import Pairs, chunks
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, Space, chunks
 
 #: Images and captions in a reference sample; the cost of scoring is pairs times this.
 REFERENCE = 2048
@@ -23,6 +24,23 @@ REFERENCE = 2048
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
 #: Decoys per pair, and the most pairs that are re-paired (in all folds together).
 DECOYS, DECOY_PAIRS = 20, 100_000
+
+
+class Model(Space, Protocol):
+    """A space that was fitted, with what scoring pairs in it needs to know.
+
+    comparison: of its images and captions.  device: of torch, on which hubness is computed.  learned: whether it was
+    learned from such pairs.
+    """
+
+    @property
+    def comparison(self) -> Comparison: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def learned(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -53,13 +71,22 @@ def hubness(x: np.ndarray, other: np.ndarray, temperature: float, device: str = 
     return hubness_at(x, other, (temperature,), device)[0]
 
 
-def hubness_at(x: np.ndarray, other: np.ndarray, temperatures: Sequence[float], device: str = "cpu") -> np.ndarray:
-    """`hubness` at several temperatures, (T, n) float64, computed on a torch device."""
+def hubness_at(
+    x: np.ndarray,
+    other: np.ndarray,
+    temperatures: Sequence[float],
+    device: str = "cpu",
+    compare: Callable[[np.ndarray, np.ndarray], np.ndarray] = INNER_PRODUCT.with_texts,
+) -> np.ndarray:
+    """`hubness` at several temperatures, (T, n) float64.
+
+    device: of torch, on which inner products are computed.  compare: (n, k), (R, k) -> (n, R), anything else on a CPU.
+    """
     out = np.empty((len(temperatures), len(x)))
     if device != "cpu":
         return _hubness_on(device, x, other, temperatures, out)
     for part in chunks(len(x), 1024):
-        similarity = x[part] @ other.T
+        similarity = compare(x[part], other)
         s = np.empty_like(similarity)
         for at, temperature in zip(out, temperatures, strict=True):
             np.divide(similarity, np.float32(temperature), out=s)
@@ -94,11 +121,15 @@ def include(found: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores embedded images and captions against a reference, at a temperature.  device: computes hubness."""
+    """Scores embedded images and captions against a reference, at a temperature.
+
+    device: computes hubness.  comparison: of the space that they are embedded in.
+    """
 
     reference: Reference
     temperature: float
     device: str = "cpu"
+    comparison: Comparison = INNER_PRODUCT
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file
@@ -119,13 +150,14 @@ class Scorer:
         r = self.reference
         images, captions = ~among(r.image_id, image_id), ~among(r.caption_id, caption_id)
         left = Reference(r.image[images], r.text[captions], r.image_id[images], r.caption_id[captions])
-        return Scorer(left, self.temperature, self.device)
+        return Scorer(left, self.temperature, self.device, self.comparison)
 
     def hubness(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hubness of each image among the reference captions, and of each caption among the reference images."""
         r = self.reference
-        t, device = self.temperature, self.device
-        return hubness(image, r.text, t, device), hubness(text, r.image, t, device)
+        at, device, compare = (self.temperature,), self.device, self.comparison
+        of_image = hubness_at(image, r.text, at, device, compare.with_texts)[0]
+        return of_image, hubness_at(text, r.image, at, device, compare.with_images)[0]
 
     def combine(
         self,
@@ -149,11 +181,17 @@ class Scorer:
         return logit - (row + column) / 2
 
 
-def pair_similarity(image: np.ndarray, text: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Inner products of image[left] with text[right], (m,) float32, without holding m vectors at once."""
+def pair_similarity(
+    image: np.ndarray,
+    text: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    comparison: Comparison = INNER_PRODUCT,
+) -> np.ndarray:
+    """Similarities of image[left] and text[right], (m,) float32, without holding m vectors at once."""
     out = np.empty(len(left), np.float32)
     for part in chunks(len(left), 65536):
-        out[part] = np.einsum("ij,ij->i", image[left[part]], text[right[part]])
+        out[part] = comparison.of_pairs(image[left[part]], text[right[part]])
     return out
 
 

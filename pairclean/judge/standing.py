@@ -10,13 +10,14 @@ and its own caption could be paired with, and so tells mismatches within kinds f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..align.alignment import Alignment
-from ..arrays import Pairs, chunks
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, chunks
 from .kinds import distinct
+from .scores import Model
 
 #: Members per kind that a pair is compared with, at most, and at least.
 PEERS, FEWEST_PEERS = 64, 8
@@ -37,11 +38,20 @@ class Peers:
     kinds: np.ndarray
     start: np.ndarray
 
-    def probit(self, other: np.ndarray, score: np.ndarray, kind: np.ndarray, ids: np.ndarray, t: float) -> np.ndarray:
+    def probit(
+        self,
+        other: np.ndarray,
+        score: np.ndarray,
+        kind: np.ndarray,
+        ids: np.ndarray,
+        t: float,
+        compare: Callable[[np.ndarray, np.ndarray], np.ndarray] = INNER_PRODUCT.with_texts,
+    ) -> np.ndarray:
         """(n,) float64: where each pair stands among these, NaN where its kind has too few of them.
 
         other: (n, d) float32 vectors of the side that is held fixed.  score: (n,) float64, similarity / t - hub of the
         pair's own caption (image).  kind, ids: (n,) of that caption (image), which is not compared with itself.
+        compare: vectors of the side that is held fixed with these, (n, d), (m, d) -> (n, m).
         """
         from scipy.special import ndtri
 
@@ -55,7 +65,7 @@ class Peers:
             of = slice(self.start[at], self.start[at + 1])
             for part in chunks(len(members), CHUNK):
                 pair = members[part]
-                fit = (other[pair] @ self.vectors[of].T).astype(np.float64) / t - self.hub[of]
+                fit = compare(other[pair], self.vectors[of]).astype(np.float64) / t - self.hub[of]
                 others = self.ids[of] != ids[pair, None]
                 below = (others & (fit < score[pair, None])).sum(1) + 0.5 * (others & (fit == score[pair, None])).sum(1)
                 count = others.sum(1)
@@ -87,10 +97,11 @@ class Standing:
     hub: tuple[np.ndarray, np.ndarray]
     ids: tuple[np.ndarray, np.ndarray]
     temperature: float
+    comparison: Comparison
 
     @staticmethod
     def of(
-        model: Alignment,
+        model: Model,
         pairs: Pairs,
         rows: np.ndarray,
         kind: tuple[np.ndarray, np.ndarray],
@@ -108,18 +119,22 @@ class Standing:
             peers.append(
                 Peers(embed(vectors[rows[drawn]]), hub_of[drawn], id_of[drawn], kinds, np.append(start, len(drawn)))
             )
-        return Standing(peers[0], peers[1], kind, hub, ids, temperature)
+        return Standing(peers[0], peers[1], kind, hub, ids, temperature, model.comparison)
 
     def __call__(
         self, x: np.ndarray, y: np.ndarray, similarity: np.ndarray, left: np.ndarray, right: np.ndarray
     ) -> np.ndarray:
         """(m,) float64 v of images left with captions right, (m,) positions; NaN where a kind has too few members.
 
-        x, y: (m, d) their vectors.  similarity: (m,) inner products.
+        x, y: (m, d) their vectors.  similarity: (m,) of them.
         """
-        t = self.temperature
+        t, compare = self.temperature, self.comparison
         logit = similarity.astype(np.float64) / t
         (image_kind, text_kind), (image_hub, text_hub), (image_id, caption_id) = self.kind, self.hub, self.ids
-        by_text = self.texts.probit(x, logit - text_hub[right], text_kind[right], caption_id[right], t)
-        by_image = self.images.probit(y, logit - image_hub[left], image_kind[left], image_id[left], t)
+        by_text = self.texts.probit(
+            x, logit - text_hub[right], text_kind[right], caption_id[right], t, compare.with_texts
+        )
+        by_image = self.images.probit(
+            y, logit - image_hub[left], image_kind[left], image_id[left], t, compare.with_images
+        )
         return (by_text + by_image) / 2

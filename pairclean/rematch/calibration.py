@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from ..arrays import Pairs
+from ..arrays import INNER_PRODUCT, Comparison, Pairs
 from ..judge.scores import pair_codes, pair_similarity
 from .pool import ORPHANS, CandidatePool, Pool, RematchOptions, logit
 
@@ -50,9 +50,14 @@ class RematchCalibration:
         return _sigmoid(self.intercept + self.slope * logit(mass))
 
 
-def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
-    """The temperature of greatest likelihood of the two softmaxes over (n, k) matched pairs: scores become log odds."""
-    similarity = image @ text.T
+def fit_temperature(
+    image: np.ndarray, text: np.ndarray, comparison: Comparison = INNER_PRODUCT, unit: float = 1.0
+) -> float:
+    """The temperature of greatest likelihood of the two softmaxes over (n, k) matched pairs: scores become log odds.
+
+    unit: what a difference of 1 in a cosine is in the unit of the comparison.
+    """
+    similarity = comparison.with_texts(image, text)
     own = np.diag(similarity)
 
     @cache
@@ -61,7 +66,7 @@ def fit_temperature(image: np.ndarray, text: np.ndarray) -> float:
         return float(2 * own.mean() / temperature - sum(_logsumexp(logits, axis).mean() for axis in (0, 1)))
 
     # The likelihood is concave in 1 / temperature: it rises up to the maximum and falls after it.
-    tried = [float(t) for t in np.geomspace(0.005, 0.3, 42)]
+    tried = [float(t) for t in np.geomspace(0.005, 0.3, 42) * unit]
     return tried[bisect_left(range(len(tried) - 1), True, key=lambda i: fit(tried[i]) >= fit(tried[i + 1]))]
 
 
@@ -160,7 +165,8 @@ def _break(
     scorer = searched.scorer.without(pairs.image_id[gone], pairs.caption_id[orphan])
     broken = Pairs(pairs.image[images], pairs.text[captions], pairs.image_id[images], pairs.caption_id[captions])
     # Their clean probabilities are those of random re-pairings, higher for those that happen to fit better.
-    fit = pair_similarity(broken.image[:], broken.text[:], *[np.arange(len(images))] * 2)
+    each = np.arange(len(images))
+    fit = pair_similarity(broken.image[:], broken.text[:], each, each, scorer.comparison)
     clean = np.empty(len(images))
     clean[np.argsort(fit, kind="stable")] = np.sort(rng.choice(np.asarray(decoy_clean), len(images)))
     added = Pool.joined(Pool(broken, clean), sure.take(whole))

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import chunks
+from ..arrays import Comparison, Pairs, Space, chunks
+from ..judge.scores import Scorer
 
 CANDIDATES = 32
 #: Up to this many vectors the search is exact; beyond, on a CPU, it goes through an inverted file.
@@ -91,6 +92,45 @@ class Gallery:
         self._images = self._images or _index(self.image, self.image_hubness, self.text, self.gpu)
         query, found, similarity = _search(self._images, text, self.image_hubness)
         return found, query, similarity
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds the candidates of pairs that no inner product compares, by vectors that stand for them.
+
+    pairs: N, model: their vectors, and the space in which they are searched.  scorer: of that space.
+    """
+
+    pairs: Pairs
+    model: Space
+    scorer: Scorer
+    gpu: bool = False
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """(n, 1) int64 rows of the N pairs -> (n, k) float32 unit rows."""
+        return self.model.embed_image(self.pairs.image[rows[:, 0]])
+
+    def texts(self, rows: np.ndarray) -> np.ndarray:
+        return self.model.embed_text(self.pairs.text[rows[:, 0]])
+
+
+class ComparedGallery(Gallery):
+    """A gallery of pairs that are found by vectors; the similarities are those of a comparison."""
+
+    def __init__(self, image: np.ndarray, text: np.ndarray, finder: Finder, comparison: Comparison):
+        """image, text: (m, 1) int64, rows of the finder's pairs, as are the queries."""
+        vectors = finder.images(image), finder.texts(text)
+        hubness = finder.scorer.hubness(*vectors)
+        self.image, self.text, self.finder, self.comparison = image, text, finder, comparison
+        self.found = Gallery(*vectors, *hubness, finder.scorer.temperature, gpu=finder.gpu)
+
+    def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        query, found, _ = self.found.captions_for(self.finder.images(image))
+        return query, found, self.comparison.of_pairs(image[query], self.text[found])
+
+    def images_for(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found, query, _ = self.found.images_for(self.finder.texts(text))
+        return found, query, self.comparison.of_pairs(self.image[found], text[query])
 
 
 def best(group: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arrays import Pairs
 from ..judge.scores import Scorer, among, pair_codes, pair_similarity
-from .candidates import Edges, Gallery, best
+from .candidates import ComparedGallery, Edges, Finder, Gallery, best
 from .plan import Graph, round_plan, transport
 
 #: The assumed share of displaced images without a partner in the data, until it is estimated.
@@ -28,8 +28,8 @@ SEARCHED_ANEW = 20_000
 
 @dataclass(frozen=True)
 class Pool:
-    """The pairs that take part.  pairs: m, in the rematcher's space (`Pairs.through`), in memory.
-    clean: (m,) probability of staying together."""
+    """The pairs that take part.  pairs: m, in the rematcher's space (`Pairs.through`), in memory; rows of pairs where a
+    `PairScorer` compares them.  clean: (m,) probability of staying together."""
 
     pairs: Pairs
     clean: np.ndarray
@@ -99,7 +99,7 @@ class _Sides:
     def of(pool: Pool, scorer: Scorer) -> _Sides:
         pairs, rows = pool.pairs, np.arange(len(pool))
         image, text = pairs.image[:], pairs.text[:]
-        similarity = pair_similarity(image, text, rows, rows)
+        similarity = pair_similarity(image, text, rows, rows, scorer.comparison)
         return _Sides(pairs.image_id, pairs.caption_id, pool.clean, *scorer.hubness(image, text), similarity)
 
     def before(self, others: _Sides) -> _Sides:
@@ -122,12 +122,22 @@ class _Sides:
 class CandidatePool:
     """A pool with its hubness and its candidates, to which other pairs can be added without searching it again."""
 
-    def __init__(self, pool: Pool, scorer: Scorer, options: RematchOptions = RematchOptions(), *, gpu: bool = False):
-        """options: `carried` is used for all plans, the others for the first of calibration.  gpu: search on a GPU."""
-        self.pool, self.scorer, self.options, self.gpu = pool, scorer, options, gpu
+    def __init__(
+        self,
+        pool: Pool,
+        scorer: Scorer,
+        options: RematchOptions = RematchOptions(),
+        *,
+        finder: Finder | None = None,
+        gpu: bool = False,
+    ):
+        """options: `carried` is used for all plans, the others for the first of calibration.  gpu: search on a GPU.
+
+        finder: of the candidates; None finds them by the vectors that are scored.
+        """
+        self.pool, self.scorer, self.options, self.finder, self.gpu = pool, scorer, options, finder, gpu
         self.sides = _Sides.of(pool, scorer)
-        hubness = self.sides.image_hubness, self.sides.text_hubness
-        self.gallery = Gallery(pool.pairs.image[:], pool.pairs.text[:], *hubness, scorer.temperature, gpu=gpu)
+        self.gallery = self._gallery(pool.pairs, self.sides, scorer, gpu=gpu)
         self.partners = self.sides.partners(options.reuse)
         self.edges = self.sides.scored(scorer, self.gallery.edges(), options.carried, self.partners)
         self.joined = pool.take(np.zeros(0, np.int64))
@@ -135,7 +145,8 @@ class CandidatePool:
     def with_pairs(self, few: Pool) -> CandidatePool:
         """The pool with these pairs in front of it."""
         if len(self.pool) <= SEARCHED_ANEW:
-            return CandidatePool(Pool.joined(few, self.pool), self.scorer, self.options, gpu=self.gpu)
+            every = Pool.joined(few, self.pool)
+            return CandidatePool(every, self.scorer, self.options, finder=self.finder, gpu=self.gpu)
         other = copy(self)
         other.joined = Pool.joined(few, self.joined)
         return other
@@ -164,7 +175,7 @@ class CandidatePool:
         new, n = _Sides.of(added, scorer), len(added)
         every = new.before(self.sides)
         image, text = added.pairs.image[:], added.pairs.text[:]
-        here = Gallery(image, text, new.image_hubness, new.text_hubness, scorer.temperature)
+        here = self._gallery(added.pairs, new, scorer)
         inside, there = here.captions_for(image), self.gallery.captions_for(image)
         out = tuple(map(np.concatenate, zip(inside, (there[0], there[1] + n, there[2]), strict=True)))
         inside, there = here.images_for(text), self.gallery.images_for(text)
@@ -178,6 +189,12 @@ class CandidatePool:
         carried = np.setdiff1d(self.options.carried, broken)
         edges = self.edges.after(every.scored(self.scorer, few, carried, self.partners), n)
         return self._settle(every, edges, options)
+
+    def _gallery(self, pairs: Pairs, sides: _Sides, scorer: Scorer, *, gpu: bool = False) -> Gallery:
+        image, text = pairs.image[:], pairs.text[:]
+        if self.finder is not None:
+            return ComparedGallery(image, text, self.finder, scorer.comparison)
+        return Gallery(image, text, sides.image_hubness, sides.text_hubness, scorer.temperature, gpu=gpu)
 
     def _settle(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Proposals:
         own = np.arange(len(sides.clean))

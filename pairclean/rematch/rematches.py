@@ -16,6 +16,7 @@ from ..judge import (
     Faults,
     Judgement,
     Learned,
+    PairScorers,
     Reference,
     Scorer,
     draw_sure,
@@ -23,13 +24,17 @@ from ..judge import (
     reference_rows,
     threshold_for,
 )
+from ..judge.scores import Model
 from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
+from .candidates import Finder
 from .pool import CandidatePool, Pool, RematchOptions
 
 #: The reference is this share of the pairs, from REFERENCE to MOST of them. All captions that are nearer to an image
 #: than any of the reference score alike; with a small reference there are many such captions in large data.
 SHARE, MOST = 1 / 4, 16_384
+#: Matched pairs by which the temperature of a `PairScorer` is fitted: it compares each with each.
+FITTED = 1000
 
 NO_PARTNER = "no caption of the data fits better"
 TAKEN = "the caption that fits best stays with its own picture"
@@ -88,13 +93,15 @@ def rematch(
     min_precision: float = 0.9,
     capacity: int = 1,
     pool: Literal["noisy", "all"] = "noisy",
+    scorers: PairScorers | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Rematches:
     """Find captions for the noisy pairs among N.
 
     pairs: the encoder's vectors of the pairs as they came.  faults: captions among them that were given back.
-    learned, judgement: of the pairs with these captions.  The other arguments are options of `Config`.
+    learned, judgement: of the pairs with these captions.  scorers: those that judged them. The first ranks the captions
+    that vectors find for an image.  The other arguments are options of `Config`.
     Raises UserError if `keep_precision` is more than any threshold reaches.
     """
     clean, home = _judged(judgement, faults, min_precision)
@@ -127,6 +134,7 @@ def rematch(
             min_precision=min_precision,
             capacity=capacity,
             pool=pool,
+            scorers=scorers,
             seed=seed,
             device=device,
         )
@@ -192,6 +200,7 @@ def _planned(
     min_precision: float,
     capacity: int,
     pool: Literal["noisy", "all"],
+    scorers: PairScorers | None,
     seed: int,
     device: str,
 ) -> Rematches:
@@ -207,27 +216,40 @@ def _planned(
     # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
     mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
     taking_part = taking_part[~mute[taking_part]]
-    model, held_out = _rematcher(learned, judgement)
     near = learned.near(pairs)
+    if scorers is None:
+        model, held_out = _rematcher(learned, judgement)
+        trained = held_out is not None
+    else:
+        model, held_out = (learned.aligned or learned.first)[0], _unseen(scorers, learned, pairs, clean, seed)
+        trained = scorers.trained
     options = RematchOptions(
         capacity=capacity,
         reuse=pool == "all",
-        prior=np.log(clean[every].sum() / (1 - clean[every]).sum()) if held_out is None else None,
+        prior=None if trained else np.log(clean[every].sum() / (1 - clean[every]).sum()),
         carried=np.unique(pair_codes(near.image_id[every], near.caption_id[every])),
     )
     held_out = draw_sure(clean, np.random.default_rng(seed)) if held_out is None else held_out
-
-    def embedded(rows: np.ndarray) -> Pool:
-        return Pool(near.take(rows).through(model), clean[rows])
-
-    sure = embedded(held_out)
     size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
     sample = reference_rows(every, np.random.default_rng(seed), size)
-    # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
-    temperature = fit_temperature(sure.pairs.image[:], sure.pairs.text[:]) if len(held_out) else 1.0
-    scorer = Scorer(Reference.of(near.take(sample).through(model)), temperature, device)
+    matched, gpu = near.take(held_out).through(model), device.startswith("cuda")
+    scorer = _fitted(model, near.take(sample), matched, device)
+    space: Model = model
+    ranked, finder = near, None
+    if scorers is not None:
+        finder = Finder(near, model, scorer, gpu)
+        space, ranked, unit = scorers.spaces[0], scorers.pairs(near), scorers.unit(every, seed=seed)
+        some = np.random.default_rng(seed).permutation(held_out)[:FITTED]
+        few = reference_rows(every, np.random.default_rng(seed))
+        matched = ranked.take(held_out)
+        scorer = _fitted(space, ranked.take(few), ranked.take(some), space.device, unit)
+
+    def embedded(rows: np.ndarray) -> Pool:
+        return Pool(ranked.take(rows).through(space), clean[rows])
+
+    sure = Pool(matched, clean[held_out])
     unsure, again = np.setdiff1d(taking_part, held_out), np.intersect1d(taking_part, held_out)
-    suspects = CandidatePool(embedded(unsure), scorer, options, gpu=device.startswith("cuda"))
+    suspects = CandidatePool(embedded(unsure), scorer, options, finder=finder, gpu=gpu)
     calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
     if calibration is None:
         return replace(found, reason=np.where(flagged, REASONS.index(UNCALIBRATED), found.reason).astype(np.int8))
@@ -257,6 +279,30 @@ def _planned(
         calibrated_on=calibration.broken,
         orphans=calibration.orphans,
     )
+
+
+def _fitted(space: Model, reference: Pairs, matched: Pairs, device: str, unit: float = 1.0) -> Scorer:
+    """A scorer of a space.  reference: pairs as the space takes them.  matched: pairs in it, which fit the temperature.
+
+    unit: what a difference of 1 in a cosine is in the unit of the space's comparison.
+    """
+    compare = space.comparison
+    # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
+    temperature = fit_temperature(matched.image[:], matched.text[:], compare, unit) if len(matched) else 1.0
+    return Scorer(Reference.of(reference.through(space)), temperature, device, compare)
+
+
+def _unseen(scorers: PairScorers, learned: Learned, pairs: Pairs, clean: np.ndarray, seed: int) -> np.ndarray:
+    """Likely matched pairs on which neither the first scorer nor the model that finds candidates has trained.
+
+    pairs: with their exact identities.
+    """
+    unseen = np.ones(len(clean), bool)
+    if scorers.trained:
+        unseen &= scorers.fold == 0
+    if learned.aligned:
+        unseen &= learned.folds(pairs.image_id) == 0
+    return draw_sure(np.where(unseen, clean, 0.0), np.random.default_rng(seed))
 
 
 def _rematcher(learned: Learned, judgement: Judgement) -> tuple[Alignment, np.ndarray | None]:

@@ -1,0 +1,119 @@
+"""Pairs that a `PairScorer` compares, in the form in which the judge and the rematcher see the pairs of a space.
+
+An image, and a caption, is represented by the number of its pair, and the scorer compares those. Everything else (the
+decoys, the hubness, the standing within kinds, the plan) is as it is for vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import Comparison, Pairs, PairScorer, Rows
+from ..pairs import UserError
+from .crossfit import CrossFit
+
+#: The standard deviation of the cosines of random re-pairings that the judge's temperatures are made for: CLIP's.
+SPREAD = 0.05
+#: Random re-pairings by which the standard deviation of a scorer is measured.
+SAMPLE = 2000
+#: Comparisons that are remembered, 256 MiB of float32. In small data every comparison is needed many times.
+REMEMBERED = 2**26
+
+
+class Compared:
+    """The space of one scorer: images and captions are rows of N pairs, (n, 1) int64."""
+
+    device = "cpu"
+
+    def __init__(self, scorer: PairScorer, caption: np.ndarray, *, learned: bool) -> None:
+        """caption: (N,) int64, the row of the source from which each pair has its caption.
+
+        learned: whether the scorer was trained on such pairs.
+        """
+        self.scorer, self.caption, self.learned = scorer, caption, learned
+        n = len(caption)
+        self._known = np.full((n, n), np.nan, np.float32) if n * n <= REMEMBERED else None
+
+    @property
+    def comparison(self) -> Comparison:
+        return self
+
+    def embed_image(self, image: Rows) -> np.ndarray:
+        return image[:]
+
+    def embed_text(self, text: Rows) -> np.ndarray:
+        return text[:]
+
+    def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        return self._compare(image[:, 0], self.caption[text[:, 0]])
+
+    def with_texts(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        pairs = np.repeat(image, len(text), axis=0), np.tile(text, (len(image), 1))
+        return self.of_pairs(*pairs).reshape(len(image), len(text))
+
+    def with_images(self, text: np.ndarray, image: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self.with_texts(image, text).T)
+
+    def _compare(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        """(n,) float32, of the images and captions of these rows of the source."""
+        if self._known is None:
+            return self._ask(image, text)
+        missing = np.flatnonzero(np.isnan(self._known[image, text]))
+        if len(missing):
+            code = np.unique(image[missing] * len(self._known) + text[missing])
+            new = np.divmod(code, len(self._known))
+            self._known[new] = self._ask(*new)
+        return self._known[image, text]
+
+    def _ask(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        if not len(image):
+            return np.zeros(0, np.float32)
+        found = np.asarray(self.scorer.score(image, text))
+        if found.shape != image.shape or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+            raise UserError(
+                f"the scorer gave {found.dtype} of the shape {found.shape} for {len(image)} pairs: score() should "
+                "return a finite number for each pair"
+            )
+        return found.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PairScorers:
+    """Who compares the images and captions of N pairs.
+
+    spaces: one per scorer.  fold: (N,) int64: pair i is scored by spaces[fold[i]], which never trained on it.
+    """
+
+    spaces: Sequence[Compared]
+    fold: np.ndarray
+
+    @staticmethod
+    def of(scorers: Sequence[PairScorer], fold: np.ndarray, caption: np.ndarray) -> PairScorers:
+        """caption: as in `Compared`.  Several scorers are taken to be trained on the folds of one another."""
+        return PairScorers([Compared(scorer, caption, learned=len(scorers) > 1) for scorer in scorers], fold)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a scorer trained on the pairs of the other folds."""
+        return len(self.spaces) > 1
+
+    def pairs(self, pairs: Pairs) -> Pairs:
+        """The same N pairs in the form that the spaces compare."""
+        rows = np.arange(len(pairs))[:, None]
+        return Pairs(rows, rows, pairs.image_id, pairs.caption_id)
+
+    def cross_fit(self, rows: np.ndarray) -> CrossFit:
+        """For the pairs `rows` (n,)."""
+        return CrossFit(self.spaces, rows, self.fold[rows])
+
+    def unit(self, rows: np.ndarray, *, seed: int = 0) -> float:
+        """What a difference of 1 in a cosine is in the unit of the first scorer, by random re-pairings of `rows`.
+
+        Temperatures are given for cosines; multiplied by this they fit the scorer.
+        """
+        rng = np.random.default_rng(seed)
+        image, text = rng.choice(rows, (2, SAMPLE))[..., None]
+        return max(float(self.spaces[0].of_pairs(image, text).std()), 1e-9) / SPREAD
