@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .arrays import Pairs, chunks
+from .arrays import Pairs, PairScorer, chunks
 from .config import Config
 from .embed import prepared, resolve_devices
 from .execution import Execution
 from .export.copies import Copies
 from .export.verdicts import Verdicts
-from .judge import Faults, Judgement, Learned, judge, learn_mended, script_codes, with_strays
+from .judge import Faults, Judgement, Learned, PairScorers, judge, learn_mended, script_codes, with_strays
 from .options import STAGES
 from .pairs import PAIR_SCHEMA, Row, UserError, content_id
 from .rematch import Rematches, rematch
@@ -62,6 +62,8 @@ def clean_vectors(
     image_ids: Sequence[Any] | np.ndarray | None = None,
     kinds: Sequence[Any] | np.ndarray | None = None,
     comparable: bool | None = None,
+    scorer: PairScorer | Sequence[PairScorer] | None = None,
+    fold: Sequence[int] | np.ndarray | None = None,
     execution: Execution | None = None,
     **options: Any,
 ) -> CleanedVectors:
@@ -76,6 +78,11 @@ def clean_vectors(
     kinds: N values, equal for pairs of one kind (product type, species, language), within which wrong captions
     resemble the right ones. None: kinds are found in the captions.
     comparable: whether the cosine of an image and a text means something by itself, as with CLIP. None: if d == e.
+    scorer: compares images with captions in place of their vectors: the pairs are judged and candidates for rematches
+    are ranked by it; vectors find the kinds of pairs and the candidates. It names pairs by their rows, from 0 to N - 1,
+    and must not have trained on the pairs that it scores, or it takes for right what it has memorised.
+    fold: N integers. Of several scorers, scorer[fold[i]] scores pair i, and has trained on no pair of that fold. Copies
+    of an image are in one fold.
     options: those of `Config` for `align`, `judge` and `rematch`, without labels (and so without the method drcl).
     Raises UserError if arguments do not fit together, a vector is not finite, or an option is wrong.
 
@@ -100,6 +107,7 @@ def clean_vectors(
         ("ids", ids),
         ("image_ids", image_ids),
         ("kinds", kinds),
+        ("fold", fold),
     ):
         if given is not None and len(given) != n:
             raise UserError(f"there are {n} image vectors and {len(given)} {name}: give one of each per pair")
@@ -109,6 +117,7 @@ def clean_vectors(
             "comparable out"
         )
     _check_ids(ids)
+    scorers, of_scorer = _scorers(scorer, fold, n)
     image_id = None if image_ids is None else _identities(image_ids)
     text_id = None if captions is not None else _identities([vector.tobytes() for vector in text])
     rows = [
@@ -127,7 +136,9 @@ def clean_vectors(
         tables.append(table)
     table = pa.concat_tables(tables or [PAIR_SCHEMA.empty_table()])
     pairs = Pairs(unit_image, unit_text, table["image_id"].to_numpy(), table["caption_id"].to_numpy())
-    return _cleaned(table, pairs, comparable, _kinds(kinds), config, execution or Execution())
+    if len(scorers) > 1 and not _constant(of_scorer, pairs.image_id):
+        raise UserError("copies of an image are in different folds: give all pairs of an image the same fold")
+    return _cleaned(table, pairs, comparable, _kinds(kinds), scorers, of_scorer, config, execution or Execution())
 
 
 def _cleaned(
@@ -135,6 +146,8 @@ def _cleaned(
     pairs: Pairs,
     comparable: bool | None,
     kinds: np.ndarray | None,
+    scorers: Sequence[PairScorer],
+    fold: np.ndarray,
     config: Config,
     execution: Execution,
 ) -> CleanedVectors:
@@ -155,6 +168,7 @@ def _cleaned(
     )
     progress.start("judge")
     texts = table["caption"]
+    given = PairScorers.of(scorers, fold, faults.caption) if scorers else None
     judgement = judge(
         faults.mended(pairs),
         readable,
@@ -165,13 +179,14 @@ def _cleaned(
         captions=lambda rows: [
             text or "" for text in table["caption"].take(pa.array(faults.caption[rows])).to_pylist()
         ],
+        scorers=given,
         comparable=one_space,
         **common,
     )
     judgement = with_strays(judgement, faults, pairs.caption_id)
     progress.start("rematch")
     of_rematch = {name: getattr(config, name) for name in STAGES["rematch"]}
-    rematches = rematch(pairs, learned, judgement, faults, **of_rematch, **common)
+    rematches = rematch(pairs, learned, judgement, faults, scorers=given, **of_rematch, **common)
     verdicts = Verdicts(
         judgement,
         rematches,
@@ -192,6 +207,32 @@ def _config(options: dict[str, Any]) -> Config:
     if options.get("method") == "drcl":
         raise UserError("method drcl learns from labels in the columns of a source: choose another, or use files")
     return Config.make(**options)
+
+
+def _scorers(
+    given: PairScorer | Sequence[PairScorer] | None, fold: Sequence[int] | np.ndarray | None, n: int
+) -> tuple[Sequence[PairScorer], np.ndarray]:
+    """The scorers, and which of them scores each of n pairs, (n,) int64."""
+    scorers = [] if given is None else list(given) if isinstance(given, Sequence) else [given]
+    for scorer in scorers:
+        if not callable(getattr(scorer, "score", None)):
+            raise UserError(f"the scorer {scorer!r} has no method score: see pairclean.arrays.PairScorer")
+    if fold is None:
+        if len(scorers) > 1:
+            raise UserError(f"there are {len(scorers)} scorers: give fold, which says which of them scores a pair")
+        return scorers, np.zeros(n, np.int64)
+    if not scorers:
+        raise UserError("fold says which scorer scores a pair, and no scorer was given: leave it out")
+    of_pair = np.asarray(fold)
+    if of_pair.dtype.kind not in "iu" or not np.isin(of_pair, range(len(scorers))).all():
+        raise UserError(f"fold should have integers from 0 to {len(scorers) - 1}: which scorer scores each pair")
+    return scorers, of_pair.astype(np.int64)
+
+
+def _constant(values: np.ndarray, ids: np.ndarray) -> bool:
+    """Whether equal identities have equal values, (n,) each."""
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    return bool((values == values[first][inverse]).all())
 
 
 def _vectors(name: str, given: np.ndarray) -> np.ndarray:

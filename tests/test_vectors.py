@@ -139,3 +139,71 @@ def test_what_does_not_fit_together_is_refused(
 def test_the_example_of_its_docstring_runs() -> None:
     assert doctest.testmod(vectors).attempted > 5
     assert doctest.testmod(vectors).failed == 0
+
+
+class Sharp:
+    """Compares by vectors of less noise than those that are given to `clean_vectors`."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.image, self.text = pairs(seed)
+        self.seen: set[int] = set()
+
+    def score(self, image_rows: np.ndarray, text_rows: np.ndarray) -> np.ndarray:
+        self.seen |= {*image_rows.tolist()}
+        return (self.image[image_rows] * self.text[text_rows]).sum(1)
+
+
+def blurred(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed + 100)
+    image, text = pairs(seed)
+    return image + 1.2 * rng.standard_normal(image.shape), text + 1.2 * rng.standard_normal(text.shape)
+
+
+def test_a_scorer_judges_and_rematches_in_place_of_the_vectors() -> None:
+    noisy = np.arange(N) < 90
+    by_vector = clean_vectors(*blurred(), method="zero-shot")
+    scorer = Sharp()
+    found = clean_vectors(*blurred(), method="zero-shot", scorer=scorer)
+    assert found.judgement.score == "scorer"
+    right = [(f.verdicts["is_noisy"].to_numpy(zero_copy_only=False) == noisy).mean() for f in (by_vector, found)]
+    assert right[1] > 0.97 > right[0]
+    low, high = (found.mismatch_rate[end] for end in ("low", "high"))
+    assert low <= 0.3 <= high
+    own = (scorer.image * scorer.text).sum(1)
+    np.testing.assert_allclose(found.judgement.aligned_similarity, own, rtol=1e-5)
+    partner = found.rematches.partner
+    given = np.flatnonzero(partner >= 0)
+    assert len(given) > 60 > by_vector.rematches.emitted
+    assert (partner[given] == (given + 1) % 90).mean() > 0.9
+
+
+def test_each_fold_is_judged_by_its_own_scorer() -> None:
+    fold = np.arange(N) % 2
+    one, two = Sharp(), Sharp()
+    two.image = two.image * 100  # another unit would be seen, were the two ever mixed within a fold
+    found = clean_vectors(*blurred(), method="zero-shot", scorer=[one, two], fold=fold, pool="all")
+    own = (one.image * one.text).sum(1)
+    np.testing.assert_allclose(found.judgement.aligned_similarity, np.where(fold == 0, own, 100 * own), rtol=1e-5)
+    assert two.seen >= set(np.flatnonzero(fold == 1).tolist())
+    assert found.rematches.calibrated_on > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scorer": [Sharp(), Sharp()]}, "there are 2 scorers: give fold"),
+        ({"scorer": [Sharp(), Sharp()], "fold": [0]}, "there are 300 image vectors and 1 fold"),
+        ({"scorer": [Sharp(), Sharp()], "fold": np.arange(N)}, "integers from 0 to 1"),
+        ({"scorer": [Sharp(), Sharp()], "fold": np.zeros(N)}, "integers from 0 to 1"),
+        ({"fold": np.zeros(N, int)}, "fold says which scorer scores a pair, and no scorer was given"),
+        (
+            {"scorer": [Sharp(), Sharp()], "fold": np.arange(N) % 2, "image_ids": np.arange(N) // 2},
+            "copies of an image are in different folds",
+        ),
+        ({"scorer": Sharp(), "score": "clip"}, "not by the score clip: leave score out"),
+        ({"scorer": len}, "has no method score"),
+    ],
+)
+def test_a_scorer_that_does_not_fit_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        clean_vectors(IMAGE, TEXT, method="zero-shot", **options)
