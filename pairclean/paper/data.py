@@ -90,7 +90,12 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
-        """The published format: JSON with `word2idx`, `idx2word` and `idx`."""
+        """The published format: JSON with `word2idx`, `idx2word` and `idx`.
+
+        Raises UserError if the file is missing or has another format.
+        """
+        if not path.exists():
+            raise UserError(f"{path} is missing: it comes with the features, or `Vocabulary.of(captions)` makes one")
         try:
             number = json.loads(path.read_text(encoding="utf-8"))["word2idx"]
         except (ValueError, KeyError, TypeError) as error:
@@ -163,6 +168,10 @@ class RegionCaptions:
         """The first images with their captions."""
         kept = self.per_image * images
         return RegionCaptions(self.images[:images], self.captions[:kept], self.image_of[:kept])
+
+    def take(self, rows: Ints) -> RegionCaptions:
+        """Some captions, (n,) int64, with all images, which stay mapped."""
+        return RegionCaptions(self.images, [self.captions[row] for row in rows], self.image_of[rows])
 
     def with_noise(self, image_of: Ints) -> RegionCaptions:
         return RegionCaptions(self.images, self.captions, image_of)

@@ -24,6 +24,8 @@ ATTENTION = 9.0
 #: The most numbers in one tensor of attended regions, (I, captions, L, d). More captions are compared in several parts,
 #: which are computed again in the backward pass: a batch of 128 would take tens of GiB otherwise.
 LARGEST = 2**25
+#: The same for single pairs of an image and a caption, (pairs, L, d). Larger parts are no faster on a CPU.
+PAIRED = 2**22
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,24 @@ class SimilarityNetwork(nn.Module):
         if self.training and not self.reasons:
             self.SAF_module.move(torch.cat([seen for _, seen in found], 1))
         return torch.cat([similarity for similarity, _ in found], 1)
+
+    def paired(self, regions: Tensor, words: Tensor, lengths: Tensor, image: Tensor, caption: Tensor) -> Tensor:
+        """Of some images with some captions, (n,), in eval mode: the numbers of the matrix that `forward` gives.
+
+        regions, words, lengths: as for `forward`.  image, caption: (n,) int64, rows of regions and of words.
+        """
+        real = _real(words, lengths)
+        one_image, one_caption = self.v_global_w(regions), self.t_global_w(words, real)
+
+        def similarity(*of: Tensor) -> Tensor:
+            return self._similarity(*(x[None] for x in of))[0].squeeze()
+
+        part = max(1, PAIRED // (words.shape[1] * words.shape[2]))
+        found = [
+            torch.func.vmap(similarity)(regions[i], one_image[i], words[c], real[c], one_caption[c])
+            for i, c in zip(image.split(part), caption.split(part), strict=True)
+        ]
+        return torch.cat(found)
 
     def _similarity(
         self, regions: Tensor, image: Tensor, words: Tensor, real: Tensor, caption: Tensor

@@ -1,0 +1,137 @@
+"""The network as a scorer of `clean_vectors`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from pairclean import UserError, clean_vectors
+from pairclean.metrics.detection import auroc
+from pairclean.paper import networks, regions
+from pairclean.paper.data import RegionCaptions, Vocabulary, make_noise, open_split
+from pairclean.paper.evaluation import similarities
+from pairclean.paper.fit import BEST, load_model
+from pairclean.paper.generated import architecture, draw
+from pairclean.paper.networks import RetrievalModel
+from pairclean.paper.regions import RegionScorer, fold_by_image, train_out_of_fold
+from pairclean.paper.training import Settings
+
+SHORT = replace(Settings(), warm_up=1, epochs=1, batch=16, queue=16, rate=3e-3)
+
+
+def several(images: int, seed: int = 0) -> RegionCaptions:
+    """Five captions per image, of several lengths."""
+    drawn = [draw(images, seed + k) for k in range(5)]
+    captions = [drawn[k].captions[i] for i in range(images) for k in range(5)]
+    return RegionCaptions(drawn[0].images, captions, np.arange(5 * images) // 5)
+
+
+@pytest.mark.parametrize("module", ["SGR", "SAF"])
+def test_scores_are_those_of_the_full_matrix(module: Literal["SGR", "SAF"], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts that hold neither all pairs nor all images and captions, in any order and repeated."""
+    monkeypatch.setattr(regions, "ENCODED", 12)
+    monkeypatch.setattr(networks, "PAIRED", 7 * 8 * 32)
+    torch.manual_seed(0)
+    model, data = RetrievalModel(architecture(module)), several(12)
+    data = data.with_noise(np.random.default_rng(0).integers(0, 12, len(data)))
+    naive = similarities(model.eval(), data)
+    rows = np.random.default_rng(1).integers(0, len(data), (2, 500))
+    scorer = RegionScorer(model, data)
+    found = scorer.score(*rows)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, naive[data.image_of[rows[0]], rows[1]], atol=1e-6)
+    assert np.ptp(found) > 1e-3
+    np.testing.assert_allclose(scorer.score(rows[0][:1], rows[1][:1]), found[:1], atol=1e-6)
+
+
+def test_pooled_vectors_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regions, "ENCODED", 5)
+    torch.manual_seed(0)
+    model, data = RetrievalModel(architecture("SAF")).eval(), several(8)
+    scorer = RegionScorer(model, data)
+    with torch.no_grad():
+        image = model.image_vectors(data.regions(slice(None))).numpy()
+        text = model.caption_vectors(*data.words(np.arange(len(data)))).numpy()
+    np.testing.assert_allclose(scorer.image_vectors(), image[data.image_of], atol=1e-6)
+    np.testing.assert_allclose(scorer.caption_vectors(), text, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
+
+
+def test_an_image_is_in_one_fold() -> None:
+    data = several(30)
+    data = data.with_noise(make_noise(data, 0.4, "captions", 0))
+    fold = fold_by_image(data, 3)
+    assert {len(np.unique(fold[data.image_of == image])) for image in np.unique(data.image_of)} == {1}
+    assert set(fold.tolist()) == {0, 1, 2}
+    assert (fold != fold_by_image(data, 3, seed=1)).any()
+
+
+def test_no_model_sees_the_pairs_that_it_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, dev = draw(60, 0), draw(12, 1)
+    seen: list[RegionCaptions] = []
+    monkeypatch.setattr(regions, "fit", lambda training, dev, home, progress: seen.append(training.data))
+    monkeypatch.setattr(regions, "load_model", lambda path: RetrievalModel(architecture("SAF")))
+    given: list[RegionCaptions] = []
+
+    def clean(part: RegionCaptions) -> np.ndarray:
+        given.append(part)
+        return np.ones(len(part))
+
+    made = train_out_of_fold(data, dev, tmp_path, architecture("SAF"), SHORT, folds=3, clean=clean)
+    assert len(made.scorers) == len(seen) == 3
+    for k, part in enumerate(seen):
+        assert sorted(part.image_of.tolist()) == sorted(data.image_of[made.fold != k].tolist())
+        expected = [data.captions[i].tolist() for i in np.flatnonzero(made.fold != k)]
+        assert [caption.tolist() for caption in part.captions] == expected
+        assert given[k] is part
+    with pytest.raises(UserError, match="1 fold leaves no pair to train on"):
+        train_out_of_fold(data, dev, tmp_path, architecture("SAF"), SHORT, folds=1)
+
+
+@pytest.mark.slow
+def test_regions_are_cleaned_from_end_to_end(tmp_path: Path) -> None:
+    """Too little training to be good, and enough to be better than chance."""
+    right, dev = draw(500, 0), draw(60, 1)
+    data = right.with_noise(make_noise(right, 0.3, "captions", 0))
+    longer = replace(SHORT, warm_up=14, epochs=2, rate=6e-3)
+    made = train_out_of_fold(data, dev, tmp_path, architecture("SAF"), longer)
+    weights = (tmp_path / "fold0" / BEST).read_bytes()
+    again = train_out_of_fold(data, dev, tmp_path, architecture("SAF"), longer)  # nothing is trained again
+    assert (tmp_path / "fold0" / BEST).read_bytes() == weights
+    np.testing.assert_array_equal(made.image, again.image)
+    captions = [" ".join(map(str, words)) for words in data.captions]
+    found = clean_vectors(
+        made.image,
+        made.text,
+        captions=captions,
+        image_ids=data.image_of,
+        comparable=False,
+        scorer=made.scorers,
+        fold=made.fold,
+    )
+    assert found.judgement.score == "scorer"
+    rows, own = np.arange(500), np.empty(500, np.float32)
+    for k in range(2):
+        mine = rows[made.fold == k]
+        own[mine] = RegionScorer(load_model(tmp_path / f"fold{k}" / BEST), data).score(mine, mine)
+    np.testing.assert_allclose(found.judgement.aligned_similarity, own, atol=1e-6)
+    wrong = data.image_of != right.image_of
+    probability = np.nan_to_num(found.judgement.clean_probability, nan=0.5)
+    assert auroc(-probability, wrong) > 0.6
+    low, high = (found.mismatch_rate[end] for end in ("low", "high"))
+    assert low <= wrong.mean() <= high
+
+
+def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"f30k_precomp_vocab\.json is missing"):
+        Vocabulary.read(tmp_path / "f30k_precomp_vocab.json")
+    with pytest.raises(UserError, match=r"train_ims\.npy is missing"):
+        open_split(tmp_path, "train", Vocabulary.of([]))
+    np.save(tmp_path / "train_ims.npy", np.zeros((2, 3, 4), np.float32))
+    with pytest.raises(UserError, match=r"train_caps\.txt is missing"):
+        open_split(tmp_path, "train", Vocabulary.of([]))
