@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from benchmarks import paper
+from pairclean.pairs import VERDICT_SCHEMA
 from pairclean.paper import generated
 from pairclean.paper.networks import Architecture, RetrievalModel
 from pairclean.paper.training import Settings
@@ -139,3 +141,25 @@ def test_recalls_of_coco_are_the_mean_of_five_folds(monkeypatch: pytest.MonkeyPa
     folds = [paper.recalls(whole[k : k + 4, k : k + 4], 1).rsum for k in range(0, 20, 4)]
     assert found["1K"].rsum == pytest.approx(np.mean(folds))
     assert found["5K"] == paper.recalls(whole, 1)
+
+
+def test_the_training_pairs_are_cleaned(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--set", "f30k", "--clean")
+    assert "--clean takes --model SGR or SAF" in capsys.readouterr().err
+    write_set(tmp_path, "f30k", {"train": 22, "dev": 5})
+    (tmp_path / "f30k_precomp" / "dev_caps.txt").rename(tmp_path / "elsewhere.txt")
+    with pytest.raises(SystemExit):
+        run("--set", "f30k", "--model", "SAF", "--clean")
+    said = capsys.readouterr()
+    assert f"missing: {tmp_path}/f30k_precomp/dev_caps.txt" in said.out
+    assert "test_ims" not in said.out
+    (tmp_path / "elsewhere.txt").rename(tmp_path / "f30k_precomp" / "dev_caps.txt")
+    found = run("--set", "f30k", "--model", "SAF", "--clean")
+    (file,) = (tmp_path / "out").rglob("verdicts.parquet")
+    assert str(file) in found
+    verdicts = pq.read_table(file)
+    assert verdicts.schema.equals(VERDICT_SCHEMA)
+    assert len(verdicts) == 110
+    assert verdicts["row"].to_pylist() == list(range(110))
+    assert not (tmp_path / "noise_index").exists()  # the noise is the data's own
