@@ -60,7 +60,7 @@ from pairclean.paper.evaluation import FOLD_IMAGES, Recalls, mean, recalls, simi
 from pairclean.paper.fit import BEST, fit, load_model
 from pairclean.paper.networks import Architecture, RetrievalModel
 from pairclean.paper.published import load_published
-from pairclean.paper.regions import OutOfFold, RegionScorer, train_out_of_fold
+from pairclean.paper.regions import RegionScorer, pooled_vectors, train_out_of_fold
 from pairclean.paper.training import SCHEDULES, Settings, Training, method
 
 NCR_DATA = "https://ncr-paper.cdn.bcebos.com/data/NCR-data.tar"
@@ -297,24 +297,19 @@ def clean_training_pairs(options: argparse.Namespace, files: Files, words: Vocab
     common: dict[str, Any] = {"seed": options.seed, "device": device, "progress": Lines()}
     made = train_out_of_fold(data, dev, home, of, settings, name=options.method, **common)
     captions = read_captions(caption_file(files.folder, "train"))
-    found = cleaned(data, captions, made, seed=options.seed)
+    found = clean_vectors(
+        *pooled_vectors(data),
+        captions=captions,
+        image_ids=data.image_of,
+        comparable=False,  # even if images and captions have vectors of one length
+        scorer=made.scorers,
+        fold=made.fold,
+        seed=options.seed,
+    )
     with written_whole(home / "verdicts.parquet") as file:
         pq.write_table(found.verdicts, file)
     print(f"{home / 'verdicts.parquet'}: {found.verdicts['verdict'].value_counts().to_pylist()}")
     print(f"mismatch rate {found.mismatch_rate}; {peak_gib(device)}")
-
-
-def cleaned(data: RegionCaptions, captions: Sequence[str], made: OutOfFold, **options: Any) -> CleanedVectors:
-    return clean_vectors(
-        made.image,
-        made.text,
-        captions=captions,
-        image_ids=data.image_of,
-        comparable=False,  # the networks do not learn to match pooled vectors by their cosine
-        scorer=made.scorers,
-        fold=made.fold,
-        **options,
-    )
 
 
 def _with_weights(path: Path, words: Vocabulary) -> RetrievalModel:
@@ -414,21 +409,21 @@ def compare_verdicts(seed: int, home: Path) -> dict[str, list[float]]:
     right, dev = generated.draw(PAIRS, seed, copies=True), generated.draw(DEV, 1000 + seed)
     noisy = right.with_noise(make_noise(right, MOVED, "captions", seed))
     captions = [" ".join(map(str, words)) for words in noisy.captions]
-    image = noisy.regions(slice(None)).mean(1).numpy()[noisy.image_of]
-    text = np.stack([np.bincount(words, minlength=generated.WORDS) for words in noisy.captions]).astype(np.float32)
     architecture = generated.architecture("SAF")
-    made = train_out_of_fold(noisy, dev, home / f"clean-{seed}", architecture, SMALL, seed=seed)
+    two, five = (
+        train_out_of_fold(noisy, dev, home / f"clean-{seed}-{k}", architecture, SMALL, folds=k, seed=seed)
+        for k in (2, 5)
+    )
     whole = train("l2rm", False, architecture, noisy, dev, SMALL, home / f"clean-{seed}-all", seed=seed, device="cpu")
     once = RegionScorer(whole, noisy)
+    pooled = pooled_vectors(noisy)
     options: dict[str, Any] = {"captions": captions, "image_ids": noisy.image_of, "comparable": False, "seed": seed}
     options["min_precision"] = LEAST_SURE
     cases: dict[str, Callable[[], CleanedVectors]] = {
-        "mean of regions, words": lambda: clean_vectors(image, text, **options),
-        "pooled vectors of the first network": lambda: clean_vectors(made.image, made.text, **options),
-        "networks out of fold": lambda: cleaned(noisy, captions, made, seed=seed, min_precision=LEAST_SURE),
-        "one network, trained on all": lambda: clean_vectors(
-            once.image_vectors(), once.caption_vectors(), scorer=once, **options
-        ),
+        "pooled vectors alone": lambda: clean_vectors(*pooled, **options),
+        "networks out of 2 folds": lambda: clean_vectors(*pooled, scorer=two.scorers, fold=two.fold, **options),
+        "networks out of 5 folds": lambda: clean_vectors(*pooled, scorer=five.scorers, fold=five.fold, **options),
+        "one network, trained on all": lambda: clean_vectors(*pooled, scorer=once, **options),
     }
     found = {}
     for label, clean in cases.items():

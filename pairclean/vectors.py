@@ -168,7 +168,7 @@ def _cleaned(
     )
     progress.start("judge")
     texts = table["caption"]
-    given = PairScorers.of(scorers, fold, faults.caption) if scorers else None
+    given = PairScorers.of(scorers, fold, faults.caption, readable) if scorers else None
     judgement = judge(
         faults.mended(pairs),
         readable,

@@ -14,8 +14,10 @@ import numpy as np
 from ..arrays import Comparison, Pairs, PairScorer, Rows
 from ..pairs import UserError
 from .crossfit import CrossFit
+from .scores import Model
 
-#: The standard deviation of the cosines of random re-pairings that the judge's temperatures are made for: CLIP's.
+#: Similarities are scaled so that those of random re-pairings have this standard deviation, about that of CLIP's
+#: cosines: temperatures are made for cosines, and a scorer may have any unit.
 SPREAD = 0.05
 #: Random re-pairings by which the standard deviation of a scorer is measured.
 SAMPLE = 2000
@@ -23,19 +25,11 @@ SAMPLE = 2000
 REMEMBERED = 2**26
 
 
-class Compared:
-    """The space of one scorer: images and captions are rows of N pairs, (n, 1) int64."""
+class _OfRows:
+    """A space whose images and captions are rows of N pairs, (n, 1) int64."""
 
     device = "cpu"
-
-    def __init__(self, scorer: PairScorer, caption: np.ndarray, *, learned: bool) -> None:
-        """caption: (N,) int64, the row of the source from which each pair has its caption.
-
-        learned: whether the scorer was trained on such pairs.
-        """
-        self.scorer, self.caption, self.learned = scorer, caption, learned
-        n = len(caption)
-        self._known = np.full((n, n), np.nan, np.float32) if n * n <= REMEMBERED else None
+    learned = False
 
     @property
     def comparison(self) -> Comparison:
@@ -48,7 +42,7 @@ class Compared:
         return text[:]
 
     def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
-        return self._compare(image[:, 0], self.caption[text[:, 0]])
+        raise NotImplementedError
 
     def with_texts(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
         pairs = np.repeat(image, len(text), axis=0), np.tile(text, (len(image), 1))
@@ -56,6 +50,25 @@ class Compared:
 
     def with_images(self, text: np.ndarray, image: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self.with_texts(image, text).T)
+
+
+class Compared(_OfRows):
+    """The space of one scorer.  unit: the scorer's numbers over the similarities (SPREAD)."""
+
+    def __init__(self, scorer: PairScorer, caption: np.ndarray, rows: np.ndarray, *, learned: bool) -> None:
+        """caption: (N,) int64, the row of the source from which each pair has its caption.  rows: (n,) readable pairs.
+
+        learned: whether the scorer was trained on such pairs.
+        """
+        self.scorer, self.caption, self.learned = scorer, caption, learned
+        n = len(caption)
+        self._known = np.full((n, n), np.nan, np.float32) if n * n <= REMEMBERED else None
+        image, text = np.random.default_rng(0).choice(rows, (2, SAMPLE)) if len(rows) else np.zeros((2, 0), np.int64)
+        found = self._compare(image, caption[text]).astype(np.float64)
+        self.unit = float(found.std()) / SPREAD if len(np.unique(found)) > 1 else 1.0
+
+    def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        return self._compare(image[:, 0], self.caption[text[:, 0]]) / np.float32(self.unit)
 
     def _compare(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
         """(n,) float32, of the images and captions of these rows of the source."""
@@ -80,6 +93,20 @@ class Compared:
         return found.astype(np.float32)
 
 
+class _OwnScorer(_OfRows):
+    """All scorers as one space: an image is compared by the scorer that judges its pair, and has not trained on it."""
+
+    def __init__(self, spaces: Sequence[Compared], fold: np.ndarray) -> None:
+        self.spaces, self.fold = spaces, fold
+
+    def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
+        out, fold = np.empty(len(image), np.float32), self.fold[image[:, 0]]
+        for k, space in enumerate(self.spaces):
+            mine = fold == k
+            out[mine] = space.of_pairs(image[mine], text[mine])
+        return out
+
+
 @dataclass(frozen=True)
 class PairScorers:
     """Who compares the images and captions of N pairs.
@@ -91,14 +118,15 @@ class PairScorers:
     fold: np.ndarray
 
     @staticmethod
-    def of(scorers: Sequence[PairScorer], fold: np.ndarray, caption: np.ndarray) -> PairScorers:
-        """caption: as in `Compared`.  Several scorers are taken to be trained on the folds of one another."""
-        return PairScorers([Compared(scorer, caption, learned=len(scorers) > 1) for scorer in scorers], fold)
+    def of(scorers: Sequence[PairScorer], fold: np.ndarray, caption: np.ndarray, rows: np.ndarray) -> PairScorers:
+        """caption, rows: as in `Compared`.  Several scorers are taken to be trained on the folds of one another."""
+        several = len(scorers) > 1
+        return PairScorers([Compared(scorer, caption, rows, learned=several) for scorer in scorers], fold)
 
     @property
-    def trained(self) -> bool:
-        """Whether a scorer trained on the pairs of the other folds."""
-        return len(self.spaces) > 1
+    def space(self) -> Model:
+        """In which any image can be compared with any caption."""
+        return _OwnScorer(self.spaces, self.fold)
 
     def pairs(self, pairs: Pairs) -> Pairs:
         """The same N pairs in the form that the spaces compare."""
@@ -109,11 +137,7 @@ class PairScorers:
         """For the pairs `rows` (n,)."""
         return CrossFit(self.spaces, rows, self.fold[rows])
 
-    def unit(self, rows: np.ndarray, *, seed: int = 0) -> float:
-        """What a difference of 1 in a cosine is in the unit of the first scorer, by random re-pairings of `rows`.
-
-        Temperatures are given for cosines; multiplied by this they fit the scorer.
-        """
-        rng = np.random.default_rng(seed)
-        image, text = rng.choice(rows, (2, SAMPLE))[..., None]
-        return max(float(self.spaces[0].of_pairs(image, text).std()), 1e-9) / SPREAD
+    def units(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) float32: the scorer's number of each pair over its similarity."""
+        units = np.array([space.unit for space in self.spaces], np.float32)
+        return units[self.fold[rows]]

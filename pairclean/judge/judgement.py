@@ -30,7 +30,7 @@ from .particulars import keeps_particulars, near_ranks
 from .phrased import NO_SPAN, PhraseReader, Words, read_sample
 from .recalibration import Recalibration
 from .rounds import Learned
-from .scores import TEMPERATURES, Scorer
+from .scores import Scorer
 
 T = TypeVar("T")
 
@@ -363,10 +363,9 @@ def _choose(
 
 def _given(scorers: PairScorers, near: Pairs, rows: np.ndarray, kinds: PairKinds, seed: int) -> _Choice:
     """By scorers that used no judgement of the pairs that they score."""
-    cross_fit, unit_of = scorers.cross_fit(rows), scorers.unit(rows, seed=seed)
-    temperatures = [t * unit_of for t in TEMPERATURES]
-    scores = cross_fit.scores(scorers.pairs(near), kinds, temperatures=temperatures, seed=seed)
-    return _Choice(GIVEN, cross_fit, scores, cross_fit, scores, scores.similarity, [])
+    cross_fit = scorers.cross_fit(rows)
+    scores = cross_fit.scores(scorers.pairs(near), kinds, seed=seed)
+    return _Choice(GIVEN, cross_fit, scores, cross_fit, scores, scores.similarity * scorers.units(rows), [])
 
 
 def _encoder_scores(

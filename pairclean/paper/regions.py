@@ -1,9 +1,9 @@
-"""The retrieval model as what `pairclean.clean_vectors` needs of an encoder: pooled vectors, and a scorer.
+"""The retrieval model as what `pairclean.clean_vectors` needs of an encoder: pooled vectors, and scorers.
 
 The network compares regions with words, and no inner product of two vectors gives its similarity. So it is handed over
-as a `PairScorer`, which ranks; its pooled vectors, one per image and one per caption, only find kinds and candidates.
-A network memorises some of the pairs that it is trained on, wrong ones too. So several are trained, each without one
-fold of the images, and each scores the fold that it has not seen.
+as a `PairScorer`, which ranks; one vector per image and one per caption, pooled from the features before any training,
+only find kinds and candidates. A network memorises some of the pairs that it is trained on, wrong ones too. So several
+are trained, each without one fold of the images, and each scores the fold that it has not seen.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from .training import Settings, method
 
 #: Images and captions that are encoded at once, together.
 ENCODED = 4096
+#: The length of the random vector of a word.
+WORD_DIM = 512
 
 
 class RegionScorer:
@@ -65,26 +67,6 @@ class RegionScorer:
             at = (torch.from_numpy(of).to(self.device) for of in (of_image, of_caption))
             return self.model.sim_enc.paired(regions, encoded, lengths, *at).float().cpu().numpy()
 
-    @torch.no_grad()
-    def image_vectors(self) -> NDArray[np.float32]:
-        """The pooled vectors of every pair's image, (C, d) float32 unit rows."""
-        with self._precision():
-            found = [
-                self.model.image_vectors(self.data.regions(part).to(self.device)).float().cpu().numpy()
-                for part in chunks(len(self.data.images), ENCODED)
-            ]
-        return np.concatenate(found)[self.data.image_of]
-
-    @torch.no_grad()
-    def caption_vectors(self) -> NDArray[np.float32]:
-        """The pooled vectors of the captions, (C, d) float32 unit rows."""
-        found = []
-        with self._precision():
-            for part in chunks(len(self.data), ENCODED):
-                words, lengths = self.data.words(np.arange(len(self.data))[part])
-                found.append(self.model.caption_vectors(words.to(self.device), lengths).float().cpu().numpy())
-        return np.concatenate(found)
-
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
@@ -99,14 +81,22 @@ class OutOfFold:
     scorers: Sequence[RegionScorer]
     fold: Ints
 
-    @property
-    def image(self) -> NDArray[np.float32]:
-        """(C, d) pooled vectors by the first model, which also ranks rematches."""
-        return self.scorers[0].image_vectors()
 
-    @property
-    def text(self) -> NDArray[np.float32]:
-        return self.scorers[0].caption_vectors()
+def pooled_vectors(data: RegionCaptions, *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One vector per image and one per caption, from the features alone: the image and the text of `clean_vectors`.
+
+    Returns the mean of the regions, (C, d), and the sum of a random vector per word, weighted by the inverse document
+    frequency of the word, (C, WORD_DIM).
+    """
+    image = np.concatenate([data.regions(part).mean(1).numpy() for part in chunks(len(data.images), ENCODED)])
+    words = 1 + max(int(caption.max()) for caption in data.captions)
+    seen = np.zeros(words)
+    for caption in data.captions:
+        seen[np.unique(caption)] += 1
+    weight = np.log(len(data) / np.maximum(seen, 1)).astype(np.float32)
+    vectors = np.random.default_rng(seed).standard_normal((words, WORD_DIM), np.float32)
+    text = np.stack([weight[caption] @ vectors[caption] for caption in data.captions])
+    return image[data.image_of], text
 
 
 def fold_by_image(data: RegionCaptions, folds: int, seed: int = 0) -> Ints:

@@ -50,13 +50,8 @@ class RematchCalibration:
         return _sigmoid(self.intercept + self.slope * logit(mass))
 
 
-def fit_temperature(
-    image: np.ndarray, text: np.ndarray, comparison: Comparison = INNER_PRODUCT, unit: float = 1.0
-) -> float:
-    """The temperature of greatest likelihood of the two softmaxes over (n, k) matched pairs: scores become log odds.
-
-    unit: what a difference of 1 in a cosine is in the unit of the comparison.
-    """
+def fit_temperature(image: np.ndarray, text: np.ndarray, comparison: Comparison = INNER_PRODUCT) -> float:
+    """The temperature of greatest likelihood of the two softmaxes over (n, k) matched pairs: scores become log odds."""
     similarity = comparison.with_texts(image, text)
     own = np.diag(similarity)
 
@@ -66,7 +61,7 @@ def fit_temperature(
         return float(2 * own.mean() / temperature - sum(_logsumexp(logits, axis).mean() for axis in (0, 1)))
 
     # The likelihood is concave in 1 / temperature: it rises up to the maximum and falls after it.
-    tried = [float(t) for t in np.geomspace(0.005, 0.3, 42) * unit]
+    tried = [float(t) for t in np.geomspace(0.005, 0.3, 42)]
     return tried[bisect_left(range(len(tried) - 1), True, key=lambda i: fit(tried[i]) >= fit(tried[i + 1]))]
 
 

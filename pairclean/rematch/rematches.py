@@ -24,6 +24,7 @@ from ..judge import (
     reference_rows,
     threshold_for,
 )
+from ..judge.judgement import GIVEN
 from ..judge.scores import Model
 from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
@@ -100,8 +101,8 @@ def rematch(
     """Find captions for the noisy pairs among N.
 
     pairs: the encoder's vectors of the pairs as they came.  faults: captions among them that were given back.
-    learned, judgement: of the pairs with these captions.  scorers: those that judged them. The first ranks the captions
-    that vectors find for an image.  The other arguments are options of `Config`.
+    learned, judgement: of the pairs with these captions.  scorers: those that judged them. They rank the captions that
+    vectors find for an image.  The other arguments are options of `Config`.
     Raises UserError if `keep_precision` is more than any threshold reaches.
     """
     clean, home = _judged(judgement, faults, min_precision)
@@ -217,12 +218,11 @@ def _planned(
     mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
     taking_part = taking_part[~mute[taking_part]]
     near = learned.near(pairs)
-    if scorers is None:
-        model, held_out = _rematcher(learned, judgement)
-        trained = held_out is not None
-    else:
-        model, held_out = (learned.aligned or learned.first)[0], _unseen(scorers, learned, pairs, clean, seed)
-        trained = scorers.trained
+    model, held_out = _rematcher(learned, judgement)
+    trained = held_out is not None and scorers is None
+    if scorers is not None and held_out is not None:
+        unseen = learned.folds(pairs.image_id) == 0  # by the model that finds candidates
+        held_out = draw_sure(np.where(unseen, clean, 0.0), np.random.default_rng(seed))
     options = RematchOptions(
         capacity=capacity,
         reuse=pool == "all",
@@ -238,11 +238,11 @@ def _planned(
     ranked, finder = near, None
     if scorers is not None:
         finder = Finder(near, model, scorer, gpu)
-        space, ranked, unit = scorers.spaces[0], scorers.pairs(near), scorers.unit(every, seed=seed)
+        space, ranked = scorers.space, scorers.pairs(near)
         some = np.random.default_rng(seed).permutation(held_out)[:FITTED]
         few = reference_rows(every, np.random.default_rng(seed))
         matched = ranked.take(held_out)
-        scorer = _fitted(space, ranked.take(few), ranked.take(some), space.device, unit)
+        scorer = _fitted(space, ranked.take(few), ranked.take(some), space.device)
 
     def embedded(rows: np.ndarray) -> Pool:
         return Pool(ranked.take(rows).through(space), clean[rows])
@@ -281,32 +281,21 @@ def _planned(
     )
 
 
-def _fitted(space: Model, reference: Pairs, matched: Pairs, device: str, unit: float = 1.0) -> Scorer:
-    """A scorer of a space.  reference: pairs as the space takes them.  matched: pairs in it, which fit the temperature.
-
-    unit: what a difference of 1 in a cosine is in the unit of the space's comparison.
-    """
+def _fitted(space: Model, reference: Pairs, matched: Pairs, device: str) -> Scorer:
+    """A scorer of a space.  reference: pairs as the space takes them.  matched: pairs in it, for the temperature."""
     compare = space.comparison
     # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
-    temperature = fit_temperature(matched.image[:], matched.text[:], compare, unit) if len(matched) else 1.0
+    temperature = fit_temperature(matched.image[:], matched.text[:], compare) if len(matched) else 1.0
     return Scorer(Reference.of(reference.through(space)), temperature, device, compare)
 
 
-def _unseen(scorers: PairScorers, learned: Learned, pairs: Pairs, clean: np.ndarray, seed: int) -> np.ndarray:
-    """Likely matched pairs on which neither the first scorer nor the model that finds candidates has trained.
-
-    pairs: with their exact identities.
-    """
-    unseen = np.ones(len(clean), bool)
-    if scorers.trained:
-        unseen &= scorers.fold == 0
-    if learned.aligned:
-        unseen &= learned.folds(pairs.image_id) == 0
-    return draw_sure(np.where(unseen, clean, 0.0), np.random.default_rng(seed))
-
-
 def _rematcher(learned: Learned, judgement: Judgement) -> tuple[Alignment, np.ndarray | None]:
-    """The model to rematch by, and pairs to calibrate it with that it never trained on; None if it trained on none."""
+    """The model by which captions are found, and ranked unless there are scorers.
+
+    Then pairs to calibrate it with that it never trained on; None if it trained on none.
+    """
+    if judgement.score == GIVEN and not learned.aligned:
+        return learned.first[0], None
     if judgement.score in ENCODER_SCORES or not learned.aligned:
         return ZeroShot(), None
     return learned.aligned[0], learned.held_out

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pairclean import UserError, clean_vectors
+from pairclean.arrays import unit
 from pairclean.metrics.detection import auroc
 from pairclean.paper import networks, regions
 from pairclean.paper.data import RegionCaptions, Vocabulary, make_noise, open_split
@@ -18,7 +19,7 @@ from pairclean.paper.evaluation import similarities
 from pairclean.paper.fit import BEST, load_model
 from pairclean.paper.generated import architecture, draw
 from pairclean.paper.networks import RetrievalModel
-from pairclean.paper.regions import RegionScorer, fold_by_image, train_out_of_fold
+from pairclean.paper.regions import RegionScorer, fold_by_image, pooled_vectors, train_out_of_fold
 from pairclean.paper.training import Settings
 
 SHORT = replace(Settings(), warm_up=1, epochs=1, batch=16, queue=16, rate=3e-3)
@@ -49,17 +50,20 @@ def test_scores_are_those_of_the_full_matrix(module: Literal["SGR", "SAF"], monk
     np.testing.assert_allclose(scorer.score(rows[0][:1], rows[1][:1]), found[:1], atol=1e-6)
 
 
-def test_pooled_vectors_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_vectors_are_means_of_regions_and_weighted_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regions, "ENCODED", 5)
-    torch.manual_seed(0)
-    model, data = RetrievalModel(architecture("SAF")).eval(), several(8)
-    scorer = RegionScorer(model, data)
-    with torch.no_grad():
-        image = model.image_vectors(data.regions(slice(None))).numpy()
-        text = model.caption_vectors(*data.words(np.arange(len(data)))).numpy()
-    np.testing.assert_allclose(scorer.image_vectors(), image[data.image_of], atol=1e-6)
-    np.testing.assert_allclose(scorer.caption_vectors(), text, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
+    data = several(8)
+    data = data.with_noise(np.random.default_rng(0).integers(0, 8, len(data)))
+    image, text = pooled_vectors(data)
+    np.testing.assert_allclose(image, data.images.mean(1)[data.image_of], atol=1e-6)
+    assert text.shape == (40, regions.WORD_DIM)
+    again = pooled_vectors(
+        replace(data, captions=[caption[[0, 2, 1, *range(3, len(caption))]] for caption in data.captions])
+    )
+    np.testing.assert_allclose(again[1], text, rtol=1e-4, atol=1e-4)  # the order of words does not count
+    few = RegionCaptions(data.images, [np.array([1, *words, 2]) for words in ([5, 6], [5, 7], [5, 8])], np.arange(3))
+    cosine = unit(pooled_vectors(few)[1]) @ unit(pooled_vectors(few)[1]).T
+    assert np.abs(cosine - np.eye(3)).max() < 0.2  # words 1, 2 and 5 are in every caption, and say nothing
 
 
 def test_an_image_is_in_one_fold() -> None:
@@ -103,11 +107,10 @@ def test_regions_are_cleaned_from_end_to_end(tmp_path: Path) -> None:
     weights = (tmp_path / "fold0" / BEST).read_bytes()
     again = train_out_of_fold(data, dev, tmp_path, architecture("SAF"), longer)  # nothing is trained again
     assert (tmp_path / "fold0" / BEST).read_bytes() == weights
-    np.testing.assert_array_equal(made.image, again.image)
+    np.testing.assert_array_equal(made.fold, again.fold)
     captions = [" ".join(map(str, words)) for words in data.captions]
     found = clean_vectors(
-        made.image,
-        made.text,
+        *pooled_vectors(data),
         captions=captions,
         image_ids=data.image_of,
         comparable=False,

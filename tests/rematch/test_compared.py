@@ -25,11 +25,14 @@ class Table:
 
 
 def compared(similarity: np.ndarray, pairs: Pairs, temperature: float) -> tuple[Pairs, Scorer]:
-    """The pairs as rows, and a scorer that looks their similarities up; all of them are the reference."""
+    """The pairs as rows, and a scorer that looks their similarities up; all of them are the reference.
+
+    temperature: of the similarities as they are in the table.
+    """
     rows = np.arange(len(pairs))
-    scorers = PairScorers.of([Table(similarity)], np.zeros(len(pairs), int), rows)
+    scorers = PairScorers.of([Table(similarity)], np.zeros(len(pairs), int), rows, rows)
     of = scorers.pairs(pairs)
-    return of, Scorer(Reference.of(of), temperature, comparison=scorers.spaces[0])
+    return of, Scorer(Reference.of(of), temperature / scorers.spaces[0].unit, comparison=scorers.space.comparison)
 
 
 def proposals(searched: CandidatePool, added: Pool, scorer: Scorer) -> Proposals:
@@ -65,18 +68,19 @@ def test_vectors_find_and_the_scorer_ranks() -> None:
     vectors = world.suspects.pairs
     similarity = np.random.default_rng(0).random((SUSPECTS, SUSPECTS), np.float32)
     rows, scorer = compared(similarity, vectors, 0.1)
+    similarity = similarity / np.float32(0.1 / scorer.temperature)
     nothing = np.zeros((1, 24), np.float32)
     plain = Scorer(Reference(nothing, nothing, np.array([-1]), np.array([-1])), 1.0)  # without hubness
     gallery = ComparedGallery(rows.image[:], rows.text[:], Finder(vectors, ZeroShot(), plain), scorer.comparison)
     edges = gallery.edges()
-    np.testing.assert_array_equal(edges.value, similarity[edges.image, edges.caption])
+    np.testing.assert_allclose(edges.value, similarity[edges.image, edges.caption], rtol=1e-6)
     cosine = vectors.image[:] @ vectors.text[:].T
     image, caption, found = gallery.captions_for(rows.image[:20])
-    np.testing.assert_array_equal(found, similarity[image, caption])
+    np.testing.assert_allclose(found, similarity[image, caption], rtol=1e-6)
     for i in range(20):
         assert set(caption[image == i]) == set(np.argsort(-cosine[i])[:CANDIDATES])
     image, caption, found = gallery.images_for(rows.text[:20])
-    np.testing.assert_array_equal(found, similarity[image, caption])
+    np.testing.assert_allclose(found, similarity[image, caption], rtol=1e-6)
     for c in range(20):
         assert set(image[caption == c]) == set(np.argsort(-cosine[:, c])[:CANDIDATES])
 
