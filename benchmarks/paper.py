@@ -293,8 +293,8 @@ def clean_training_pairs(options: argparse.Namespace, files: Files, words: Vocab
     settings = replace(SCHEDULES[options.set], noise=files.rate, half=options.half)
     regions, d = data.images.shape[1:]
     of = Architecture(words=len(words), module=options.model, image_dim=d, regions=regions)
-    home = options.out / f"{options.set}-{files.rate}-clean-{options.model}-seed{options.seed}"
-    common: dict[str, Any] = {"seed": options.seed, "device": device, "progress": Lines()}
+    home = options.out / f"{options.set}-{files.rate}-clean-{options.model}-folds{options.folds}-seed{options.seed}"
+    common: dict[str, Any] = {"folds": options.folds, "seed": options.seed, "device": device, "progress": Lines()}
     made = train_out_of_fold(data, dev, home, of, settings, name=options.method, **common)
     captions = read_captions(caption_file(files.folder, "train"))
     found = clean_vectors(
@@ -477,6 +477,7 @@ def main() -> None:
     parser.add_argument(
         "--clean", action="store_true", help="find the mismatched pairs, by networks trained out of fold"
     )
+    parser.add_argument("--folds", type=int, default=5, help="networks that --clean trains, each without one fold")
     parser.add_argument("--dry-run", action="store_true", help="only say which files are missing")
     parser.add_argument("--generated", action="store_true", help="compare on drawn pairs, without any data")
     parser.add_argument("--seeds", type=int, default=3, help="of --generated")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,10 +19,10 @@ from pairclean.paper import networks, regions
 from pairclean.paper.data import RegionCaptions, Vocabulary, make_noise, open_split
 from pairclean.paper.evaluation import similarities
 from pairclean.paper.fit import BEST, load_model
-from pairclean.paper.generated import architecture, draw
-from pairclean.paper.networks import RetrievalModel
+from pairclean.paper.generated import DIM, REGIONS, architecture, draw
+from pairclean.paper.networks import Architecture, RetrievalModel
 from pairclean.paper.regions import RegionScorer, fold_by_image, pooled_vectors, train_out_of_fold
-from pairclean.paper.training import Settings
+from pairclean.paper.training import SCHEDULES, Settings
 
 SHORT = replace(Settings(), warm_up=1, epochs=1, batch=16, queue=16, rate=3e-3)
 
@@ -138,3 +140,25 @@ def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path) -> None:
     np.save(tmp_path / "train_ims.npy", np.zeros((2, 3, 4), np.float32))
     with pytest.raises(UserError, match=r"train_caps\.txt is missing"):
         open_split(tmp_path, "train", Vocabulary.of([]))
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "paper.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "DIR" / "f30k_precomp").mkdir(parents=True)
+    for number, split in enumerate(("train", "dev")):
+        drawn = draw((24, 4)[number], number)
+        lines = [" ".join(f"thing{word}" for word in caption[1:-1]) for caption in drawn.captions for _ in range(5)]
+        np.save(tmp_path / "DIR" / "f30k_precomp" / f"{split}_ims.npy", drawn.images)
+        (tmp_path / "DIR" / "f30k_precomp" / f"{split}_caps.txt").write_text("".join(f"{line}\n" for line in lines))
+        if split == "train":
+            Vocabulary.of(lines, least=1).write(tmp_path / "DIR" / "vocab" / "f30k_precomp_vocab.json")
+    small = partial(Architecture, image_dim=DIM, regions=REGIONS, word_dim=8, joint_dim=8, similarity_dim=4)
+    monkeypatch.setattr(networks, "Architecture", small)
+    monkeypatch.setitem(SCHEDULES, "f30k", SHORT)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.replace('device="cuda"', 'device="cpu"'), names)
+    assert len(names["found"].verdicts) == 120
+    assert [scorer.data is names["data"] for scorer in names["made"].scorers] == [True] * 5
+    assert (tmp_path / "OUT" / "fold4" / BEST).exists()
