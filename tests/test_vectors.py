@@ -188,6 +188,29 @@ def test_each_fold_is_judged_by_its_own_scorer() -> None:
     assert found.rematches.calibrated_on > 0
 
 
+def test_a_scorer_is_never_asked_for_pairs_that_cannot_be_read() -> None:
+    image, text = pairs()
+    scorer = Sharp()
+    scorer.image[3], scorer.text[4] = np.nan, np.nan
+    image[3], text[4] = 0, 0
+    found = clean_vectors(image, text, method="zero-shot", scorer=scorer)
+    assert [row["row"] for row in found.verdicts.to_pylist() if row["verdict"] == Verdict.UNREADABLE] == [3, 4]
+    assert found.judgement.score == "scorer"
+    assert scorer.seen == set(range(N)) - {3, 4}
+
+
+def test_captions_that_are_given_back_are_scored_with_their_own_images() -> None:
+    image, text = pairs(moved=0)
+    text[100:200] = np.roll(text[100:200], 3, axis=0)
+    scorer = Sharp()
+    scorer.image, scorer.text = image, text
+    found = clean_vectors(image, text, method="zero-shot", repair=True, scorer=scorer)
+    assert (found.faults.caption[100:200] == 100 + (np.arange(100) + 3) % 100).all()
+    own = (image * text[found.faults.caption]).sum(1)
+    np.testing.assert_allclose(found.judgement.aligned_similarity, own, rtol=1e-4, atol=1e-4)
+    assert (found.rematches.partner[100:200] == found.faults.caption[100:200]).mean() > 0.95
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -21,7 +21,7 @@ from .scores import Model
 SPREAD = 0.05
 #: Random re-pairings by which the standard deviation of a scorer is measured.
 SAMPLE = 2000
-#: Comparisons that are remembered, 256 MiB of float32. In small data every comparison is needed many times.
+#: Comparisons that all scorers together remember, 256 MiB of float32. In small data each is needed many times.
 REMEMBERED = 2**26
 
 
@@ -55,14 +55,14 @@ class _OfRows:
 class Compared(_OfRows):
     """The space of one scorer.  unit: the scorer's numbers over the similarities (SPREAD)."""
 
-    def __init__(self, scorer: PairScorer, caption: np.ndarray, rows: np.ndarray, *, learned: bool) -> None:
+    def __init__(self, scorer: PairScorer, caption: np.ndarray, rows: np.ndarray, *, scorers: int) -> None:
         """caption: (N,) int64, the row of the source from which each pair has its caption.  rows: (n,) readable pairs.
 
-        learned: whether the scorer was trained on such pairs.
+        scorers: how many there are. If there are several, they were trained on these pairs, each without its own fold.
         """
-        self.scorer, self.caption, self.learned = scorer, caption, learned
+        self.scorer, self.caption, self.learned = scorer, caption, scorers > 1
         n = len(caption)
-        self._known = np.full((n, n), np.nan, np.float32) if n * n <= REMEMBERED else None
+        self._known = np.full((n, n), np.nan, np.float32) if n * n * scorers <= REMEMBERED else None
         image, text = np.random.default_rng(0).choice(rows, (2, SAMPLE)) if len(rows) else np.zeros((2, 0), np.int64)
         found = self._compare(image, caption[text]).astype(np.float64)
         self.unit = float(found.std()) / SPREAD if len(np.unique(found)) > 1 else 1.0
@@ -119,9 +119,8 @@ class PairScorers:
 
     @staticmethod
     def of(scorers: Sequence[PairScorer], fold: np.ndarray, caption: np.ndarray, rows: np.ndarray) -> PairScorers:
-        """caption, rows: as in `Compared`.  Several scorers are taken to be trained on the folds of one another."""
-        several = len(scorers) > 1
-        return PairScorers([Compared(scorer, caption, rows, learned=several) for scorer in scorers], fold)
+        """caption, rows: as in `Compared`."""
+        return PairScorers([Compared(scorer, caption, rows, scorers=len(scorers)) for scorer in scorers], fold)
 
     @property
     def space(self) -> Model:
