@@ -13,7 +13,7 @@ from .calibration import (
     keeping,
     read_calibration,
 )
-from .compared import Compared, PairScorers
+from .compared import PairScorers
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
 from .decoy_calibration import calibrate
 from .decoys import LEVEL, DecoyScale, Rate
@@ -45,7 +45,6 @@ __all__ = [
     "REFERENCE",
     "UNJUDGED",
     "Calibration",
-    "Compared",
     "CrossFit",
     "DecoyScale",
     "Faults",
