@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, chunks
+from ..arrays import INNER_PRODUCT, Pairs, chunks
 from .evidence import Scored
 from .kinds import PairKinds, draw_within
 from .scores import (
@@ -233,7 +233,8 @@ class CrossFit:
                     x, y = model.embed_image(pairs.image[members[left]]), model.embed_text(pairs.text[members[right]])
                     found[measured] = near(x, y, each.similarity[measured], left, right)
                 of_drawn.append(found)
-            siblings = Siblings.of(model, pairs, members, standing[place]) if f.within else None
+            has_vectors = model.comparison is INNER_PRODUCT
+            siblings = Siblings.of(model, pairs, members, standing[place]) if f.within and has_vectors else None
             if siblings is not None:
                 positions = [(each.left, each.right) for each in drawn]
                 standing[place], of_drawn, weight = siblings.joined(

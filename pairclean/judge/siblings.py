@@ -20,11 +20,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from ..align.alignment import Alignment
 from ..arrays import Pairs, chunks
 from .decoys import DecoyScale
 from .evidence import probit
-from .scores import pair_codes
+from .scores import Model, pair_codes
 
 #: The standing that gives a caption half the weight, and how steeply the weight rises there. Of captions moved within
 #: kinds, one in five stands above .7. Chosen on photos of people and dogs with five and with fifteen captions each.
@@ -51,7 +50,7 @@ class Siblings:
     own: (n,) the weight in it of each pair's caption.  mean: (d,) float32 of all captions.
     """
 
-    model: Alignment
+    model: Model
     pairs: Pairs
     rows: np.ndarray
     group: np.ndarray
@@ -61,7 +60,7 @@ class Siblings:
     mean: np.ndarray
 
     @staticmethod
-    def of(model: Alignment, pairs: Pairs, rows: np.ndarray, standing: np.ndarray) -> Siblings | None:
+    def of(model: Model, pairs: Pairs, rows: np.ndarray, standing: np.ndarray) -> Siblings | None:
         """standing: (n,) of these pairs, NaN where it is not known.  None if captions are not wrong one by one, or no
         image has several."""
         image_id, caption_id = pairs.image_id[rows], pairs.caption_id[rows]

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs, unit
-from pairclean.judge import judge, learn
+from pairclean.judge import PairScorers, judge, learn
 from pairclean.judge.crossfit import CrossFit
 from pairclean.judge.judgement import Judgement
 from pairclean.judge.kinds import PairKinds, Partition
@@ -110,6 +110,21 @@ def test_other_captions_tell_near_misses_that_the_encoder_does_not() -> None:
 def test_captions_that_moved_together_are_judged_as_if_they_were_alone() -> None:
     pairs, wrong = drawn(3, wrong=0.3, together=True)
     assert auroc(-found(pairs).clean_probability, wrong) > 0.8
+
+
+def test_a_scorer_does_not_compare_captions() -> None:
+    pairs, _ = drawn(1, wrong=0.3)
+    rows = np.arange(len(pairs))
+
+    class Products:
+        def score(self, image_rows: np.ndarray, text_rows: np.ndarray) -> np.ndarray:
+            return np.asarray(np.einsum("ij,ij->i", pairs.image[image_rows], pairs.text[text_rows]))
+
+    scorers = PairScorers.of([Products()], np.zeros(len(rows), np.int64), rows, rows)
+    kinds = PairKinds.of(Partition.fit(pairs, rows), pairs, rows)
+    scores = scorers.cross_fit(rows).scores(scorers.pairs(pairs), kinds)
+    assert scores.kinds is not None
+    assert scores.kinds.siblings == 0
 
 
 def test_too_few_low_captions_say_nothing() -> None:
