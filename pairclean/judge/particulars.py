@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..arrays import Pairs, unit
-from .crossfit import CrossFit, Scores, embedded
+from .crossfit import CrossFit, Scores
+from .embedded import embedded
 from .scores import hubness, reference_rows
 
 NEAR = 20  # captions most like a pair's own

@@ -152,8 +152,8 @@ class Scorer:
 def pair_similarity(image: np.ndarray, text: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Inner products of image[left] with text[right], (m,) float32, without holding m vectors at once."""
     out = np.empty(len(left), np.float32)
-    for part in chunks(len(left), 65536):
-        out[part] = np.einsum("ij,ij->i", image[left[part]], text[right[part]])
+    for part in chunks(len(left), 1024):  # their vectors stay in the cache
+        out[part] = np.einsum("ij,ij->i", image.take(left[part], 0), text.take(right[part], 0))
     return out
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..align.alignment import Alignment
-from ..arrays import Pairs, chunks
+from ..arrays import chunks
+from .embedded import Vectors
 from .kinds import distinct
 
 #: Members per kind that a pair is compared with, at most, and at least.
@@ -90,24 +90,19 @@ class Standing:
 
     @staticmethod
     def of(
-        model: Alignment,
-        pairs: Pairs,
-        rows: np.ndarray,
+        vectors: tuple[Vectors, Vectors],
+        ids: tuple[np.ndarray, np.ndarray],
         kind: tuple[np.ndarray, np.ndarray],
         hub: tuple[np.ndarray, np.ndarray],
         temperature: float,
         rng: np.random.Generator,
     ) -> Standing:
-        """Of the pairs `rows` (n,) of N; the rest as in the class."""
-        ids = pairs.image_id[rows], pairs.caption_id[rows]
+        """vectors: of the n images and of the n captions; the rest as in the class."""
         peers = []
-        sides = ((model.embed_image, pairs.image), (model.embed_text, pairs.text))
-        for (embed, vectors), of, id_of, hub_of in zip(sides, kind, ids, hub, strict=True):
+        for side, id_of, of, hub_of in zip(vectors, ids, kind, hub, strict=True):
             drawn = draw_peers(of, id_of, rng)
             kinds, start = np.unique(of[drawn], return_index=True)
-            peers.append(
-                Peers(embed(vectors[rows[drawn]]), hub_of[drawn], id_of[drawn], kinds, np.append(start, len(drawn)))
-            )
+            peers.append(Peers(side[drawn], hub_of[drawn], id_of[drawn], kinds, np.append(start, len(drawn))))
         return Standing(peers[0], peers[1], kind, hub, ids, temperature)
 
     def __call__(
