@@ -131,4 +131,5 @@ def chunks(n: int, size: int) -> Iterator[slice]:
 
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows scaled to unit length; zero rows stay zero."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    length = np.sqrt(np.einsum("ij,ij->i", x, x))  # np.linalg.norm would hold the squares of all entries
+    return x / np.maximum(length, 1e-12)[:, None]

@@ -59,13 +59,16 @@ class ContextCost(nn.Module):
         """logits: (Q, B) float32, similarities divided by the temperature.  Returns (Q, B) float32."""
         row, column = _log_mean_exp(logits, 1), _log_mean_exp(logits, 0)
 
-        def seen(weight: Tensor) -> Tensor:
-            """weight: (..., 3), of the entry and of its excess over row and column -> (..., Q, B)."""
-            own, by_row, by_column = weight[..., None, None].unbind(-3)
-            return (own + by_row + by_column) * logits - by_row * row - by_column * column
+        def seen(weight: Tensor, bias: Tensor) -> Tensor:
+            """weight: (3,), of the entry and of its excess over row and column; bias: a scalar.  Returns (Q, B)."""
+            own, by_row, by_column = weight
+            return (own + by_row + by_column) * logits - (by_row * row - bias) - by_column * column
 
-        hidden = torch.relu(seen(self.weight) + self.bias[:, None, None])
-        return -(seen(self.slope) + torch.tensordot(self.out, hidden, 1))
+        cost = -seen(self.slope, self.slope.new_zeros(()))
+        # One hidden unit at a time: its (Q, B) array stays in the cache, that of all units does not.
+        for weight, bias, out in zip(self.weight, self.bias, self.out, strict=True):
+            cost = cost - out * torch.relu(seen(weight, bias))
+        return cost
 
     def learn(self, logits: Tensor, target: Tensor) -> Tensor:
         """One step of the self-supervision: separate the planted pairs from all other entries, by logistic loss.

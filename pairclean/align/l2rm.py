@@ -30,6 +30,10 @@ REMATCH_WEIGHT = 0.5
 #: The most mass that a plan moves, where the batch can hold every partner; and the share of its capacity from which a
 #: row or column counts as having mass.
 MASS_LIMIT, MASS_THRESHOLD = 0.5, 0.1
+#: The most clean pairs in one epoch: ten epochs are at most 160 steps. AUROC of one held-out fold of 100,000 generated
+#: pairs: .9969 after 40 steps, .9983 after 80, .9990 after 160, .9991 after 184. On the real sets, where ten epochs are
+#: 10 to 30 steps, four times as many gained on coco2k (40 steps) and lost on fashion (120 steps).
+LARGEST_EPOCH = 2**14
 QUEUE = 128  # noisy images among which the cost learns to find clean ones
 FEWEST_NOISY = 16  # pairs; a plan between fewer teaches nothing
 
@@ -39,6 +43,8 @@ class L2RM(Trainer):
 
     cost: of moving a caption: learned (step 4), fixed at 1 - similarity, or "none", which leaves the noisy pairs out.
     """
+
+    largest_epoch = LARGEST_EPOCH
 
     def __init__(
         self,
@@ -92,29 +98,33 @@ class L2RM(Trainer):
         self.image.train(), self.text.train()
         transported = self.cost != "none" and len(noisy) >= FEWEST_NOISY
         for step, batch in enumerate(data.batches(epoch, torch.from_numpy(np.flatnonzero(clean)))):
-            loss = info_nce(self._logits(data.similarity(batch)), data.same(batch))
+            suspects = noisy[noisy_batches[step % len(noisy_batches)]] if transported else noisy[:0]
+            embedded = data.embedded(torch.cat([batch, suspects]))
+            (images, noisy_images), (captions, noisy_captions) = (x.tensor_split([len(batch)]) for x in embedded)
+            same = data.same(batch)
+            loss = info_nce(self._logits(images @ captions.T), same)
             if transported:
-                suspects = noisy[noisy_batches[step % len(noisy_batches)]]
                 if self.cost == "learned":
-                    self._learn_cost(data, suspects, batch)
-                loss = loss + REMATCH_WEIGHT * self._rematching_loss(data, suspects, len(suspects) / len(noisy))
+                    first = slice(NOISY_BATCH)
+                    self._learn_cost(noisy_images[:QUEUE], images[first], captions[first], same[first, first])
+                similarity, present = noisy_images @ noisy_captions.T, len(suspects) / len(noisy)
+                loss = loss + REMATCH_WEIGHT * self._rematching_loss(similarity, data.same(suspects), present)
             self._step(loss)
 
     @torch.no_grad()
-    def _learn_cost(self, data: Batches, suspects: Tensor, clean: Tensor) -> None:
-        """Steps 3 and 4: images of clean pairs are planted among the noisy ones, for the cost to find."""
-        suspects, clean = suspects[:QUEUE], clean[:NOISY_BATCH]
-        queue, images = (self.image.finish(data.image[batch]) for batch in (suspects, clean))
-        captions = self.text.finish(data.text[clean])
-        queue, target = plant_matches(queue, images, generator=self.generator)
-        copies = data.same(clean).float()  # copies of a pair's caption belong to its image too
-        with torch.enable_grad():
-            self.context_cost.learn(self._logits(queue @ captions.T), target @ copies)
+    def _learn_cost(self, queue: Tensor, images: Tensor, captions: Tensor, copies: Tensor) -> None:
+        """Steps 3 and 4: images of clean pairs are planted among the noisy ones, for the cost to find.
 
-    def _rematching_loss(self, data: Batches, suspects: Tensor, present: float) -> Tensor:
-        """present: the share of the suspects' true partners that the batch can hold, which limits the mass to move."""
-        similarity = data.similarity(suspects)
-        forbidden = data.same(suspects)
+        queue: (Q, k) noisy images.  images, captions: (B, k) of clean pairs; copies: (B, B) bool, those of each other.
+        """
+        queue, target = plant_matches(queue, images, generator=self.generator)
+        with torch.enable_grad():  # copies of a pair's caption belong to its image too
+            self.context_cost.learn(self._logits(queue @ captions.T), target @ copies.float())
+
+    def _rematching_loss(self, similarity: Tensor, forbidden: Tensor, present: float) -> Tensor:
+        """similarity: (Q, Q) of the suspects; forbidden: (Q, Q) bool, copies of each other.  present: the share of the
+        suspects' true partners that the batch can hold, which limits the mass to move.
+        """
         with torch.no_grad():
             if self.cost == "learned":
                 cost = self.context_cost(self._logits(similarity))

@@ -29,6 +29,7 @@ class Trainer(Alignment):
 
     image: Head
     text: Head
+    largest_epoch = LARGEST_EPOCH
 
     def __init__(self, *, comparable: bool, device: str = "cpu", seed: int = 0):
         super().__init__(device=device)
@@ -49,7 +50,7 @@ class Trainer(Alignment):
         self.image.to(self.device), self.text.to(self.device)
         self.log_scale = nn.Parameter(torch.tensor(-np.log(TEMPERATURE), dtype=torch.float32, device=self.device))
         learned = [p for h in (self.image, self.text) for p in h.parameters()]
-        steps = _steps(int(np.count_nonzero(weight)))
+        steps = _steps(int(np.count_nonzero(weight)), self.largest_epoch)
         self.optimiser = torch.optim.AdamW(
             [{"params": learned, "weight_decay": WEIGHT_DECAY}, {"params": [self.log_scale], "weight_decay": 0.0}]
         )
@@ -71,7 +72,7 @@ class Trainer(Alignment):
         self.schedule.step()
 
 
-def _steps(pairs: int, most: int = LARGEST_EPOCH) -> int:
+def _steps(pairs: int, most: int) -> int:
     """The number of batches in an epoch."""
     return max(1, round(min(pairs, most) / BATCH))
 
@@ -87,15 +88,23 @@ class Batches:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, epoch: int, among: Tensor | None = None, *, most: int = LARGEST_EPOCH) -> list[Tensor]:
-        """One epoch.  among: (m,) int64, the positions to draw from; None means all.  most: the most to draw."""
+    def batches(self, epoch: int, among: Tensor | None = None, *, most: int | None = None) -> list[Tensor]:
+        """One epoch.  among: (m,) int64, the positions to draw from; None means all.  most: the most to draw; None
+        means the owner's `largest_epoch`.
+        """
+        most = self.owner.largest_epoch if most is None else most
         chosen = torch.arange(len(self.rows)) if among is None else among
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(self.owner.seed + epoch))
         return list(chosen[order[:most]].tensor_split(_steps(len(chosen), most)))
 
     def similarity(self, batch: Tensor) -> Tensor:
         """(B, B) cosines of the batch's images (rows) and captions."""
-        return self.owner.image.finish(self.image[batch]) @ self.owner.text.finish(self.text[batch]).T
+        images, captions = self.embedded(batch)
+        return images @ captions.T
+
+    def embedded(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, k) unit rows in the common space: the batch's images, and its captions."""
+        return self.owner.image.finish(self.image[batch]), self.owner.text.finish(self.text[batch])
 
     def same(self, batch: Tensor) -> Tensor:
         return same_identity(self.image_id[batch], self.caption_id[batch]).to(self.owner.device)

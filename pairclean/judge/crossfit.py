@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..align.zero_shot import ZeroShot
-from ..arrays import INNER_PRODUCT, Pairs, chunks
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, chunks
+from .embedded import CHUNK, Vectors, both_sides, embedded
 from .evidence import Scored
 from .kinds import PairKinds, draw_within
 from .scores import (
@@ -31,7 +32,6 @@ from .scores import (
 from .siblings import Siblings
 from .standing import Standing
 
-CHUNK = 16384  # pairs embedded at once
 #: Re-pairings within kinds per pair, at each scale.
 WITHIN = 10
 CHOOSING = 20_000  # the most pairs by which a temperature is chosen
@@ -218,10 +218,12 @@ class CrossFit:
             members = self.rows[place]
             kind = kinds.peer_image[place], kinds.peer_text[place]
             hubs = f.image_hubness[index] / 2, f.text_hubness[index] / 2
-            near = Standing.of(model, pairs, members, kind, hubs, temperature, rng)
-            for part, x, y in embedded(model, pairs, members):
+            images, captions = both_sides(model, pairs, members)
+            ids = pairs.image_id[members], pairs.caption_id[members]
+            near = Standing.of((images, captions), ids, kind, hubs, temperature, rng, model.comparison)
+            for part in chunks(len(place), CHUNK):
                 at = np.arange(len(place))[part]
-                standing[place[part]] = near(x, y, f.similarity[part], at, at)
+                standing[place[part]] = near(images[part], captions[part], f.similarity[part], at, at)
             limit = STANDING // len(self.models)
             drawn = [f.decoys, *f.within]
             of_drawn = []
@@ -230,11 +232,10 @@ class CrossFit:
                 found = np.full(len(each.left), np.nan)
                 for measured in (some[p] for p in chunks(len(some), CHUNK)):
                     left, right = each.left[measured], each.right[measured]
-                    x, y = model.embed_image(pairs.image[members[left]]), model.embed_text(pairs.text[members[right]])
-                    found[measured] = near(x, y, each.similarity[measured], left, right)
+                    found[measured] = near(images[left], captions[right], each.similarity[measured], left, right)
                 of_drawn.append(found)
             has_vectors = model.comparison is INNER_PRODUCT
-            siblings = Siblings.of(model, pairs, members, standing[place]) if f.within and has_vectors else None
+            siblings = Siblings.of(captions, *ids, standing[place]) if f.within and has_vectors else None
             if siblings is not None:
                 positions = [(each.left, each.right) for each in drawn]
                 standing[place], of_drawn, weight = siblings.joined(
@@ -271,14 +272,17 @@ class CrossFit:
             similarity = np.empty(len(place), np.float32)
             image_hubness, text_hubness = np.empty((2, len(temperatures), len(place)))
             by, device = model.comparison, model.device
-            for part, x, y in embedded(model, pairs, members):
+            images, captions = both_sides(model, pairs, members)
+            for part in chunks(len(place), CHUNK):
+                x, y = images[part], captions[part]
                 similarity[part] = by.of_pairs(x, y)
                 image_hubness[:, part] = hubness_at(x, reference.text, temperatures, device, by.with_texts)
                 text_hubness[:, part] = hubness_at(y, reference.image, temperatures, device, by.with_images)
             limit = max(1, DECOY_PAIRS // len(self.models))
-            decoys = Decoys.draw(model, pairs, members, rng, limit=limit)
+            ids = pairs.image_id[members], pairs.caption_id[members]
+            decoys = Decoys.draw(images, captions, *ids, rng, comparison=by, limit=limit)
             groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
-            within = [Decoys.draw_within(model, pairs, members, of, rng, limit=limit) for of in groups]
+            within = [Decoys.draw_within(images, captions, of, *ids, rng, comparison=by, limit=limit) for of in groups]
             out.append(_Fold(place, similarity, image_hubness, text_hubness, decoys, within))
         return out
 
@@ -286,16 +290,9 @@ class CrossFit:
 def cosine_scores(pairs: Pairs, rows: np.ndarray, *, seed: int = 0) -> Scores:
     """Scores of the pairs `rows` (n,): the plain cosine of the encoder's own vectors."""
     own = np.concatenate([(x * y).sum(1) for _, x, y in embedded(ZeroShot(), pairs, rows)])
-    decoys = Decoys.draw(ZeroShot(), pairs, rows, np.random.default_rng(seed))
+    ids = pairs.image_id[rows], pairs.caption_id[rows]
+    decoys = Decoys.draw(*both_sides(ZeroShot(), pairs, rows), *ids, np.random.default_rng(seed))
     return Scores(own.astype(np.float64), own, decoys.similarity.astype(np.float64), [])
-
-
-def embedded(
-    model: Model, pairs: Pairs, rows: np.ndarray, *, size: int | None = None
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """The pairs `rows` in a model's space, `size` at a time: which of them, their images and their captions."""
-    for part in chunks(len(rows), size or CHUNK):
-        yield part, model.embed_image(pairs.image[rows[part]]), model.embed_text(pairs.text[rows[part]])
 
 
 @dataclass(frozen=True)
@@ -309,26 +306,39 @@ class Decoys:
 
     @staticmethod
     def draw(
-        model: Model, pairs: Pairs, rows: np.ndarray, rng: np.random.Generator, *, limit: int = DECOY_PAIRS
+        images: Vectors,
+        captions: Vectors,
+        image_id: np.ndarray,
+        caption_id: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        comparison: Comparison = INNER_PRODUCT,
+        limit: int = DECOY_PAIRS,
     ) -> Decoys:
-        """limit: the most pairs that are re-paired."""
-        drawn = draw_decoys(pairs.image_id[rows], pairs.caption_id[rows], rng, limit=limit)
-        return Decoys._of(model, pairs, rows, *drawn)
+        """images, captions: of n pairs; image_id, caption_id: (n,).  limit: the most pairs that are re-paired."""
+        return Decoys._of(images, captions, *draw_decoys(image_id, caption_id, rng, limit=limit), comparison)
 
     @staticmethod
     def draw_within(
-        model: Model, pairs: Pairs, rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator, *, limit: int
+        images: Vectors,
+        captions: Vectors,
+        groups: np.ndarray,
+        image_id: np.ndarray,
+        caption_id: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        comparison: Comparison = INNER_PRODUCT,
+        limit: int,
     ) -> Decoys:
-        """Re-pairings within groups.  groups: (n,) int64 of `rows`, negative for pairs that take no part."""
-        ids = pairs.image_id[rows], pairs.caption_id[rows]
-        return Decoys._of(model, pairs, rows, *draw_within(groups, *ids, rng, draws=WITHIN, limit=limit))
+        """Re-pairings within groups.  groups: (n,) int64, negative for pairs that take no part."""
+        drawn = draw_within(groups, image_id, caption_id, rng, draws=WITHIN, limit=limit)
+        return Decoys._of(images, captions, *drawn, comparison)
 
     @staticmethod
-    def _of(model: Model, pairs: Pairs, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> Decoys:
+    def _of(images: Vectors, captions: Vectors, left: np.ndarray, right: np.ndarray, comparison: Comparison) -> Decoys:
         used = np.unique(np.concatenate([left, right]))
-        x, y = model.embed_image(pairs.image[rows[used]]), model.embed_text(pairs.text[rows[used]])
-        similarity = pair_similarity(x, y, np.searchsorted(used, left), np.searchsorted(used, right), model.comparison)
-        return Decoys(left, right, similarity)
+        at = np.searchsorted(used, left), np.searchsorted(used, right)
+        return Decoys(left, right, pair_similarity(images[used], captions[used], *at, comparison))
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,11 @@ class EvidenceScale:
         return np.minimum(by_image, by_text)
 
     def _of_side(self, scales: dict[int, DecoyScale], score: np.ndarray, kind: np.ndarray) -> np.ndarray:
-        out = probit(self.overall(score))
+        logit = self.overall(score)
         for k, scale in scales.items():
             members = np.flatnonzero(kind == k)
-            out[members] = probit(scale(score[members]))
-        return out
+            logit[members] = scale(score[members])
+        return probit(logit)
 
     def to_json(self) -> dict[str, Any]:
         def side(scales: dict[int, DecoyScale]) -> dict[str, Any]:
@@ -108,7 +108,8 @@ def probit(logit: np.ndarray) -> np.ndarray:
     """The standard normal z that a share p of all exceed.  logit: (n,) float64, of p."""
     from scipy.special import log_expit, ndtri_exp
 
-    return np.where(logit < 0, -ndtri_exp(log_expit(logit)), ndtri_exp(log_expit(-logit)))
+    lower = ndtri_exp(log_expit(-np.abs(logit)))  # of the smaller of p and 1 - p, which keeps its digits
+    return np.where(logit < 0, -lower, lower)
 
 
 def _by_kind(score: np.ndarray, kind: np.ndarray) -> dict[int, DecoyScale]:

@@ -11,7 +11,7 @@ not exchangeable with the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,7 @@ class Kinds:
 
     def cluster(self, vectors: Rows, rows: np.ndarray, embed: Embed = unit) -> np.ndarray:
         """(n,) int64 in [0, clusters): the nearest centroid of each of `rows`.  embed: into the centroids' space."""
-        out = np.zeros(len(rows), np.int64)
-        if self.clusters > 1:
-            for part in chunks(len(rows), CHUNK):
-                out[part] = (embed(np.asarray(vectors[rows[part]], np.float32)) @ self.centroids.T).argmax(1)
-        return out
+        return clusters_of([self], vectors, rows, embed)[0]
 
     def with_repeated(self, cluster: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """(n,) int64 in [0, count), from clusters and identities of the same rows."""
@@ -97,6 +93,17 @@ class Kinds:
         )
         repeated = distinct[partners >= max(REPEATED, REPEATED_SHARE * len(rows))]
         return Kinds(_centroids(vectors, rows[first], count, seed, embed), repeated)
+
+
+def clusters_of(several: Sequence[Kinds], vectors: Rows, rows: np.ndarray, embed: Embed = unit) -> np.ndarray:
+    """(len(several), n) int64, `cluster` of each of several kinds in one space; every vector is embedded once."""
+    out = np.zeros((len(several), len(rows)), np.int64)
+    if any(kinds.clusters > 1 for kinds in several):
+        for part in chunks(len(rows), CHUNK):
+            x = embed(np.asarray(vectors[rows[part]], np.float32))
+            for nearest, kinds in zip(out, several, strict=True):
+                nearest[part] = (x @ kinds.centroids.T).argmax(1)
+    return out
 
 
 def _centroids(vectors: Rows, rows: np.ndarray, count: int, seed: int, embed: Embed) -> np.ndarray:
@@ -196,16 +203,16 @@ class PairKinds:
         model = model or ZeroShot()
         of_image = partition.image.cluster(pairs.image, rows, model.embed_image)
         image = partition.image.with_repeated(of_image, pairs.image_id[rows])
-        of_text = partition.text.cluster(pairs.text, rows, model.embed_text)
+        of_scale = [partition.coarse, partition.text, partition.fine] if column is None else [partition.text]
+        scales = clusters_of(of_scale, pairs.text, rows, model.embed_text)
+        of_text = scales[len(scales) // 2]
         text = partition.text.with_repeated(of_text, pairs.caption_id[rows])
         clusters = partition.image.clusters, partition.text.clusters
         if column is not None:
             known = column[rows]
             peer_image, peer_text = _or_cluster(known, of_image, clusters[0]), _or_cluster(known, of_text, clusters[1])
             return PairKinds(image, text, known[None], peer_image, peer_text, clusters)
-        coarse, fine = (of.cluster(pairs.text, rows, model.embed_text) for of in (partition.coarse, partition.fine))
-        scales = [coarse, of_text, fine]
-        return PairKinds(image, text, np.stack(scales), of_image, of_text, clusters)
+        return PairKinds(image, text, scales, of_image, of_text, clusters)
 
 
 def _or_cluster(column: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:

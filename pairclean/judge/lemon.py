@@ -18,7 +18,8 @@ import numpy as np
 
 from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, chunks
-from .crossfit import Decoys, Scores, embedded
+from .crossfit import Decoys, Scores
+from .embedded import both_sides, embedded
 from .scores import Reference
 
 NEIGHBOURS, BETA, GAMMA, TAU_1, TAU_2 = 30, 5.0, 5.0, 0.1, 5.0
@@ -36,14 +37,15 @@ def lemon_scores(pairs: Pairs, rows: np.ndarray, *, index: NeighbourIndex | None
     if index is None:
         sample = np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
         index = NeighbourIndex.of(Reference.of(pairs.take(sample).through(model)))
-    code = _pair_code(pairs.image_id[rows], pairs.caption_id[rows])
+    ids = pairs.image_id[rows], pairs.caption_id[rows]
+    code = _pair_code(*ids)
     score, similarity = np.empty(len(rows)), np.empty(len(rows), np.float32)
     for part, x, y in embedded(model, pairs, rows, size=CHUNK):
         found = index.neighbours(x, y, code[part])
         similarity[part] = (x * y).sum(1)
         every = np.arange(len(x))
         score[part] = found.score(similarity[part], every, every)
-    drawn = Decoys.draw(model, pairs, rows, rng)
+    drawn = Decoys.draw(*both_sides(model, pairs, rows), *ids, rng)
     used = np.unique(np.concatenate([drawn.left, drawn.right]))
     left, right = np.searchsorted(used, drawn.left), np.searchsorted(used, drawn.right)
     ends = pairs.take(rows[used]).through(model)

@@ -190,8 +190,8 @@ def pair_similarity(
 ) -> np.ndarray:
     """Similarities of image[left] and text[right], (m,) float32, without holding m vectors at once."""
     out = np.empty(len(left), np.float32)
-    for part in chunks(len(left), 65536):
-        out[part] = comparison.of_pairs(image[left[part]], text[right[part]])
+    for part in chunks(len(left), 1024):  # their vectors stay in the cache
+        out[part] = comparison.of_pairs(image.take(left[part], 0), text.take(right[part], 0))
     return out
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from ..arrays import Pairs, chunks
+from ..arrays import chunks
 from .decoys import DecoyScale
+from .embedded import CHUNK, Vectors
 from .evidence import probit
-from .scores import Model, pair_codes
+from .scores import pair_codes
 
 #: The standing that gives a caption half the weight, and how steeply the weight rises there. Of captions moved within
 #: kinds, one in five stands above .7. Chosen on photos of people and dogs with five and with fifteen captions each.
@@ -37,12 +38,11 @@ ONE_BY_ONE, FEWEST_LOW = 0.7, 20
 LEAST = 1e-3
 #: Re-pairings that a scale needs.
 FEWEST = 200
-CHUNK = 16384
 
 
 @dataclass(frozen=True)
 class Siblings:
-    """The captions of images that have several, in a model's space.  model, pairs, rows: the n pairs `rows` of N.
+    """The captions of images that have several.  captions: of n pairs, in a model's space.
 
     group: (n,) int64, a number for the image of each pair, -1 where it has one caption only.
     total: (g, d) float32, the weighted sum of the distinct captions of each image, less their mean; weight: (g,) the
@@ -50,9 +50,7 @@ class Siblings:
     own: (n,) the weight in it of each pair's caption.  mean: (d,) float32 of all captions.
     """
 
-    model: Model
-    pairs: Pairs
-    rows: np.ndarray
+    captions: Vectors
     group: np.ndarray
     total: np.ndarray
     weight: np.ndarray
@@ -60,18 +58,19 @@ class Siblings:
     mean: np.ndarray
 
     @staticmethod
-    def of(model: Model, pairs: Pairs, rows: np.ndarray, standing: np.ndarray) -> Siblings | None:
-        """standing: (n,) of these pairs, NaN where it is not known.  None if captions are not wrong one by one, or no
-        image has several."""
-        image_id, caption_id = pairs.image_id[rows], pairs.caption_id[rows]
+    def of(captions: Vectors, image_id: np.ndarray, caption_id: np.ndarray, standing: np.ndarray) -> Siblings | None:
+        """None if captions are not wrong one by one, or no image has several.
+
+        captions: of n pairs.  image_id, caption_id: (n,) int64.  standing: (n,), NaN where it is not known.
+        """
         _, first, code, copies = np.unique(
             pair_codes(image_id, caption_id), return_index=True, return_inverse=True, return_counts=True
         )
-        _, image, captions = np.unique(image_id[first], return_inverse=True, return_counts=True)
-        several = np.flatnonzero(captions > 1)
+        _, image, count = np.unique(image_id[first], return_inverse=True, return_counts=True)
+        several = np.flatnonzero(count > 1)
         if not len(several):
             return None
-        number = np.full(len(captions), -1)
+        number = np.full(len(count), -1)
         number[several] = np.arange(len(several))
         group = number[image][code]
         if not _one_by_one(standing[first], group[first]):
@@ -80,20 +79,21 @@ class Siblings:
         share = weight / copies[code]  # copies of a pair are one caption
         total: np.ndarray | float = 0.0
         mean: np.ndarray | float = 0.0
-        for part in chunks(len(rows), CHUNK):
-            y = model.embed_text(pairs.text[rows[part]])
+        n = len(standing)
+        for part in chunks(n, CHUNK):
+            y = captions[part]
             member = np.flatnonzero(group[part] >= 0)
             of = csr_matrix((share[part][member], (group[part][member], member)), (len(several), len(y)))
-            total, mean = total + of @ y, mean + y.sum(0) / len(rows)
+            total, mean = total + of @ y, mean + y.sum(0) / n
         mean = np.asarray(mean, np.float32)
         members = group >= 0
         summed = np.bincount(group[members], share[members], len(several))
         centred = np.asarray(total - summed[:, None] * mean, np.float32)
-        return Siblings(model, pairs, rows, group, centred, summed, np.bincount(code, share)[code], mean)
+        return Siblings(captions, group, centred, summed, np.bincount(code, share)[code], mean)
 
     def agreement(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) float64 agreement of captions right with the captions of images left other than left's own, NaN where
-        there are none; and W, (m,) float64.  left, right: (m,) positions in `rows`."""
+        there are none; and W, (m,) float64.  left, right: (m,) positions."""
         found, weight = np.full(len(left), np.nan), np.zeros(len(left))
         group = self.group[left]
         some = np.flatnonzero(group >= 0)
@@ -101,7 +101,7 @@ class Siblings:
         some = some[weight[some] > LEAST]
         for members in (some[part] for part in chunks(len(some), CHUNK)):
             i, j = left[members], right[members]
-            own, y = (self.model.embed_text(self.pairs.text[self.rows[k]]) - self.mean for k in (i, j))
+            own, y = (self.captions[k] - self.mean for k in (i, j))
             others = self.total[group[members]] - self.own[i, None] * own
             found[members] = np.einsum("ij,ij->i", y, others) / weight[members]
         return found, weight
@@ -118,7 +118,7 @@ class Siblings:
         standing: (n,).  drawn: positions of images and of captions of re-pairings.  of_drawn: their standing.
         null: which of these sets is of re-pairings within kinds, whose agreement the others are compared with.
         """
-        every = np.arange(len(self.rows))
+        every = np.arange(len(standing))
         known = [np.flatnonzero(~np.isnan(of)) for of in (standing, *of_drawn)]
         found = [
             self.agreement(left[some], right[some])

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import INNER_PRODUCT, Comparison, Pairs, chunks
+from ..arrays import INNER_PRODUCT, Comparison, chunks
+from .embedded import Vectors
 from .kinds import distinct
-from .scores import Model
 
 #: Members per kind that a pair is compared with, at most, and at least.
 PEERS, FEWEST_PEERS = 64, 8
@@ -101,25 +101,21 @@ class Standing:
 
     @staticmethod
     def of(
-        model: Model,
-        pairs: Pairs,
-        rows: np.ndarray,
+        vectors: tuple[Vectors, Vectors],
+        ids: tuple[np.ndarray, np.ndarray],
         kind: tuple[np.ndarray, np.ndarray],
         hub: tuple[np.ndarray, np.ndarray],
         temperature: float,
         rng: np.random.Generator,
+        comparison: Comparison = INNER_PRODUCT,
     ) -> Standing:
-        """Of the pairs `rows` (n,) of N; the rest as in the class."""
-        ids = pairs.image_id[rows], pairs.caption_id[rows]
+        """vectors: of the n images and of the n captions; the rest as in the class."""
         peers = []
-        sides = ((model.embed_image, pairs.image), (model.embed_text, pairs.text))
-        for (embed, vectors), of, id_of, hub_of in zip(sides, kind, ids, hub, strict=True):
+        for side, id_of, of, hub_of in zip(vectors, ids, kind, hub, strict=True):
             drawn = draw_peers(of, id_of, rng)
             kinds, start = np.unique(of[drawn], return_index=True)
-            peers.append(
-                Peers(embed(vectors[rows[drawn]]), hub_of[drawn], id_of[drawn], kinds, np.append(start, len(drawn)))
-            )
-        return Standing(peers[0], peers[1], kind, hub, ids, temperature, model.comparison)
+            peers.append(Peers(side[drawn], hub_of[drawn], id_of[drawn], kinds, np.append(start, len(drawn))))
+        return Standing(peers[0], peers[1], kind, hub, ids, temperature, comparison)
 
     def __call__(
         self, x: np.ndarray, y: np.ndarray, similarity: np.ndarray, left: np.ndarray, right: np.ndarray

@@ -20,6 +20,8 @@ LISTS, PROBES, TRAINED, AGAIN = 8, 128, 20, 4
 CHUNK = 65_536
 #: Numbers in one block of similarities of the search on a GPU: 1 GiB of float32.
 BLOCK = 2**28
+#: Images and captions in one block of the exact search of both directions: 1 MiB of float32.
+TILE = 1024, 256
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,11 @@ class Gallery:
 
     def edges(self) -> Edges:
         """The union of both directions' best CANDIDATES."""
-        return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
+        if self.gpu or max(len(self.image), len(self.text)) > EXACT:
+            return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
+        captions, images = _both_ways(self.image, self.text, self.image_hubness, self.text_hubness)
+        caption, image, similarity = _found(*images, self.image_hubness)
+        return Edges.union(*_joined(_found(*captions, self.text_hubness), (image, caption, similarity)))
 
     def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best captions of the gallery for (n, k) images: rows of `image`, rows of the gallery, similarities."""
@@ -152,9 +158,56 @@ def _search(index: Any, query: np.ndarray, penalty: np.ndarray) -> tuple[np.ndar
     product, found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
     for part in chunks(n, CHUNK):
         product[part], found[part] = index.search(_widened(query[part], np.ones(len(query[part]))), k)
+    return _found(product, found, penalty)
+
+
+def _found(product: np.ndarray, found: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, k) results of a search, -1 where there are fewer -> queries, results and their similarities, (e,) each."""
     there = found >= 0  # an inverted file may find fewer
     similarity = product[there] + penalty[found[there]].astype(np.float32)
-    return np.repeat(np.arange(n), k)[there.ravel()], found[there], similarity
+    return np.repeat(np.arange(len(found)), found.shape[1])[there.ravel()], found[there], similarity
+
+
+def _both_ways(
+    image: np.ndarray, text: np.ndarray, image_penalty: np.ndarray, text_penalty: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The best captions of every image, and the best images of every caption: products less the penalty of what is
+    found, and rows, (n, CANDIDATES) each.  Both directions need the same products, which are computed once.
+    """
+    captions, images = _Best(len(image), len(text)), _Best(len(text), len(image))
+    image_penalty, text_penalty = (x.astype(np.float32) for x in (image_penalty, text_penalty))
+    for rows in chunks(len(image), TILE[0]):
+        for columns in chunks(len(text), TILE[1]):
+            similarity = image[rows] @ text[columns].T
+            turned = np.subtract(similarity.T, image_penalty[rows], order="C")
+            similarity -= text_penalty[columns]
+            captions.add(similarity, rows.start, columns.start)
+            images.add(turned, columns.start, rows.start)
+    return captions.sorted(), images.sorted()
+
+
+class _Best:
+    """The CANDIDATES largest of every row of an (n, m) matrix that is seen in blocks (FAISS's heaps)."""
+
+    def __init__(self, n: int, m: int):
+        import faiss
+
+        k = min(CANDIDATES, m)
+        self.value, self.column = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
+        self.pointer = faiss.swig_ptr
+        self.heaps: Any = faiss.float_minheap_array_t()
+        self.heaps.nh, self.heaps.k = n, k
+        self.heaps.val, self.heaps.ids = self.pointer(self.value), self.pointer(self.column)
+        self.heaps.heapify()
+
+    def add(self, block: np.ndarray, row: int, column: int) -> None:
+        """block: float32, contiguous, whose first entry is at this row and column."""
+        self.heaps.addn(block.shape[1], self.pointer(block), column, row, len(block))
+
+    def sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n, k) values, descending, and their columns."""
+        self.heaps.reorder()
+        return self.value, self.column
 
 
 def _widened(x: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -20,6 +20,9 @@ from scipy.sparse import csr_array
 #: Iterations between two updates in the log domain, and the most updates.
 INNER, OUTER = 20, 10
 TOLERANCE = 1e-5
+#: Over-relaxation of the iterations between two updates (Thibault et al. 2017). Random graphs and generated pools in
+#: which images compete were .001 to .008 from the plan after the ten updates without it, and are 1e-6 with it.
+RELAXATION = 1.7
 #: Rounding takes the edges in bands of mass, the largest first.
 BANDS = (0.1, 0.01, 0.0)
 
@@ -55,11 +58,17 @@ def transport(graph: Graph, none: float) -> np.ndarray:
         plan, turned = rows.plan(u, v), columns.plan(v, u, graph.capacity)
         left_of_image, left_of_caption = np.exp(log_none + u), np.exp(log_none + v)
         a, b = np.ones(graph.images), np.ones(graph.captions)
-        for _ in range(INNER):
-            a = 1 / (plan @ b + left_of_image)
-            b = 1 / (turned @ a + left_of_caption)
+        for step in range(INNER):
+            beyond = RELAXATION - 1 if 0 < step < INNER - 1 else 0.0  # plain steps at the start and at the end
+            a = _relaxed(a, 1 / (plan @ b + left_of_image), beyond)
+            b = _relaxed(b, 1 / (turned @ a + left_of_caption), beyond)
         u, v = u + np.log(a), v + np.log(b)
     return np.exp(graph.weight + u[graph.image] + v[graph.caption])
+
+
+def _relaxed(factor: np.ndarray, plain: np.ndarray, beyond: float) -> np.ndarray:
+    """A factor's next value: the plain step, extrapolated by `beyond`."""
+    return plain * (plain / factor) ** beyond if beyond else plain
 
 
 class _Side:

@@ -94,6 +94,18 @@ def learned(steps: int = 120) -> ContextCost:
     return cost
 
 
+def test_the_cost_is_that_of_its_formula_with_all_hidden_units_at_once():
+    logits, cost = hubs(1), ContextCost(seed=1)
+    with torch.no_grad():
+        cost.slope.copy_(torch.tensor([0.9, 0.3, -0.2]))
+        cost.out.copy_(torch.linspace(-1, 1, len(cost.out)))
+        mean = torch.tensor(logits.shape).log()
+        excess = logits - logits.logsumexp(1, keepdim=True) + mean[1], logits - logits.logsumexp(0) + mean[0]
+        seen = torch.stack([logits, *excess], dim=-1)  # (Q, B, 3)
+        expected = -(seen @ cost.slope + torch.relu(seen @ cost.weight.T + cost.bias) @ cost.out)
+    np.testing.assert_allclose(cost(logits).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_context_cost_starts_at_minus_the_logits():
     logits = hubs(0)
     np.testing.assert_allclose(ContextCost()(logits).detach(), -logits, atol=1e-5)

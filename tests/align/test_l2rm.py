@@ -111,6 +111,15 @@ def test_only_the_rows_are_learned_from(data: Data) -> None:
     assert np.array_equal(other.fit(L2RM(comparable=False), changed).embed_image(data.image[:20]), one)
 
 
+def test_a_long_epoch_is_cut(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = np.where(data.clean, 0.9, 0.1)
+    monkeypatch.setattr(L2RM, "largest_epoch", 600)
+    monkeypatch.setattr(training, "BATCH", 300)
+    model = data.fit(L2RM(comparable=False), clean)
+    assert isinstance(model, L2RM)
+    assert model.schedule.last_epoch == model.schedule.total_steps == 10 * 2  # of about 900 clean pairs
+
+
 @pytest.mark.parametrize("comparable", [False, True])
 def test_copies_do_no_harm(comparable: bool) -> None:
     """All captions alike, all images alike, and all but a few: there is nothing to rematch, and nothing breaks."""
@@ -132,19 +141,19 @@ def test_the_rematching_loss_ignores_copies_and_the_pair_itself(data: Data) -> N
     model = L2RM(comparable=False)
     pairs = model._begin(data.pairs, data.rows, np.ones(TRAIN), 1)
     suspects = torch.arange(64)
-    assert float(model._rematching_loss(pairs, suspects, 1.0).detach()) > 0
+    assert float(model._rematching_loss(pairs.similarity(suspects), pairs.same(suspects), 1.0).detach()) > 0
     one_image = data.pairs.with_ids(np.zeros_like(data.image_id), data.caption_id)
     alike = model._begin(one_image, data.rows, np.ones(TRAIN), 1)
-    assert float(model._rematching_loss(alike, suspects, 1.0).detach()) == 0
+    assert float(model._rematching_loss(alike.similarity(suspects), alike.same(suspects), 1.0).detach()) == 0
 
 
 def test_suspects_take_part(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     original = L2RM._rematching_loss
 
-    def watched(self: L2RM, pairs: object, suspects: torch.Tensor, present: float) -> torch.Tensor:
-        sizes.append((len(suspects), round(present, 3)))
-        return original(self, pairs, suspects, present)  # type: ignore[arg-type]
+    def watched(self: L2RM, similarity: torch.Tensor, forbidden: torch.Tensor, present: float) -> torch.Tensor:
+        sizes.append((len(similarity), round(present, 3)))
+        return original(self, similarity, forbidden, present)
 
     monkeypatch.setattr(L2RM, "_rematching_loss", watched)
     data.fit(L2RM(comparable=False), np.where(data.clean, 0.9, 0.1))

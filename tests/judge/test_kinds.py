@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from pairclean.arrays import Pairs, unit
 from pairclean.judge.agreement import spaces_agree
@@ -73,6 +74,12 @@ def test_evidence_of_re_pairings_is_standard_normal_whatever_their_kinds() -> No
     z = EvidenceScale.fit(decoys)(decoys)
     assert z.mean() == pytest.approx(0, abs=0.02)
     assert z.std() == pytest.approx(1, abs=0.02)
+
+
+def test_a_probit_is_that_of_the_share_on_either_side_of_a_half() -> None:
+    share = np.concatenate([np.geomspace(1e-12, 0.5, 50), 1 - np.geomspace(1e-12, 0.5, 50)])
+    np.testing.assert_allclose(probit(np.log(share) - np.log1p(-share)), norm.isf(share), rtol=1e-9, atol=1e-9)
+    assert np.isfinite(probit(np.array([-700.0, 0.0, 700.0]))).all()
 
 
 def test_a_probit_is_exact_in_both_tails() -> None:

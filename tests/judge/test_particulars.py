@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pairclean.align import Alignment, ZeroShot
 from pairclean.arrays import Pairs
-from pairclean.judge import CrossFit, keeps_particulars, near_ranks, separates_better
+from pairclean.judge import CrossFit, keeps_particulars, near_ranks, particulars, separates_better
 
 KINDS, EACH = 12, 40
 
@@ -47,6 +48,20 @@ def test_a_model_that_forgets_particulars_is_found_out() -> None:
     assert not keeps_particulars(ranks["kinds"], ranks["encoder"])
     assert keeps_particulars(ranks["encoder"], ranks["kinds"])
     assert keeps_particulars(ranks["encoder"], ranks["encoder"] - 1e-3 * np.linspace(-1, 3, len(rows)))
+
+
+def test_many_pairs_are_sampled_and_every_space_is_asked_about_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = world(2)
+    cross_fit = CrossFit(
+        [ZeroShot(), ZeroShot()], np.arange(len(pairs)), np.random.default_rng(0).integers(0, 2, len(pairs))
+    )
+    single = CrossFit.single(ZeroShot(), np.arange(len(pairs)))
+    every = near_ranks(single, pairs, single.scores(pairs))
+    monkeypatch.setattr(particulars, "COMPARED", 100)
+    of_two, of_one = (near_ranks(of, pairs, of.scores(pairs)) for of in (cross_fit, single))
+    np.testing.assert_allclose(of_two, of_one)
+    some = np.sort(np.random.default_rng(0).choice(len(pairs), 100, replace=False))
+    np.testing.assert_allclose(of_one, every[some])
 
 
 def test_near_ranks_are_those_of_the_plain_formula() -> None:

@@ -10,6 +10,7 @@ from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs, unit
 from pairclean.judge import PairScorers, judge, learn
 from pairclean.judge.crossfit import CrossFit
+from pairclean.judge.embedded import Vectors
 from pairclean.judge.judgement import Judgement
 from pairclean.judge.kinds import PairKinds, Partition
 from pairclean.judge.siblings import FEWEST_LOW, HALF, STEEP, Siblings
@@ -59,8 +60,7 @@ def test_agreement_is_with_the_other_captions_of_the_image_by_their_weight() -> 
     standing = 1 + 0.3 * rng.standard_normal(72)
     standing[2::3] = -0.3  # one caption of each image
     standing[7] = np.nan
-    pairs = Pairs(text, text, image_id, caption_id)
-    siblings = Siblings.of(ZeroShot(), pairs, np.arange(72), standing)
+    siblings = Siblings.of(Vectors(unit, text, np.arange(72)), image_id, caption_id, standing)
     assert siblings is not None
     left, right = rng.integers(0, 72, 200), rng.integers(0, 72, 200)
     agreement, weight = siblings.agreement(left, right)
@@ -130,9 +130,9 @@ def test_a_scorer_does_not_compare_captions() -> None:
 def test_too_few_low_captions_say_nothing() -> None:
     rng = np.random.default_rng(4)
     text = unit(rng.standard_normal((100, 8)).astype(np.float32))
-    pairs = Pairs(text, text, np.repeat(np.arange(50), 2), np.arange(100))
+    captions = Vectors(unit, text, np.arange(100))
     for low, expected in ((FEWEST_LOW - 1, None), (FEWEST_LOW, Siblings)):
         standing = np.ones(100)
         standing[: 2 * low : 2] = -1  # one of two captions
-        made = Siblings.of(ZeroShot(), pairs, np.arange(100), standing)
+        made = Siblings.of(captions, np.repeat(np.arange(50), 2), np.arange(100), standing)
         assert made is None if expected is None else isinstance(made, expected)

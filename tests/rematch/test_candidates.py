@@ -49,6 +49,19 @@ def test_they_are_the_best_by_score_both_ways(k: int, monkeypatch: pytest.Monkey
         }
 
 
+def test_one_search_of_both_directions_finds_what_two_searches_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", 7)
+    monkeypatch.setattr(module, "TILE", (50, 32))
+    image, text = hubs(333)
+    gallery = Gallery(image, text[:300], *(np.random.default_rng(k).random(n) for k, n in enumerate((333, 300))), 0.05)
+    found = gallery.edges()
+    queries = gallery.captions_for(image), gallery.images_for(text[:300])
+    two = Edges.union(*(np.concatenate(parts) for parts in zip(*queries, strict=True)))
+    assert np.array_equal(found.image, two.image)
+    assert np.array_equal(found.caption, two.caption)
+    np.testing.assert_allclose(found.value, two.value, atol=1e-6)
+
+
 def test_small_pools() -> None:
     for m in (1, 2, 20):
         assert len(edges(unit(m), unit(m, seed=1))[0]) == m * m
