@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,10 @@ class ComparedGallery(Gallery):
         hubness = finder.scorer.hubness(*vectors)
         self.image, self.text, self.finder, self.comparison = image, text, finder, comparison
         self.found = Gallery(*vectors, *hubness, finder.scorer.temperature, gpu=finder.gpu)
+
+    def edges(self) -> Edges:
+        found = self.found.edges()
+        return replace(found, value=self.comparison.of_pairs(self.image[found.image], self.text[found.caption]))
 
     def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         query, found, _ = self.found.captions_for(self.finder.images(image))
