@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from .decoys import DecoyScale, Rate
 from .evidence import Scored
 from .held_out import clean_by_fold
 from .kinds import PairKinds
-from .languages import language_of
+from .languages import unread_languages, unread_note, unread_scripts
 from .lemon import NeighbourIndex, lemon_scores
 from .partial import kind_cut, mixed_scores
 from .particulars import keeps_particulars, near_ranks
@@ -44,11 +43,6 @@ NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placehold
 CANNOT_TELL = "the encoder cannot tell whether it is matched"
 CANNOT_READ = "the encoder cannot read the language of its caption"
 UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
-#: Captions of another writing system or language are taken to be unread if more of them than this look mismatched, and
-#: more than of the most common one by a margin; groups of fewer pairs are judged as they are.
-UNREAD, MARGIN, FEWEST_UNREAD = 0.7, 0.3, 20
-#: Captions of a kind by which its language is told.
-CAPTIONS_OF_KIND = 200
 #: The weakest phrase of a pair is named if the pair is less likely matched than this, and likelier partly wrong than
 #: completely: a reviewer has use for it before the pair is flagged.
 NAMED_BELOW = 0.9
@@ -225,16 +219,17 @@ def judge(
     unread = np.zeros(len(rows), bool)
     if isinstance(fitted, DecoyCalibration):
         if scripts is not None:
-            unread |= _of_unread_script(choice.scores, fitted, scripts[rows])
+            unread |= unread_scripts(choice.scores.scored, fitted, scripts[rows])
         if captions is not None:
             cluster = learned.text_clusters(pairs, rows)
-            unread |= _of_unread_language(choice.scores, fitted, np.where(unread, -1, cluster), rows, captions)
+            asked = np.where(unread, -1, cluster)
+            unread |= unread_languages(choice.scores.scored, fitted, asked, lambda members: captions(rows[members]))
     if unread.any() and (~unread).sum() >= FEWEST:
         options: Any = {"words": words, "scorers": scorers, "comparable": comparable, "seed": seed, "device": device}
         rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
         reason = rest.unjudged_reason.copy()
         reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
-        return replace(rest, similarity=similarity, unjudged_reason=reason, notes=[*rest.notes, _unread_note(unread)])
+        return replace(rest, similarity=similarity, unjudged_reason=reason, notes=[*rest.notes, unread_note(unread)])
     return _judged(choice, fitted, fitted.rate, pairs, learned, words, similarity, comparable, seed)
 
 
@@ -456,58 +451,6 @@ def _judged(
         separation=scores.separation,
         histogram=Histogram.of(scores, rate.estimate),
         retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed) if vectors else None,
-    )
-
-
-def _of_unread_script(scores: Scores, calibration: DecoyCalibration, script: np.ndarray) -> np.ndarray:
-    """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches."""
-    unread = np.zeros(len(script), bool)
-    if not script.any():
-        return unread
-    usual = calibration.share_among(scores.scored.take(script == 0))
-    for code in range(1, int(script.max()) + 1):
-        members = script == code
-        if members.sum() >= FEWEST_UNREAD:
-            share = calibration.share_among(scores.scored.take(members))
-            unread |= members & (share > max(UNREAD, usual + MARGIN))
-    return unread
-
-
-def _of_unread_language(
-    scores: Scores,
-    calibration: DecoyCalibration,
-    cluster: np.ndarray,
-    rows: np.ndarray,
-    captions: Callable[[np.ndarray], Sequence[str]],
-) -> np.ndarray:
-    """(n,) bool: pairs of kinds of captions in another language than most, in which matches cannot be told.
-
-    cluster: (n,) int64 kinds of the captions, negative for those that are not asked about.
-    """
-    kinds, size = np.unique(cluster[cluster >= 0], return_counts=True)
-    kinds = kinds[size >= FEWEST_UNREAD]
-    shares = {int(k): calibration.share_among(scores.scored.take(cluster == k)) for k in kinds}
-    if max(shares.values(), default=0.0) <= UNREAD:
-        return np.zeros(len(rows), bool)  # languages need not be told
-    rng = np.random.default_rng(0)
-    language = {}
-    for k in shares:
-        members = np.flatnonzero(cluster == k)
-        some = np.sort(rng.permutation(members)[:CAPTIONS_OF_KIND])
-        language[k] = language_of(list(captions(rows[some])))
-    pairs_of: Counter[str] = Counter()
-    for k, name in language.items():
-        pairs_of[name] += int((cluster == k).sum())
-    (usual, _), *_ = pairs_of.most_common()
-    ours = np.isin(cluster, [k for k, name in language.items() if name == usual])
-    least = max(UNREAD, calibration.share_among(scores.scored.take(ours)) + MARGIN)
-    return np.isin(cluster, [k for k, name in language.items() if name not in ("", usual) and shares[k] > least])
-
-
-def _unread_note(unread: np.ndarray) -> str:
-    return (
-        f"{int(unread.sum()):,} captions are in a language that the encoder does not seem to read: they are not "
-        "judged, and not counted in the mismatch rate. A multilingual encoder could judge them."
     )
 
 
