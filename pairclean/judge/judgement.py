@@ -47,6 +47,8 @@ UNJUDGED = (None, CANNOT_TELL, CANNOT_READ)
 #: completely: a reviewer has use for it before the pair is flagged.
 NAMED_BELOW = 0.9
 HISTOGRAM_BINS = 60
+#: A mismatch rate from here on is hardly one by one: something went wrong where images and captions were joined.
+NEARLY = 0.9
 DECOYS_KEPT = 20_000
 
 NOT_LEARNED = (
@@ -61,9 +63,11 @@ PARTLY = (
     "Some captions are partly wrong. What was learned in the second round took them for right ones, so the pairs are "
     "judged by the first."
 )
+_WRONG = "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
+NEARLY_ALL = f"Nearly {_WRONG}"
 ALL_WRONG = (
     "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
-    "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
+    + _WRONG
 )
 APPLIED_REFIT = (
     "The run that was applied refitted its probabilities with labels, and these are refitted in the same way; the "
@@ -473,8 +477,9 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
 
 
 def rate_notes(rate: Rate) -> list[str]:
-    """Why the rate is a range, if it is one."""
-    return [] if rate.why_wide is None else [f"The mismatch rate is a range: {rate.why_wide}."]
+    """What a reader should know of the rate: why it is a range, if it is one, and what to do if nearly all is wrong."""
+    notes = [] if rate.why_wide is None else [f"The mismatch rate is a range: {rate.why_wide}."]
+    return [*notes, NEARLY_ALL] if rate.estimate >= NEARLY else notes
 
 
 def _unjudged(why: str, similarity: np.ndarray, aligned_similarity: np.ndarray | None = None) -> Judgement:

@@ -11,6 +11,8 @@ import pytest
 
 from pairclean.config import Config
 from pairclean.judge import NOISE_KINDS, Judgement
+from pairclean.judge.decoys import Rate
+from pairclean.judge.judgement import NEARLY_ALL, rate_notes
 from pairclean.pairs import PAIR_SCHEMA
 from pairclean.pipeline import advance, redo
 from pairclean.run import Execution, Run
@@ -142,3 +144,9 @@ def test_near_copies_of_a_picture_share_their_fold(tmp_path: Path) -> None:
     assert len(set(near)) == N - half // 2
     tied = open_learned(run).folds.image_id
     assert len(tied) > N / 8  # in another fold than their own hash says
+
+
+@pytest.mark.parametrize(("estimate", "said"), [(0.95, True), (0.6, False)])
+def test_a_rate_near_one_says_where_to_look(estimate: float, said: bool) -> None:
+    rate = Rate(estimate, estimate - 0.05, min(1.0, estimate + 0.05))
+    assert (NEARLY_ALL in rate_notes(rate)) == said
