@@ -54,10 +54,12 @@ class Execution:
             raise UserError("--engine ray shares the parts among its workers: leave --shard-index and --num-shards out")
         if (self.shard_index is None) != (self.num_shards is None):
             raise UserError("--shard-index and --num-shards go together: give both, or neither")
+        if self.num_shards is not None and self.num_shards < 1:
+            raise UserError(f"--num-shards {self.num_shards}: it should be a number from 1 on")
         if self.num_shards is not None and not 0 <= (self.shard_index or 0) < self.num_shards:
             raise UserError(
-                f"--shard-index {self.shard_index}: of {self.num_shards} jobs it should be a number from 0 to "
-                f"{self.num_shards - 1}"
+                f"--shard-index {self.shard_index}: with --num-shards {self.num_shards} it should be a number "
+                f"from 0 to {self.num_shards - 1}"
             )
 
     @property

@@ -131,6 +131,7 @@ def test_a_note_is_replaced_as_a_whole(tmp_path: Path) -> None:
         ({"num_shards": 2}, "go together"),
         ({"shard_index": 2, "num_shards": 2}, "from 0 to 1"),
         ({"shard_index": -1, "num_shards": 2}, "from 0 to 1"),
+        ({"shard_index": 0, "num_shards": 0}, "--num-shards 0: it should be a number from 1 on"),
     ],
 )
 def test_a_share_that_is_none_is_refused(given: dict[str, int], sentence: str) -> None:
