@@ -61,6 +61,11 @@ class Execution:
                 f"--shard-index {self.shard_index}: with --num-shards {self.num_shards} it should be a number "
                 f"from 0 to {self.num_shards - 1}"
             )
+        if self.engine == "ray":  # here, before a run directory is made
+            try:
+                import ray  # noqa: F401
+            except ImportError:
+                raise UserError("--engine ray needs Ray: install it with `pip install 'pairclean[ray]'`") from None
 
     @property
     def is_array_job(self) -> bool:

@@ -7,6 +7,7 @@ process that shares the stage. All nodes have to see the disks of the source and
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ from ..run.parts import named
 IN_FLIGHT = 2
 #: How often a part may be lost with its worker before the run ends.
 TRIES = 4
+#: How long a cluster may take to answer.
+SECONDS_TO_ANSWER = 10
 
 
 class Worker:
@@ -48,12 +51,10 @@ def make_parts(run: Run, stage: str, parts: Sequence[str], execution: Execution)
     """Make these parts on the workers of a Ray cluster; a part that is lost with its worker is made by another one.
 
     At most IN_FLIGHT parts per worker are handed out at a time.
-    Raises UserError if Ray or the cluster is missing, and what a worker raises.
+    Raises UserError if no cluster answers, and what a worker raises.
     """
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--engine ray needs Ray: install it with `pip install 'pairclean[ray]'`") from None
+    import ray
+
     if run.objects != Objects():
         raise UserError("Python objects that were handed in stay in this process: use the engine 'local' with them")
     if not parts:
@@ -89,13 +90,14 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what it is used for
-    quiet = {"log_to_driver": False, "logging_level": "WARNING"}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        _check_that_it_answers(address)
         if address is None:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"no Ray cluster answers at {address or 'this machine'} ({error}): start one, or name it"
         ) from None
@@ -103,6 +105,13 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_that_it_answers(address: str | None) -> None:
+    """Raises OSError if nothing listens at a host and port: Ray itself would try for more than ten minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 class _Driver:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,3 +200,21 @@ def test_ray_shares_the_parts_itself() -> None:
         Execution(ray_address="auto")
     with pytest.raises(UserError, match="one of local, ray"):
         Execution(engine="dask")  # type: ignore[arg-type]
+
+
+def test_ray_that_is_not_installed_is_noticed_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"needs Ray: install it with `pip install 'pairclean\[ray\]'`"):
+        Execution(engine="ray")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_listens_is_refused(scheme: str) -> None:
+    ray = pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    with (
+        pytest.raises(UserError, match=f"no Ray cluster answers at {address} .*refused"),
+        on_ray._connected(ray, address),
+    ):
+        pass
