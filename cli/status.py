@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pairclean.run.status import Parts, StageStatus
 
-_COLOURS = {"done": "green", "running": "cyan", "missing": "dim", "stale": "yellow"}
+_COLOURS = {"done": "green", "running": "cyan", "incomplete": "yellow", "missing": "dim", "stale": "yellow"}
 
 
 @takes(*PRINTING)

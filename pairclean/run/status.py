@@ -15,15 +15,16 @@ from .parts import part_file, presence, seconds_of_parts
 #: The speed is that of so many of the latest parts, or of twice as many as are written at the same time.
 LATEST = 20
 
-State = Literal["done", "running", "missing", "stale"]
+State = Literal["done", "running", "incomplete", "missing", "stale"]
 
 
 @dataclass(frozen=True)
 class Parts:
     """The parts of a stage.
 
-    pairs_per_second: of the latest parts, all processes together; None where fewer than two are there.
-    seconds_left: at that speed; None unless the stage is running.
+    pairs_per_second: of the latest parts, all processes together; None unless the stage is running and two parts are
+    there, since pauses between jobs would count as work.
+    seconds_left: at that speed.
     """
 
     total: int
@@ -36,7 +37,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """state: "stale" where it was done, and something before it has changed.  seconds: how long it took, once done.
+    """state: "incomplete" where some parts are there and nobody is working on it, "stale" where it was done and
+    something before it has changed.  seconds: how long it took, once done.
 
     parts: of a stage that works shard by shard, once the shards are known.
     """
@@ -63,6 +65,8 @@ def status(run: Run) -> list[StageStatus]:
             state = "running"
         elif parts is not None and parts.total == parts.done and run.has_begun(stage):
             state, seconds = "done", seconds_of_parts(run, stage)  # which the next stage records
+        elif parts is not None and parts.done:
+            state = "incomplete"
         else:
             state = "missing" if record is None else "stale"
         found.append(StageStatus(stage, state, seconds, parts))
@@ -78,8 +82,8 @@ def _parts(run: Run, stage: str, at_work: str) -> Parts:
     others = sorted(set(run.shards) - set(there))
     locks = [run.path / "locks" / f"{part}.lock" for part in others] if stage == at_work else []
     running = sum(map(Lock.is_held, locks))
-    speed, rows = _speed(run, stage, there, max(LATEST, 2 * running))
-    left = len(others) * rows / speed if speed and running else None
+    speed, rows = _speed(run, stage, there, max(LATEST, 2 * running)) if running else (None, 0.0)
+    left = len(others) * rows / speed if speed else None
     return Parts(total, len(there), running, len(others) - running, speed, left)
 
 
