@@ -35,7 +35,10 @@ def weights_are_here(model: str, pretrained: str | None = None) -> bool:
         import open_clip
 
         tag = pretrained or (DEFAULT_PRETRAINED if model == DEFAULT_MODEL else "")
-        repository, _, file = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")
+        published = open_clip.get_pretrained_cfg(model, tag)
+        if not published:  # a file that does not exist, or a tag of no weights, which `load_encoder` refuses
+            return True
+        repository, _, file = published.get("hf_hub", "").rpartition("/")
         files = (file,) if file else files
     try:
         return bool(repository) and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)

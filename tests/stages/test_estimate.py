@@ -60,3 +60,8 @@ def test_the_speed_is_measured_and_leaves_nothing(
 def test_a_model_that_is_not_here_is_not_downloaded(shards: Path) -> None:
     with pytest.raises(UserError, match="would have to be downloaded"):
         pairs_per_second(open_source(shards), Config.make(model="hf-hub:nobody/nothing"), Execution())
+
+
+def test_weights_that_are_a_missing_file_are_named(shards: Path) -> None:
+    with pytest.raises(UserError, match=r"/nowhere\.pt does not exist"):
+        pairs_per_second(open_source(shards), Config.make(pretrained="/nowhere.pt"), Execution())
