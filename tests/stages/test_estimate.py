@@ -38,6 +38,11 @@ def test_the_time_grows_with_the_pairs() -> None:
     assert later_stages(10**7, "l2rm", comparable=True)["rematch"] > 10 * MEASURED[10**6][2]
 
 
+def test_learning_from_few_pairs_is_no_matter_of_a_second() -> None:
+    assert 11 < later_stages(240, "l2rm", comparable=False)["align"] < 13
+    assert 14 < later_stages(1500, "l2rm", comparable=False)["align"] < 17
+
+
 def test_automatic_learns_from_many_pairs_or_where_the_spaces_differ() -> None:
     few = later_stages(5000, "zero-shot", comparable=True)
     assert later_stages(5000, "auto", comparable=True) == few
