@@ -21,14 +21,15 @@ from scipy.special import expit, logsumexp
 from .binormal import Binormal, ratio_to_random
 from .evidence import Scored
 
-#: The mismatch rate of meaningless identities before each gets its own; and that of ordinary ones, and the share of
-#: meaningless ones, before the data are seen, which weigh as much as so many pairs and identities.
+#: MEANINGLESS: the mismatch rate of meaningless identities before each gets its own. ORDINARY: the prior mismatch rate
+#: of ordinary ones, which weighs as much as PRIOR_ORDINARY pairs. SHARE: the prior share of meaningless ones, which
+#: weighs as much as PRIOR_IDENTITIES identities.
 MEANINGLESS, ORDINARY, SHARE = 0.9, 0.1, 0.1
 PRIOR_ORDINARY, PRIOR_IDENTITIES = 20.0, 10.0
-#: Pairs that the rate of all meaningless identities weighs in the rate of each.
+#: The rate of all meaningless identities together weighs as much as so many pairs in the rate of each.
 PRIOR_PAIRS = 2.0
-#: The standard deviation of d, in the evidence's unit, and the values that stand for it. With photos and fifteen
-#: captions of each it was .5.
+#: The standard deviation of d, in the unit of the evidence, and the values of d that are summed over. It was .5 on
+#: photos with fifteen captions each.
 SHIFT, SHIFTS = 0.5, np.linspace(-1, 1, 5)
 ROUNDS = 200
 

@@ -8,7 +8,7 @@ captions that belong to the image say what it shows. The agreement becomes part 
     v = (standing + W * probit of the share of re-pairings within kinds that agree less) / (1 + W).
 
 Captions that moved to another image together agree with one another too. So this is done only where captions are wrong
-one by one: there the others of a caption with low standing stand as high as those of any caption.
+one by one. It shows by the other captions of one with low standing: they stand as high as those of any caption.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from .embedded import CHUNK, Vectors
 from .evidence import probit
 from .scores import pair_codes
 
-#: The standing that gives a caption half the weight, and how steeply the weight rises there. Of captions moved within
-#: kinds, one in five stands above .7. Chosen on photos of people and dogs with five and with fifteen captions each.
+#: The standing at which a caption has half the full weight, and how steeply the weight rises there. Of captions moved
+#: within kinds, one in five stands above .7. Chosen on photos of people and dogs with five and with fifteen captions
+#: each.
 HALF, STEEP = 0.7, 3.0
-#: Captions are wrong one by one if, over those that stand below 0, of which there have to be so many, the mean standing
-#: of their siblings is at least this share of that over all captions. It was .82 to 1.05 where captions were moved one
-#: by one or judged wrong by people, .23 where none were, -.31 to -.02 where all captions of an image moved together,
-#: and .35 to .45 where half of the moved ones did.
+#: Captions are wrong one by one if the mean standing of the siblings of those that stand below 0 is at least ONE_BY_ONE
+#: of the mean over all captions. At least FEWEST_LOW captions have to stand below 0. The ratio was .82 to 1.05 where
+#: captions were moved one by one or judged wrong by people, .23 where none were, -.31 to -.02 where all captions of an
+#: image moved together, and .35 to .45 where half of the moved ones did.
 ONE_BY_ONE, FEWEST_LOW = 0.7, 20
-#: Captions that weigh less together say nothing.
+#: The others of a caption are ignored if their weights sum to less.
 LEAST = 1e-3
-#: Re-pairings that a scale needs.
+#: The fewest re-pairings within kinds by which agreement can be put on a scale.
 FEWEST = 200
 
 
