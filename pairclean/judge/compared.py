@@ -85,12 +85,15 @@ class Compared(_OfRows):
         if not len(image):
             return np.zeros(0, np.float32)
         found = np.asarray(self.scorer.score(image, text))
-        if found.shape != image.shape or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
-            raise UserError(
-                f"the scorer gave {found.dtype} of the shape {found.shape} for {len(image)} pairs: score() should "
-                "return a finite number for each pair"
-            )
-        return found.astype(np.float32)
+        if found.shape != image.shape or found.dtype.kind not in "fiu":
+            gave = f"{found.dtype} of the shape {found.shape}"
+        elif not np.isfinite(found).all():
+            gave = "NaN or infinite numbers"
+        else:
+            return found.astype(np.float32)
+        raise UserError(
+            f"the scorer gave {gave} for {len(image)} pairs: score() should return a finite number for each pair"
+        )
 
 
 class _OwnScorer(_OfRows):
