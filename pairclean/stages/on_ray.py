@@ -99,7 +99,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"no Ray cluster answers at {address or 'this machine'} ({error}): start one, or name it"
+            f"no Ray cluster answers at {address or 'this machine'} ({error}): start one, or name another --ray-address"
         ) from None
     try:
         yield
