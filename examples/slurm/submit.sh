@@ -1,16 +1,20 @@
 #!/bin/bash
 # Clean SHARDS into RUN on a Slurm cluster; both lie on a disk that all nodes see.
 #
-#   ./submit.sh SHARDS RUN [JOBS] [options of `pairclean embed`, such as --model hog-tfidf]
+#   ./submit.sh SHARDS RUN JOBS [options of `pairclean embed`, such as --model hog-tfidf]
 #
 # Four steps, each of which starts when the one before has succeeded:
 # embed (JOBS jobs) -> align, judge and rematch (one job) -> export (JOBS jobs) -> report (one job).
 # After a failure, submit the same again: what is done is skipped. `pairclean status RUN` shows how far it is.
 set -euo pipefail
 
+if [[ $# -lt 3 || ! $3 =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: $0 SHARDS RUN JOBS [options of pairclean embed]; JOBS is the number of jobs, such as 32" >&2
+    exit 2
+fi
 shards=$(realpath "$1")
 run=$(realpath -m "$2")
-jobs=${3:-32}
+jobs=$3
 cd "$(dirname "$0")"
 
 array=0-$((jobs - 1))

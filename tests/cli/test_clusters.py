@@ -90,6 +90,14 @@ def test_the_yaml_describes_jobs() -> None:
         assert not indexed or f"--num-shards {job['spec']['completions']}" in command
 
 
+@pytest.mark.parametrize("rest", [[], ["--model", "hog-tfidf"], ["0"]], ids=["nothing", "an option", "zero"])
+def test_the_number_of_jobs_cannot_be_left_out(tmp_path: Path, rest: list[str]) -> None:
+    command = [EXAMPLES / "slurm" / "submit.sh", tmp_path, tmp_path / "run", *rest]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "JOBS is the number of jobs" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_chain_for_slurm_runs(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
     command = [EXAMPLES / "slurm" / "submit.sh", home / "shards", tmp_path / "run", "4", "--model", "hog-tfidf"]
