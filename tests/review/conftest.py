@@ -19,6 +19,7 @@ from pairclean.judge import DecoyScale, Faults, Folds, Judgement, Learned, Rate
 from pairclean.judge.binormal import RANDOM, Binormal
 from pairclean.judge.decoy_calibration import DecoyCalibration
 from pairclean.judge.evidence import EvidenceScale
+from pairclean.judge.identities import Identities
 from pairclean.judge.kinds import Kinds, Partition
 from pairclean.options import STAGES
 from pairclean.pairs import PAIR_SCHEMA, VERDICT_SCHEMA, caption_id
@@ -123,8 +124,7 @@ def calibration_of(rate: Rate) -> DecoyCalibration:
     knots = np.array([0.0, 1.0])
     scale = DecoyScale(knots, -knots)
     model = Binormal(rate.estimate, 0.0, 3.0, 0.6, RANDOM, 0.0)
-    none = np.zeros(0)
-    return DecoyCalibration(EvidenceScale(scale, {}, {}, scale), model, (1, 1), none, none, rate)
+    return DecoyCalibration(EvidenceScale(scale, {}, {}, scale), model, Identities.none(), rate)
 
 
 def rematches_of(clean: np.ndarray) -> Rematches:
