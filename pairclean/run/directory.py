@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 _LOOKS = 3  # at a lock that another process holds, before its note is believed
-LAYOUT = 3  # of the run directory: raised when files are renamed or change what they hold
+LAYOUT = 4  # of the run directory: raised when files are renamed or change what they hold
 _MANIFEST = {"pairclean", "layout", "source", "config", "frozen_from", "stages"}  # in every manifest
 
 
