@@ -313,7 +313,8 @@ class _Evidence:
         model = binormal.fit(self.counts)
         low, high = binormal.interval(self.counts, model)
         # With no mismatch among n pairs, so much is known of the rate and no more.
-        high = max(high, 1 - ((1 - 0.95) / 2) ** (1 / max(1.0, n)))
+        least_high = 1 - ((1 - 0.95) / 2) ** (1 / max(1.0, n))
+        high = max(high, least_high)
         known = float(self.joint_counts.sum())
         if not self.within or known < MOST_KNOWN * n:
             return model, None, low, high, WEAK if high - low > WIDE else None
@@ -336,6 +337,7 @@ class _Evidence:
         if self.siblings and not misled:
             joint = bivariate.with_errors(self.joint_counts, without)
             low, high = (float(np.clip(joint.mismatched + side * joint.errors[0], 0, 1)) for side in (-1, 1))
+            high = max(high, least_high)
             model = binormal.fit(self.counts, mismatched=joint.mismatched)
             joint = replace(joint, within_mass=self.joint_within[self.middle])
         if high - low > WIDE:

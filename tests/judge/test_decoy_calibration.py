@@ -12,6 +12,7 @@ from pairclean.judge.crossfit import ScoredKinds, Scores
 from pairclean.judge.decoy_calibration import DecoyCalibration, calibrate
 from pairclean.judge.decoys import DecoyScale
 from pairclean.judge.evidence import Scored
+from pairclean.metrics.detection import auroc
 
 N, DECOYS = 4000, 40_000
 
@@ -215,6 +216,24 @@ def test_no_mismatches_within_kinds_are_seen_where_there_are_none(rate: float) -
     found = calibrate(Scores(observed, observed.astype(np.float32), decoys, [], kinds))
     assert found.rate.estimate == pytest.approx(rate, abs=0.03)
     assert found.rate.parts["within_kind"]["estimate"] == 0
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_standing_counts_without_mismatches_within_kinds_where_other_captions_speak(rate: float) -> None:
+    rng = np.random.default_rng(4)
+    matched = rng.random(3000) >= rate
+    observed = np.where(matched, rng.normal(1.6, 0.9, 3000), rng.standard_normal(3000))
+    standing = np.where(matched, 1.7 + 0.4 * (observed - 1.6) + rng.normal(0, 0.5, 3000), rng.normal(0, 0.8, 3000))
+    kinds = kinds_of(3000, rng.standard_normal(DECOYS), rng.normal(1.2, 1.0, 20_000), standing=standing)
+    scores = Scores(observed, observed.astype(np.float32), rng.standard_normal(DECOYS), [], kinds)
+    alone, spoken_for = calibrate(scores), calibrate(replace(scores, kinds=replace(kinds, siblings=1.0)))
+    assert alone.joint is None
+    assert spoken_for.joint is not None
+    assert spoken_for.rate.low <= (~matched).mean() <= spoken_for.rate.high
+    assert spoken_for.rate.high > 0.0012  # no mismatch among 3,000 pairs leaves 1 - .025 ** (1 / 3,000) in doubt
+    if rate:
+        areas = [auroc(-found.clean_probability(scores.scored), ~matched) for found in (alone, spoken_for)]
+        assert areas[1] > areas[0] + 0.03
 
 
 def test_a_repeated_text_has_a_rate_of_its_own() -> None:
