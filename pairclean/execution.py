@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TypeVar, get_args
 
 from .options import Engine
@@ -61,11 +62,8 @@ class Execution:
                 f"--shard-index {self.shard_index}: with --num-shards {self.num_shards} it should be a number "
                 f"from 0 to {self.num_shards - 1}"
             )
-        if self.engine == "ray":  # here, before a run directory is made
-            try:
-                import ray  # noqa: F401
-            except ImportError:
-                raise UserError("--engine ray needs Ray: install it with `pip install 'pairclean[ray]'`") from None
+        if self.engine == "ray" and find_spec("ray") is None:  # said before a run directory is made
+            raise UserError("--engine ray needs Ray: install it with `pip install 'pairclean[ray]'`")
 
     @property
     def is_array_job(self) -> bool:

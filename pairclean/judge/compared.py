@@ -6,6 +6,7 @@ decoys, the hubness, the standing within kinds, the plan) is as it is for vector
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ SAMPLE = 2000
 REMEMBERED = 2**26
 
 
-class _OfRows:
+class _OfRows(ABC):
     """A space whose images and captions are rows of N pairs, (n, 1) int64."""
 
     device = "cpu"
@@ -41,8 +42,8 @@ class _OfRows:
     def embed_text(self, text: Rows) -> np.ndarray:
         return text[:]
 
-    def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def of_pairs(self, image: np.ndarray, text: np.ndarray) -> np.ndarray: ...
 
     def with_texts(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
         pairs = np.repeat(image, len(text), axis=0), np.tile(text, (len(image), 1))
