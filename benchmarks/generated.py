@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from numpy.lib.format import open_memmap
 
 from pairclean.arrays import chunks, unit
 from pairclean.config import Config
+from pairclean.embed.embed import available_cores
 from pairclean.metrics.detection import auroc
 from pairclean.pairs import PAIR_SCHEMA
 from pairclean.run import Run
@@ -104,26 +106,34 @@ def generated_run(home: Path, n: int, rate: float = 0.4, seed: int = 0, **option
     """A run directory over n pairs, a chunk a shard, embedded already, `rate` of the captions moved.
 
     Returns the run, and (n, 2) int64 scenes of each pair's picture and of the caption it carries. What is held in
-    memory is one chunk and the numbers of each pair; captions on their way lie in a file.
+    memory is one chunk per core and the numbers of each pair; captions on their way lie in a file.
     """
     home.mkdir(parents=True)
     carried = plant(np.zeros(n, np.int8), rate, np.random.default_rng(seed))
     scene, caption_id = np.empty((2, n), np.int64)
     with tempfile.TemporaryDirectory(dir=home) as folder:
         texts = open_memmap(Path(folder) / "texts.npy", "w+", np.float16, (n, DIM))
-        for part in chunks(n, CHUNK):
-            drawn = draw(part.start, part.stop, seed)
+        for part, drawn in _drawn(n, seed):
             texts[part], caption_id[part], scene[part] = drawn.text, drawn.caption_id, drawn.scene
 
         def parts() -> Iterator[Part]:
-            for part in chunks(n, CHUNK):
-                drawn = draw(part.start, part.stop, seed)
+            for part, drawn in _drawn(n, seed):
                 pairs = _table(part, drawn.image_id, caption_id[carried[part]])
                 yield _shard(part), pairs, drawn.image, texts[carried[part]]
 
         config = Config.make(model="ViT-B-32", seed=seed, **options)
         run = embedded_run(home / "run", config, parts(), encoder={"model": "generated", "comparable": True})
     return run, np.stack([scene, scene[carried]], axis=1)
+
+
+def _drawn(n: int, seed: int) -> Iterator[tuple[slice, Pairs]]:
+    """All chunks in order; as many as there are cores are drawn at once."""
+    parts = list(chunks(n, CHUNK))
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for some in chunks(len(parts), available_cores()):
+            yield from zip(
+                parts[some], pool.map(lambda part: draw(part.start, part.stop, seed), parts[some]), strict=True
+            )
 
 
 def _shard(part: slice) -> str:

@@ -43,3 +43,11 @@ def s3() -> Iterator[str]:
     finally:
         fsspec.config.conf.pop("s3") if before is None else fsspec.config.conf.update(s3=before)
         server.stop()
+
+
+@pytest.fixture(params=["cpu:0", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """A device on which torch computes what NumPy does on the plain "cpu"."""
+    if request.param == "cuda" and not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("there is no GPU here")
+    return str(request.param)

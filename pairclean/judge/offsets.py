@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Literal
 
@@ -141,7 +142,14 @@ class Diagonals:
 
     def scores(self, pairing: _Pairing) -> np.ndarray:
         """(stop - start,) float32 of the pairing's rows."""
+        if not pairing.offset and not pairing.reversed:
+            return self._as_they_are[pairing.start : pairing.stop]
         return self.of(np.arange(pairing.start, pairing.stop), pairing.partner)
+
+    @cached_property
+    def _as_they_are(self) -> np.ndarray:
+        """(N,) float32 of the pairs: the rival of every pairing."""
+        return self.of(np.arange(self.n), np.asarray)
 
     def of(self, rows: np.ndarray, partner: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """(n,) float32 of images with captions.  partner: rows of images -> rows of captions; outside there is none."""
@@ -180,9 +188,10 @@ class Diagonals:
             side.block(rows, PROJECTED if project else None)
             for side, rows in ((self._image, images), (self._text, captions))
         )
-        for lag in _standing_out(x, y, lambda lags: np.abs(lags + captions.start - images.start) <= NEAR):
+        shifted, turned = _sums(x, y)
+        for lag in _standing_out(shifted, len(x), lambda lags: np.abs(lags + captions.start - images.start) <= NEAR):
             yield _Pairing(lag + captions.start - images.start, False, images.start, images.stop)
-        for lag in _standing_out(x, y[::-1], lambda lags: np.zeros(len(lags), bool)):
+        for lag in _standing_out(turned, len(x), lambda lags: np.zeros(len(lags), bool)):
             yield _Pairing(captions.stop - 1 - lag + images.start, True, images.start, images.stop)
 
 
@@ -469,21 +478,33 @@ def _wrapped(diagonals: Diagonals, finding: Finding, others: Sequence[Finding]) 
     return best
 
 
-def _standing_out(x: np.ndarray, y: np.ndarray, known: Callable[[np.ndarray], np.ndarray]) -> list[int]:
-    """The lags k at which the sum of x_i y_(i + k) stands out from those at the two lags on either side.
+def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of x_i y_(i + k), and those with y in reverse order, for the lags k from 1 - n to m - 1.
 
-    x: (n, d), y: (m, d).  known: lags -> bool, those that are left out.
+    x: (n, d), y: (m, d).  Returns two (n + m - 1,).  Reversal of y conjugates its spectrum, but for the phase of m - 1.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
     n, m = len(x), len(y)
     size = next_fast_len(n + m, real=True)
-    spectrum = sum(
-        (np.conj(rfft(x[:, part], size, axis=0)) * rfft(y[:, part], size, axis=0)).sum(1)
-        for part in chunks(x.shape[1], 16)
-    )
+    shifted, turned = np.zeros((2, size // 2 + 1), np.complex64)
+    for part in chunks(x.shape[1], 16):
+        of_x, of_y = (rfft(side[:, part], size, axis=0) for side in (x, y))
+        np.conj(of_x, out=of_x)
+        shifted += np.einsum("ij,ij->i", of_x, of_y)
+        turned += np.einsum("ij,ij->i", of_x, np.conj(of_y, out=of_y))
+    turned = turned * np.exp(-2j * np.pi * (m - 1) / size * np.arange(len(turned)))
+    lags = np.arange(-(n - 1), m) % size
+    return irfft(shifted, size)[lags], irfft(turned, size)[lags]
+
+
+def _standing_out(total: np.ndarray, n: int, known: Callable[[np.ndarray], np.ndarray]) -> list[int]:
+    """The lags k at which a sum stands out from those at the two lags on either side.
+
+    total: (n + m - 1,), as `_sums` returns them.  known: lags -> bool, those that are left out.
+    """
+    m = len(total) - n + 1
     lags = np.arange(-(n - 1), m)
-    total = irfft(spectrum, size)[lags % size]
     beside = sum(np.roll(total, step) for step in (-2, -1, 1, 2)) / 4
     rows = np.minimum(n, m - lags) - np.maximum(0, -lags)
     height = (total - beside) / np.sqrt(rows)

@@ -129,15 +129,16 @@ class CandidatePool:
         options: RematchOptions = RematchOptions(),
         *,
         finder: Finder | None = None,
-        gpu: bool = False,
+        device: str = "cpu",
     ):
-        """options: `carried` is used for all plans, the others for the first of calibration.  gpu: search on a GPU.
+        """options: `carried` is used for all plans, the others for the first of calibration.
 
-        finder: of the candidates; None finds them by the vectors that are scored.
+        finder: of the candidates; None finds them by the vectors that are scored.  device: "cpu" or a CUDA device of
+        torch, which searches and plans.
         """
-        self.pool, self.scorer, self.options, self.finder, self.gpu = pool, scorer, options, finder, gpu
+        self.pool, self.scorer, self.options, self.finder, self.device = pool, scorer, options, finder, device
         self.sides = _Sides.of(pool, scorer)
-        self.gallery = self._gallery(pool.pairs, self.sides, scorer, gpu=gpu)
+        self.gallery = self._gallery(pool.pairs, self.sides, scorer, device=device)
         self.partners = self.sides.partners(options.reuse)
         self.edges = self.sides.scored(scorer, self.gallery.edges(), options.carried, self.partners)
         self.joined = pool.take(np.zeros(0, np.int64))
@@ -146,7 +147,7 @@ class CandidatePool:
         """The pool with these pairs in front of it."""
         if len(self.pool) <= SEARCHED_ANEW:
             every = Pool.joined(few, self.pool)
-            return CandidatePool(every, self.scorer, self.options, finder=self.finder, gpu=self.gpu)
+            return CandidatePool(every, self.scorer, self.options, finder=self.finder, device=self.device)
         other = copy(self)
         other.joined = Pool.joined(few, self.joined)
         return other
@@ -190,21 +191,21 @@ class CandidatePool:
         edges = self.edges.after(every.scored(self.scorer, few, carried, self.partners), n)
         return self._settle(every, edges, options)
 
-    def _gallery(self, pairs: Pairs, sides: _Sides, scorer: Scorer, *, gpu: bool = False) -> Gallery:
+    def _gallery(self, pairs: Pairs, sides: _Sides, scorer: Scorer, *, device: str = "cpu") -> Gallery:
         image, text = pairs.image[:], pairs.text[:]
         if self.finder is not None:
             return ComparedGallery(image, text, self.finder, scorer.comparison)
-        return Gallery(image, text, sides.image_hubness, sides.text_hubness, scorer.temperature, gpu=gpu)
+        return Gallery(image, text, sides.image_hubness, sides.text_hubness, scorer.temperature, device=device)
 
     def _settle(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Proposals:
         own = np.arange(len(sides.clean))
         stay = logit(sides.clean, 1e-9)
         if options.prior is not None:
             stay = (stay + sides.score(self.scorer, own, own, sides.similarity, self.partners) + options.prior) / 2
-        return _settle(sides, stay, edges, options)
+        return _settle(sides, stay, edges, options, self.device)
 
 
-def _settle(sides: _Sides, stay: np.ndarray, edges: Edges, options: RematchOptions) -> Proposals:
+def _settle(sides: _Sides, stay: np.ndarray, edges: Edges, options: RematchOptions, device: str = "cpu") -> Proposals:
     """stay: (m,) log odds that each pair stays together.  edges: of scores."""
     m = len(sides.clean)
     own = np.arange(m, dtype=np.int32)
@@ -223,7 +224,7 @@ def _settle(sides: _Sides, stay: np.ndarray, edges: Edges, options: RematchOptio
         2 * m if options.reuse else m,
         options.capacity,
     )
-    plan = transport(graph, options.orphans)
+    plan = transport(graph, options.orphans, device)
     partner = round_plan(graph, plan)
     partner[partner == place] = -1
     # Copies of one caption share its mass: what counts is the text.

@@ -232,12 +232,13 @@ def _planned(
     held_out = draw_sure(clean, np.random.default_rng(seed)) if held_out is None else held_out
     size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
     sample = reference_rows(every, np.random.default_rng(seed), size)
-    matched, gpu = near.take(held_out).through(model), device.startswith("cuda")
+    matched = near.take(held_out).through(model)
+    searcher = device if device.startswith("cuda") else "cpu"
     scorer = _fitted(model, near.take(sample), matched, device)
     space: Model = model
     ranked, finder = near, None
     if scorers is not None:
-        finder = Finder(near, model, scorer, gpu)
+        finder = Finder(near, model, scorer, searcher)
         space, ranked = scorers.space, scorers.pairs(near)
         some = np.random.default_rng(seed).permutation(held_out)[:FITTED]
         few = reference_rows(every, np.random.default_rng(seed))
@@ -249,7 +250,7 @@ def _planned(
 
     sure = Pool(matched, clean[held_out])
     unsure, again = np.setdiff1d(taking_part, held_out), np.intersect1d(taking_part, held_out)
-    suspects = CandidatePool(embedded(unsure), scorer, options, finder=finder, gpu=gpu)
+    suspects = CandidatePool(embedded(unsure), scorer, options, finder=finder, device=searcher)
     calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
     if calibration is None:
         return replace(found, reason=np.where(flagged, REASONS.index(UNCALIBRATED), found.reason).astype(np.int8))

@@ -80,10 +80,13 @@ def test_the_best_of_each_group() -> None:
         )
 
 
-def test_the_search_for_a_gpu_finds_what_faiss_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [4, 128])
+def test_the_search_for_a_gpu_finds_what_faiss_does(group: int, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Also where the best are looked for in groups of columns, and where the columns are no multiple of these."""
     monkeypatch.setattr(module, "BLOCK", 4000)
+    monkeypatch.setattr(module, "GROUP", group)
     base, query = unit(150), unit(40, seed=1)
-    product, found = module._TorchIndex(base, "cpu").search(query, 7)
+    product, found = module._DeviceIndex(base, device).search(query, 7)
     expected = np.argsort(-(query @ base.T), axis=1)[:, :7]
     assert np.array_equal(found, expected)
     np.testing.assert_allclose(product, np.take_along_axis(query @ base.T, expected, 1), rtol=1e-5)

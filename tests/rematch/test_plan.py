@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -50,6 +52,15 @@ def test_it_converges_where_images_compete(spread: float, none: float) -> None:
     """Plain iterations, as many, end up to .008 from the plan."""
     g = graph(40, 300, spread=spread)
     np.testing.assert_allclose(transport(g, none), dense_plan(g, none)[0][g.image, g.caption], atol=1e-5)
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_a_plan_made_by_torch_is_the_same(capacity: int, device: str) -> None:
+    for seed, spread in enumerate((2.0, 4.0, 1000.0)):
+        g = replace(graph(40, 300, seed, spread), capacity=capacity)
+        np.testing.assert_allclose(transport(g, 0.05, device), transport(g, 0.05), atol=1e-9)
+    nothing = np.zeros(0, np.int64)
+    assert transport(Graph(nothing, nothing, np.zeros(0), 3, 3), 0.3, device).shape == (0,)
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
