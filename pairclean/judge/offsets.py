@@ -14,45 +14,31 @@ re-pairing, but only the true one fits better than both of its neighbours and it
 for all ranges of a fixed grid and all offsets (Bonferroni, half of the error rate for the small offsets), so that at
 most `ERROR_RATE` of runs without a fault report one.
 
-Candidates are all small offsets, and the peaks of the sums of s along all diagonals, which the FFT gives at once. The
-rows of a fault are those of the likeliest path through the pairings (Viterbi); it is reported if a range of the grid
-within them is significant.
+Candidates are those of `diagonals`: all small offsets, and the peaks of the sums of s along all diagonals. The rows
+of a fault are those of the likeliest path through the pairings (Viterbi); it is reported if a range of the grid within
+them is significant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 from typing import Literal
 
 import numpy as np
 
-from ..arrays import Pairs, Rows, Space, chunks, unit
+from ..arrays import Pairs, Space
+from .diagonals import BESIDE, NEAR, SHORTEST, Diagonals, Pairing
 
 #: The share of runs without a fault in which one may be reported.
 ERROR_RATE = 0.01
-#: Offsets up to NEAR rows are all tested; beyond them the PEAKS highest sums along diagonals of a window.
-NEAR, PEAKS = 16, 8
-#: Height of a peak that is tested, in standard deviations of the sums.
-PEAK = 5.0
-#: Rivals on either side of a pairing.
-BESIDE = 2
 #: Least mean advantage over each rival, over its root mean square: less is a bias of the data, not a fault.
 ADVANTAGE = 0.1
-#: Rows of images in a window of diagonals; its captions reach as far on either side. Sets up to thrice as long are one
-#: window. Larger ones are also searched as a whole, by vectors projected to PROJECTED dimensions.
-WINDOW, PROJECTED = 16_384, 64
-#: Rows of the shortest range of the grid; ranges start at multiples of an eighth of their length.
-SHORTEST = 32
 #: Log odds of one standard deviation of the score, along the path.
 SLOPE = 1.5
-#: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
-SAMPLE = 20_000
 #: Fewest rows with one caption that are called a run, and the share of a usual score that they must not reach.
 RUN, MISFIT = 20, 0.5
-CHUNK = 8192
 
 Kind = Literal["shifted", "reversed", "repeated"]
 
@@ -99,126 +85,6 @@ class Finding:
         if self.wraps:
             return self.start + (rows - self.start + self.offset) % len(self)
         return rows + self.offset
-
-
-@dataclass(frozen=True)
-class _Pairing:
-    """Image i with caption i + offset or, reversed, offset - i.  start, stop: the rows in which it is looked for."""
-
-    offset: int
-    reversed: bool
-    start: int
-    stop: int
-
-    def partner(self, rows: np.ndarray) -> np.ndarray:
-        return self.offset - rows if self.reversed else rows + self.offset
-
-    def rivals(self) -> list[_Pairing]:
-        """The pairings that it has to beat, the pairs as they are among them."""
-        beside = {self.offset + step for step in range(-BESIDE, BESIDE + 1) if step}
-        if not self.reversed:
-            beside |= {-self.offset}
-        found = [replace(self, offset=offset) for offset in sorted(beside) if self.reversed or offset]
-        return [_Pairing(0, False, self.start, self.stop), *found]
-
-
-class Diagonals:
-    """Scores of images with captions along diagonals; 0, which is that of random re-pairings, where there is none.
-
-    pairs: N in the order of their rows.  readable: (N,) bool.  space: where images and captions are comparable.
-    """
-
-    def __init__(self, pairs: Pairs, readable: np.ndarray, space: Space):
-        self.n = len(pairs)
-        present = np.flatnonzero(readable)
-        rng = np.random.default_rng(0)
-        self.sample = present if len(present) <= SAMPLE else np.sort(rng.choice(present, SAMPLE, replace=False))
-        self._image = _Centred(pairs.image, space.embed_image, readable, self.sample)
-        self._text = _Centred(pairs.text, space.embed_text, readable, self.sample)
-        images, captions = (rng.choice(self.sample, SAMPLE) for _ in range(2))
-        #: (SAMPLE,) scores of random re-pairings.
-        self.random = _products(self._image(images), self._text(captions))
-        self.scale = float(self.random.std()) or 1.0
-
-    def scores(self, pairing: _Pairing) -> np.ndarray:
-        """(stop - start,) float32 of the pairing's rows."""
-        if not pairing.offset and not pairing.reversed:
-            return self._as_they_are[pairing.start : pairing.stop]
-        return self.of(np.arange(pairing.start, pairing.stop), pairing.partner)
-
-    @cached_property
-    def _as_they_are(self) -> np.ndarray:
-        """(N,) float32 of the pairs: the rival of every pairing."""
-        return self.of(np.arange(self.n), np.asarray)
-
-    def of(self, rows: np.ndarray, partner: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """(n,) float32 of images with captions.  partner: rows of images -> rows of captions; outside there is none."""
-        out = np.zeros(len(rows), np.float32)
-        for part in chunks(len(rows), CHUNK):
-            image = rows[part]
-            caption = partner(image)
-            there = (caption >= 0) & (caption < self.n)
-            out[np.flatnonzero(there) + part.start] = _products(self._image(image[there]), self._text(caption[there]))
-        return out
-
-    def band(self, width: int) -> np.ndarray:
-        """(N, 2 width + 1) float16, of each image with the captions up to `width` rows away."""
-        out = np.zeros((self.n, 2 * width + 1), np.float16)
-        for part in chunks(self.n, CHUNK):
-            rows = np.arange(part.start, part.stop)
-            around = np.arange(part.start - width, part.stop + width)
-            text = self._text(np.clip(around, 0, self.n - 1))
-            text[(around < 0) | (around >= self.n)] = 0
-            image = self._image(rows)
-            for k in range(2 * width + 1):
-                out[part, k] = _products(image, text[k : k + len(rows)])
-        return out
-
-    def peaks(self) -> Iterator[_Pairing]:
-        """Pairings beyond NEAR rows whose sum of scores stands out from those beside it."""
-        if self.n <= 3 * WINDOW:
-            yield from self._peaks(slice(0, self.n), slice(0, self.n))
-            return
-        for part in chunks(self.n, WINDOW):
-            yield from self._peaks(part, slice(max(0, part.start - WINDOW), min(self.n, part.stop + WINDOW)))
-        yield from self._peaks(slice(0, self.n), slice(0, self.n), project=True)
-
-    def _peaks(self, images: slice, captions: slice, *, project: bool = False) -> Iterator[_Pairing]:
-        x, y = (
-            side.block(rows, PROJECTED if project else None)
-            for side, rows in ((self._image, images), (self._text, captions))
-        )
-        shifted, turned = _sums(x, y)
-        for lag in _standing_out(shifted, len(x), lambda lags: np.abs(lags + captions.start - images.start) <= NEAR):
-            yield _Pairing(lag + captions.start - images.start, False, images.start, images.stop)
-        for lag in _standing_out(turned, len(x), lambda lags: np.zeros(len(lags), bool)):
-            yield _Pairing(captions.stop - 1 - lag + images.start, True, images.start, images.stop)
-
-
-class _Centred:
-    """Vectors of one side in the common space, less their mean, of unit length; zero where they are unreadable."""
-
-    def __init__(
-        self, vectors: Rows, embed: Callable[[Rows], np.ndarray], readable: np.ndarray, sample: np.ndarray
-    ) -> None:
-        self.vectors, self.embed, self.readable = vectors, embed, readable
-        self.mean = embed(vectors[sample]).mean(0)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        if not len(rows):
-            return np.zeros((0, len(self.mean)), np.float32)
-        found: np.ndarray = unit(self.embed(self.vectors[rows]) - self.mean)
-        found[~self.readable[rows]] = 0
-        return found
-
-    def block(self, rows: slice, dimensions: int | None) -> np.ndarray:
-        """The vectors of consecutive rows, projected at random if `dimensions` is given."""
-        k = len(self.mean)
-        project = None
-        if dimensions is not None and dimensions < k:
-            project = np.random.default_rng(0).standard_normal((k, dimensions), np.float32)
-        parts = (self(np.arange(rows.start, rows.stop)[part]) for part in chunks(rows.stop - rows.start, CHUNK))
-        return np.concatenate([part if project is None else part @ project for part in parts])
 
 
 def find_faults(pairs: Pairs, readable: np.ndarray, space: Space) -> list[Finding]:
@@ -352,36 +218,40 @@ def _moved(diagonals: Diagonals) -> list[Finding]:
     return [_wrapped(diagonals, finding, found) for finding in found]
 
 
-def _near(diagonals: Diagonals) -> Iterator[_Pairing]:
+def _near(diagonals: Diagonals) -> Iterator[Pairing]:
     """The small offsets that are significant in some range."""
-    reach = NEAR + BESIDE
-    band = diagonals.band(reach)
+    near, reach = diagonals.sweep.near, NEAR + BESIDE
     for offset in range(-NEAR, NEAR + 1):
-        pairing = _Pairing(offset, False, 0, diagonals.n)
-        own = band[:, reach + offset].astype(np.float32)
-        rivals = [band[:, reach + rival.offset] for rival in pairing.rivals()]
+        pairing = Pairing(offset, False, 0, diagonals.n)
+        own = near[:, reach + offset].astype(np.float32)
+        rivals = [near[:, reach + rival.offset] for rival in pairing.rivals()]
         if offset and _test(diagonals.n, pairing, own, rivals, 0)[1] < ERROR_RATE:
             yield pairing
 
 
-def _far(diagonals: Diagonals) -> Iterator[_Pairing]:
+def _far(diagonals: Diagonals) -> Iterator[Pairing]:
     """The peaks that are significant in some range."""
-    for pairing in dict.fromkeys(diagonals.peaks()):
-        # Nearly all that are no fault lose to the pairs as they are: the other rivals are not scored then.
-        for rivals in (pairing.rivals()[:1], pairing.rivals()):
-            scores = [diagonals.scores(rival) for rival in rivals]
-            if _test(diagonals.n, pairing, diagonals.scores(pairing), scores, pairing.start)[1] >= ERROR_RATE:
-                break
-        else:
+    projected = diagonals.sweep.projected
+    for pairing in diagonals.sweep.peaks:
+        # Nearly all that are no fault lose to the pairs as they are: the other rivals are not scored then. A fault that
+        # is a peak of the whole set has a thousand rows or more, which projected scores tell as well.
+        looks = [(diagonals.scores, pairing.rivals()[:1]), (diagonals.scores, pairing.rivals())]
+        if projected is not None and pairing.stop - pairing.start == diagonals.n:
+            looks.insert(0, (projected.scores, pairing.rivals()[:1]))
+        if all(
+            _test(diagonals.n, pairing, scores(pairing), [scores(rival) for rival in rivals], pairing.start)[1]
+            < ERROR_RATE
+            for scores, rivals in looks
+        ):
             yield pairing
 
 
-def _compared(diagonals: Diagonals, pairing: _Pairing) -> tuple[np.ndarray, list[np.ndarray]]:
+def _compared(diagonals: Diagonals, pairing: Pairing) -> tuple[np.ndarray, list[np.ndarray]]:
     """The scores of a pairing, and those of each of its rivals."""
     return diagonals.scores(pairing), [diagonals.scores(rival) for rival in pairing.rivals()]
 
 
-def _test(n: int, pairing: _Pairing, own: np.ndarray, rivals: list[np.ndarray], first: int) -> tuple[float, float]:
+def _test(n: int, pairing: Pairing, own: np.ndarray, rivals: list[np.ndarray], first: int) -> tuple[float, float]:
     """The largest t against the closest rival over the ranges of the grid within some rows, and its p-value.
 
     own, rivals: scores of the rows from `first` on, of n.
@@ -404,19 +274,19 @@ def _test(n: int, pairing: _Pairing, own: np.ndarray, rivals: list[np.ndarray], 
 
 
 def _grid(n: int) -> Iterator[tuple[int, int]]:
-    """The lengths of the ranges that are tested, and the steps of their starts: multiples of the square root of 2."""
+    """The lengths of the ranges that are tested, multiples of the square root of 2, and the steps of their starts."""
     length = SHORTEST * 1.0
     while length <= n:
         yield int(length), int(length) // 8
         length *= 2**0.5
 
 
-def _path(diagonals: Diagonals, likely: Sequence[_Pairing]) -> Iterator[tuple[int, int, _Pairing]]:
+def _path(diagonals: Diagonals, likely: Sequence[Pairing]) -> Iterator[tuple[int, int, Pairing]]:
     """The likeliest path of the rows through the pairs as they are and these pairings: its ranges off the former."""
     if not likely:
         return
     n = diagonals.n
-    own = _Pairing(0, False, 0, n)
+    own = Pairing(0, False, 0, n)
     odds = np.full((n, 1 + len(likely)), -np.inf)
     for k, pairing in enumerate([own, *likely]):
         scores = diagonals.scores(pairing).astype(np.float64)
@@ -478,42 +348,6 @@ def _wrapped(diagonals: Diagonals, finding: Finding, others: Sequence[Finding]) 
     return best
 
 
-def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of x_i y_(i + k), and those with y in reverse order, for the lags k from 1 - n to m - 1.
-
-    x: (n, d), y: (m, d).  Returns two (n + m - 1,).  Reversal of y conjugates its spectrum, but for the phase of m - 1.
-    """
-    from scipy.fft import irfft, next_fast_len, rfft
-
-    n, m = len(x), len(y)
-    size = next_fast_len(n + m, real=True)
-    shifted, turned = np.zeros((2, size // 2 + 1), np.complex64)
-    for part in chunks(x.shape[1], 16):
-        of_x, of_y = (rfft(side[:, part], size, axis=0) for side in (x, y))
-        np.conj(of_x, out=of_x)
-        shifted += np.einsum("ij,ij->i", of_x, of_y)
-        turned += np.einsum("ij,ij->i", of_x, np.conj(of_y, out=of_y))
-    turned = turned * np.exp(-2j * np.pi * (m - 1) / size * np.arange(len(turned)))
-    lags = np.arange(-(n - 1), m) % size
-    return irfft(shifted, size)[lags], irfft(turned, size)[lags]
-
-
-def _standing_out(total: np.ndarray, n: int, known: Callable[[np.ndarray], np.ndarray]) -> list[int]:
-    """The lags k at which a sum stands out from those at the two lags on either side.
-
-    total: (n + m - 1,), as `_sums` returns them.  known: lags -> bool, those that are left out.
-    """
-    m = len(total) - n + 1
-    lags = np.arange(-(n - 1), m)
-    beside = sum(np.roll(total, step) for step in (-2, -1, 1, 2)) / 4
-    rows = np.minimum(n, m - lags) - np.maximum(0, -lags)
-    height = (total - beside) / np.sqrt(rows)
-    height[(rows < SHORTEST) | known(lags)] = 0
-    height /= 1.4826 * np.median(np.abs(height[rows >= SHORTEST])) + 1e-12
-    top = np.argsort(-height, kind="stable")[:PEAKS]
-    return [int(lags[k]) for k in top if height[k] > PEAK]
-
-
 # --- one caption on a run of rows -------------------------------------------------------------------------------------
 
 
@@ -538,8 +372,3 @@ def _repeated(pairs: Pairs, readable: np.ndarray, diagonals: Diagonals) -> Itera
         score = diagonals.of(np.arange(start, stop), np.asarray)
         if score.mean() < MISFIT * usual:
             yield Finding("repeated", start, stop, 0, float(np.sqrt(-2 * log_p)), float(np.exp(log_p)))
-
-
-def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.einsum("ij,ij->i", x, y)
-    return found

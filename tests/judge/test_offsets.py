@@ -9,7 +9,7 @@ import pytest
 
 from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs
-from pairclean.judge import offsets
+from pairclean.judge import diagonals
 from pairclean.judge.offsets import Faults, Finding, find_faults, places, probabilities
 
 N = 1200
@@ -93,8 +93,9 @@ def test_two_swapped_blocks() -> None:
 
 def test_large_data_are_searched_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Far offsets within reach of a window, and, by projected vectors, offsets beyond it."""
-    monkeypatch.setattr(offsets, "WINDOW", 200)
-    monkeypatch.setattr(offsets, "CHUNK", 64)
+    monkeypatch.setattr(diagonals, "WINDOW", 200)
+    monkeypatch.setattr(diagonals, "CHUNK", 64)
+    monkeypatch.setattr(diagonals, "CACHED", 50)
     captions = np.arange(N)
     captions[0:150], captions[160:310] = np.arange(160, 310), np.arange(0, 150)
     captions[400:600], captions[1000:1200] = np.arange(1000, 1200), np.arange(400, 600)

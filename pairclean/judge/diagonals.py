@@ -1,0 +1,235 @@
+"""Scores of images with captions a constant number of rows away, or in reverse order: all such diagonals at once.
+
+s is the cosine of centred vectors. Candidates for a fault are all small offsets, and the peaks of the sums of s along
+all diagonals, which the FFT gives at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..arrays import Pairs, Rows, Space, chunks
+
+#: Beyond NEAR rows, the PEAKS highest sums along the diagonals of a window are candidates.
+NEAR, PEAKS = 16, 8
+#: Height of a peak that is tested, in standard deviations of the sums.
+PEAK = 5.0
+#: Rivals on either side of a pairing.
+BESIDE = 2
+#: Rows of images in a window of diagonals; its captions reach as far on either side. Sets up to thrice as long are one
+#: window. Larger ones are also searched as a whole, by vectors projected to PROJECTED dimensions.
+WINDOW, PROJECTED = 16_384, 64
+#: Rows of the shortest diagonal that is looked at.
+SHORTEST = 32
+#: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
+SAMPLE = 20_000
+#: Rows scored at once: of a pairing, and where all small offsets of the same rows follow, from the cache.
+CHUNK, CACHED = 8192, 512
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Image i with caption i + offset or, reversed, offset - i.  start, stop: the rows in which it is looked for."""
+
+    offset: int
+    reversed: bool
+    start: int
+    stop: int
+
+    def partner(self, rows: np.ndarray) -> np.ndarray:
+        return self.offset - rows if self.reversed else rows + self.offset
+
+    def rivals(self) -> list[Pairing]:
+        """The pairings that it has to beat, the pairs as they are among them."""
+        beside = {self.offset + step for step in range(-BESIDE, BESIDE + 1) if step}
+        if not self.reversed:
+            beside |= {-self.offset}
+        found = [replace(self, offset=offset) for offset in sorted(beside) if self.reversed or offset]
+        return [Pairing(0, False, self.start, self.stop), *found]
+
+
+class Diagonals:
+    """Scores of images with captions along diagonals; 0, which is that of random re-pairings, where there is none.
+
+    pairs: N in the order of their rows.  readable: (N,) bool.  space: where images and captions are comparable.
+    """
+
+    def __init__(self, pairs: Pairs, readable: np.ndarray, space: Space):
+        self.n = len(pairs)
+        present = np.flatnonzero(readable)
+        rng = np.random.default_rng(0)
+        self.sample = present if len(present) <= SAMPLE else np.sort(rng.choice(present, SAMPLE, replace=False))
+        self._image = _Centred(pairs.image, space.embed_image, readable, self.sample)
+        self._text = _Centred(pairs.text, space.embed_text, readable, self.sample)
+        images, captions = (rng.choice(self.sample, SAMPLE) for _ in range(2))
+        #: (SAMPLE,) scores of random re-pairings.
+        self.random = products(self._image(images), self._text(captions))
+        self.scale = float(self.random.std()) or 1.0
+
+    def scores(self, pairing: Pairing) -> np.ndarray:
+        """(stop - start,) float32 of the pairing's rows."""
+        if not pairing.offset and not pairing.reversed:
+            return self.sweep.own[pairing.start : pairing.stop]
+        return self.of(np.arange(pairing.start, pairing.stop), pairing.partner)
+
+    def of(self, rows: np.ndarray, partner: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(n,) float32 of images with captions.  partner: rows of images -> rows of captions; outside there is none."""
+        return _along(self._image, self._text, self.n, rows, partner)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """What one reading of all vectors tells."""
+        n, reach = self.n, NEAR + BESIDE
+        step = n if n <= 3 * WINDOW else WINDOW
+        found = Sweep(np.zeros(n, np.float32), np.zeros((n, 2 * reach + 1), np.float16), [], None)
+        if step < n:
+            found.projected = _Projected(*(np.empty((n, PROJECTED), np.float32) for _ in range(2)))
+        before, here = self._text(slice(0, 0)), self._text(slice(0, step))
+        for part in chunks(n, step):
+            after = self._text(slice(part.stop, min(n, part.stop + step)))
+            image, text, first = self._image(part), np.concatenate([before, here, after]), part.start - len(before)
+            self._near(found, image, text, part.start, first)
+            found.peaks += _peaks(image, text, part.start, first)
+            if found.projected is not None:
+                for out, side in ((found.projected.image, image), (found.projected.text, here)):
+                    out[part] = side @ _projection(side.shape[1])
+            before, here = here, after
+        if found.projected is not None:
+            found.peaks += _peaks(found.projected.image, found.projected.text, 0, 0)
+        found.peaks = list(dict.fromkeys(found.peaks))
+        return found
+
+    def _near(self, found: Sweep, image: np.ndarray, text: np.ndarray, start: int, first: int) -> None:
+        """Score images with the captions around them.  start, first: the rows of the first image and caption here."""
+        reach = NEAR + BESIDE
+        for part in chunks(len(image), CACHED):
+            for offset in range(-reach, reach + 1):
+                low, high = max(part.start, -offset - start), min(part.stop, self.n - offset - start)
+                if low < high:
+                    to = offset + start - first
+                    scores = products(image[low:high], text[low + to : high + to])
+                    found.near[start + low : start + high, reach + offset] = scores
+                    if not offset:
+                        found.own[start + low : start + high] = scores
+
+
+@dataclass
+class Sweep:
+    """own: (N,) float32 scores of the pairs as they are.  near: (N, 2 (NEAR + BESIDE) + 1) float16, of each image with
+    the captions up to NEAR + BESIDE rows away.  peaks: pairings beyond NEAR rows whose sum of scores stands out from
+    those beside it.  projected: of sets that are longer than a window, vectors for a first look at such pairings.
+    """
+
+    own: np.ndarray
+    near: np.ndarray
+    peaks: list[Pairing]
+    projected: _Projected | None
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """image, text: (N, PROJECTED) float32 centred vectors, projected at random."""
+
+    image: np.ndarray
+    text: np.ndarray
+
+    def scores(self, pairing: Pairing) -> np.ndarray:
+        """(stop - start,) float32 of the pairing's rows: those of `Diagonals`, with the projection's noise."""
+        rows = np.arange(pairing.start, pairing.stop)
+        return _along(self.image.__getitem__, self.text.__getitem__, len(self.image), rows, pairing.partner)
+
+
+class _Centred:
+    """Vectors of one side in the common space, less their mean, of unit length; zero where they are unreadable."""
+
+    def __init__(
+        self, vectors: Rows, embed: Callable[[Rows], np.ndarray], readable: np.ndarray, sample: np.ndarray
+    ) -> None:
+        self.vectors, self.embed, self.readable = vectors, embed, readable
+        self.mean = embed(vectors[sample]).mean(0)
+
+    def __call__(self, rows: np.ndarray | slice) -> np.ndarray:
+        readable = self.readable[rows]
+        if not len(readable):
+            return np.zeros((0, len(self.mean)), np.float32)
+        found: np.ndarray = self.embed(self.vectors[rows]) - self.mean
+        found /= np.maximum(np.sqrt(products(found, found)), 1e-12)[:, None]
+        found[~readable] = 0
+        return found
+
+
+def _along(
+    image: Callable[[np.ndarray], np.ndarray],
+    text: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    rows: np.ndarray,
+    partner: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    out = np.zeros(len(rows), np.float32)
+    for part in chunks(len(rows), CHUNK):
+        caption = partner(rows[part])
+        there = (caption >= 0) & (caption < n)
+        out[np.flatnonzero(there) + part.start] = products(image(rows[part][there]), text(caption[there]))
+    return out
+
+
+def _projection(dimensions: int) -> np.ndarray:
+    """(dimensions, PROJECTED) float32, drawn; the identity where there are no more than that."""
+    drawn = np.random.default_rng(0).standard_normal((dimensions, PROJECTED), np.float32)
+    return drawn if dimensions > PROJECTED else np.eye(dimensions, PROJECTED, dtype=np.float32)
+
+
+def _peaks(image: np.ndarray, text: np.ndarray, start: int, first: int) -> Iterator[Pairing]:
+    """Pairings that stand out.  image, text: consecutive vectors.  start, first: their first rows."""
+    shifted, turned = _sums(image, text)
+    to, stop = first - start, start + len(image)
+    for lag in _standing_out(shifted, len(image), lambda lags: np.abs(lags + to) <= NEAR):
+        yield Pairing(lag + to, False, start, stop)
+    for lag in _standing_out(turned, len(image), lambda lags: np.zeros(len(lags), bool)):
+        yield Pairing(first + len(text) - 1 - lag + start, True, start, stop)
+
+
+def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of x_i y_(i + k), and those with y in reverse order, for the lags k from 1 - n to m - 1.
+
+    x: (n, d), y: (m, d).  Returns two (n + m - 1,).  Reversal of y conjugates its spectrum, but for the phase of m - 1.
+    """
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    n, m = len(x), len(y)
+    size = next_fast_len(n + m, real=True)
+    shifted, turned = np.zeros((2, size // 2 + 1), np.complex64)
+    for part in chunks(x.shape[1], 16):
+        of_x, of_y = (rfft(side[:, part], size, axis=0) for side in (x, y))
+        np.conj(of_x, out=of_x)
+        shifted += np.einsum("ij,ij->i", of_x, of_y)
+        turned += np.einsum("ij,ij->i", of_x, np.conj(of_y, out=of_y))
+    turned = turned * np.exp(-2j * np.pi * (m - 1) / size * np.arange(len(turned)))
+    lags = np.arange(-(n - 1), m) % size
+    return irfft(shifted, size)[lags], irfft(turned, size)[lags]
+
+
+def _standing_out(total: np.ndarray, n: int, known: Callable[[np.ndarray], np.ndarray]) -> list[int]:
+    """The lags k at which a sum stands out from those at the two lags on either side.
+
+    total: (n + m - 1,), as `_sums` returns them.  known: lags -> bool, those that are left out.
+    """
+    m = len(total) - n + 1
+    lags = np.arange(-(n - 1), m)
+    beside = sum(np.roll(total, step) for step in (-2, -1, 1, 2)) / 4
+    rows = np.minimum(n, m - lags) - np.maximum(0, -lags)
+    height = (total - beside) / np.sqrt(rows)
+    height[(rows < SHORTEST) | known(lags)] = 0
+    height /= 1.4826 * np.median(np.abs(height[rows >= SHORTEST])) + 1e-12
+    top = np.argsort(-height, kind="stable")[:PEAKS]
+    return [int(lags[k]) for k in top if height[k] > PEAK]
+
+
+def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, d), (n, d) -> (n,) inner products of the rows."""
+    found: np.ndarray = np.einsum("ij,ij->i", x, y)
+    return found
