@@ -1,8 +1,8 @@
-"""What do several devices bring to learning in folds?  python -m benchmarks.folds [--devices cuda:0 cuda:1] [--pairs N]
+"""What do several devices bring to learning in folds?  python -m benchmarks.folds [--device cuda:all] [--pairs N]
 
 Generated pairs of 512 dimensions, two fifths of them judged noisy. Five folds of each method's second round, one after
 the other on the first device, and on all devices; and whether the models are the same, bit by bit. Where a machine has
-one GPU, naming it twice shows how far two threads of one process get in each other's way.
+one device, two threads share it, which shows how far they get in each other's way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from pairclean.align import Alignment
 from pairclean.arrays import Pairs, unit
+from pairclean.embed import resolve_devices
 from pairclean.execution import side_by_side
 from pairclean.judge.folds import FOLDS
 from pairclean.methods import load
@@ -48,10 +49,12 @@ def weights(model: Alignment) -> list[torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", nargs="+", default=["cuda:0", "cuda:0"])
+    parser.add_argument("--device", default="cuda:all")
     parser.add_argument("--methods", nargs="+", default=["l2rm", "rcar"])
     parser.add_argument("--pairs", type=int, default=100_000)
     options = parser.parse_args()
+    found = resolve_devices(options.device)
+    devices = found if len(found) > 1 else 2 * found
     pairs, clean = generated(options.pairs)
     rows = np.arange(options.pairs)
     print("| method | one device, s | all devices, s | one / all | same models |\n|---|---|---|---|---|")
@@ -60,9 +63,9 @@ def main() -> None:
         def fit(k: int, device: str, method: str = method) -> Alignment:
             return load(method)(comparable=True, device=device).fit(pairs, rows[rows % FOLDS != k], clean)
 
-        fit(0, options.devices[0])  # the first use of a device loads its libraries
-        one, alone = timed(fit, options.devices[:1])
-        several, together = timed(fit, options.devices)
+        fit(0, devices[0])  # the first use of a device loads its libraries
+        one, alone = timed(fit, devices[:1])
+        several, together = timed(fit, devices)
         same = all(
             torch.equal(a, b)
             for x, y in zip(one, several, strict=True)
