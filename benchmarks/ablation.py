@@ -46,7 +46,7 @@ class Arm:
         """use: (n,) bool, which pairs are learned from.  learn_from: the pairs, where they are others than scored."""
         data = learn_from or self.data
         sets = [np.flatnonzero(use & (self.fold != k)) for k in range(FOLDS)] + [np.flatnonzero(use)]
-        return side_by_side(lambda k: fit(data, sets[k], clean), FOLDS + 1, "cpu")
+        return side_by_side(lambda k, _: fit(data, sets[k], clean), FOLDS + 1, ["cpu"])
 
     def measure(self, models: list[Alignment]) -> dict[str, float]:
         rows = np.arange(len(self.data.image))

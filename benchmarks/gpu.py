@@ -19,6 +19,7 @@ BENCHMARKS = [
     ("ViT-B/32", "embedding", ["ViT-B-32"], ["ViT-B-32", "--pictures", "8"]),
     ("Transport", "transport", ["--sizes", "128", "2048"], ["--sizes", "32"]),
     ("Training", "training", [], []),
+    ("Learning in folds", "folds", [], ["--pairs", "2000"]),
     ("After embedding", "scale", ["--sizes", "1000000", "10000000"], ["--sizes", "1000", "2000"]),
 ]
 

@@ -186,7 +186,7 @@ def judged_clean(data: RegionCaptions, texts: np.ndarray, *, seed: int, device: 
     caption_id = np.array([ids.setdefault(caption.tobytes(), len(ids)) for caption in data.captions])
     pairs = Pairs(image.astype(np.float16)[data.image_of], texts.astype(np.float16), data.image_of, caption_id)
     rows = np.arange(len(pairs))
-    learned = learn(pairs, rows, comparable=False, seed=seed, device=device)
+    learned = learn(pairs, rows, comparable=False, seed=seed, devices=[device])
     judgement = judge(pairs, rows, learned, comparable=False, seed=seed, device=device)
     if judgement.unjudged:
         raise UserError(f"the judge cannot tell the pairs apart ({judgement.unjudged}): choose --split mixture")

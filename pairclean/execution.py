@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from queue import SimpleQueue
 from typing import TypeVar, get_args
 
 from .options import Engine
@@ -81,14 +83,16 @@ def available_cores() -> int:
 
 
 def side_by_side(
-    work: Callable[[int], T], count: int, device: str, done: Callable[[], object] = lambda: None
+    work: Callable[[int, str], T], count: int, devices: Sequence[str], done: Callable[[], object] = lambda: None
 ) -> list[T]:
-    """The results of work(0) to work(count - 1), in order.  On a CPU they run in parallel, each on a single thread.
+    """The results of work(k, device) for k from 0 to count - 1, in order.
 
+    devices: of torch. Each of several devices does one piece of work at a time, in a thread of its own; what is free
+    takes the next piece. A single CPU does as many at a time as it has cores, each on a single thread.
     done: called in the calling thread for each result, in order.
 
-    Small models gain little from more threads, and lose much to threads that wait for each other on busy cores: one fit
-    took eight times as long beside one other busy process.
+    On a CPU, small models gain little from more threads, and lose much to threads that wait for each other on busy
+    cores: one fit took eight times as long beside one other busy process.
     """
 
     def collected(results: Iterable[T]) -> list[T]:
@@ -98,17 +102,31 @@ def side_by_side(
             done()
         return found
 
-    if device != "cpu":
-        return collected(map(work, range(count)))
+    on_cores = list(devices) == ["cpu"]
+    if not on_cores and len(devices) == 1:
+        return collected(work(k, devices[0]) for k in range(count))
     import torch
     from threadpoolctl import threadpool_limits
 
-    def single() -> None:
-        torch.set_num_threads(1)
+    workers = ["cpu"] * available_cores() if on_cores else list(devices)
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in workers:
+        free.put(device)
 
-    pool = ThreadPoolExecutor(min(count, available_cores()), initializer=single)
+    def on_free_device(k: int) -> T:
+        device = free.get()
+        try:
+            return work(k, device)
+        finally:
+            free.put(device)
+
+    def single_thread() -> None:
+        if on_cores:
+            torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(min(count, len(workers)), initializer=single_thread)
     try:
-        with threadpool_limits(1):
-            return collected(pool.map(work, range(count)))
+        with threadpool_limits(1) if on_cores else nullcontext():
+            return collected(pool.map(on_free_device, range(count)))
     finally:  # not `with`: an interrupt must not wait for models that nobody needs any more
         pool.shutdown(wait=False, cancel_futures=True)

@@ -153,9 +153,9 @@ def _cleaned(
 ) -> CleanedVectors:
     is_readable = pc.is_null(table["reason"]).to_numpy()
     readable = np.flatnonzero(is_readable)
-    device, progress = resolve_devices(execution.device)[0], execution.progress
+    devices, progress = resolve_devices(execution.device), execution.progress
     one_space = pairs.image.shape[1] == pairs.text.shape[1] if comparable is None else comparable
-    common: dict[str, Any] = {"seed": config.seed, "device": device}
+    common: dict[str, Any] = {"seed": config.seed, "device": devices[0]}
     learned, faults = learn_mended(
         pairs,
         is_readable,
@@ -163,8 +163,9 @@ def _cleaned(
         repair=config.repair,
         method=config.method,
         kind_column=kinds,
+        seed=config.seed,
+        devices=devices,
         progress=progress,
-        **common,
     )
     progress.start("judge")
     texts = table["caption"]

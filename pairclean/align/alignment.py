@@ -106,8 +106,12 @@ class Method(Protocol):
 
 
 class Alignment:
-    """A fitted method.  Subclasses add `fit`; all of them are saved in one format and loaded as this class."""
+    """A fitted method.  Subclasses add `fit`; all of them are saved in one format and loaded as this class.
 
+    largest_epoch: of a method, the most pairs that it learns from in one epoch; None if there is no limit.
+    """
+
+    largest_epoch: int | None = None
     image: Head | Layers | None = None  # None: the encoder's own embeddings
     text: Head | Layers | None = None
     comparison: Comparison = INNER_PRODUCT

@@ -55,6 +55,7 @@ class DRCL(Alignment):
 
     image: Layers
     text: Layers
+    largest_epoch = LARGEST_EPOCH
 
     def __init__(
         self,

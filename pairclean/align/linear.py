@@ -6,11 +6,13 @@ import numpy as np
 
 from ..arrays import Pairs
 from .alignment import Alignment, Head
-from .canonical import canonical_maps
+from .canonical import MAX_PAIRS, canonical_maps
 
 
 class Canonical(Alignment):
     """See `align.canonical`; the variates are weighted by their correlations."""
+
+    largest_epoch = MAX_PAIRS  # its only one
 
     def fit(self, pairs: Pairs, rows: np.ndarray, clean_probability: np.ndarray | None = None) -> Canonical:
         """Arguments as in `Method`; the clean probabilities are the pairs' weights, None weights all pairs equally."""

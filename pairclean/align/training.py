@@ -29,7 +29,7 @@ class Trainer(Alignment):
 
     image: Head
     text: Head
-    largest_epoch = LARGEST_EPOCH
+    largest_epoch: int = LARGEST_EPOCH
 
     def __init__(self, *, comparable: bool, device: str = "cpu", seed: int = 0):
         super().__init__(device=device)

@@ -115,7 +115,7 @@ def plant(
     moved = carried != np.arange(len(carried))
     kept = pairs.there & ~(moved & (np.random.default_rng(seed + 1).random(len(carried)) < orphans))
     text = pc.if_else(pc.is_valid(mixed), mixed, pairs.caption.take(pa.array(carried)))
-    with _written_folder(out) as folder:
+    with written_folder(out) as folder:
         rows = np.flatnonzero(moved & kept)
         with open_writer(
             opened, "source", offsets=pairs.offsets, donors=carried[rows], home=folder / "moved"
@@ -176,7 +176,7 @@ def _truth_of(out: Path) -> Path:
 
 
 @contextmanager
-def _written_folder(out: Path) -> Iterator[Path]:
+def written_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that is renamed to `out` when the block ends without an error."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -6,7 +6,7 @@ about each pair is what the second round learns from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from .near_duplicates import near_identities
 
 #: Classes of the images, and of the captions: (N, C) each, non-zero where a pair is of a class; None where not known.
 Labels = tuple["csr_matrix | None", "csr_matrix | None"]
-Make = Callable[[], Method]
+Make = Callable[[str], Method]  # given the device to learn on
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def learn(
     labels: Labels = (None, None),
     kind_column: np.ndarray | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    devices: Sequence[str] = ("cpu",),
     progress: Progress | None = None,
 ) -> Learned:
     """Learn from the pairs `rows` (n,) of N.
@@ -87,6 +87,8 @@ def learn(
     pairs: the encoder's vectors, with identities that are equal for exact copies.
     method: one of `Config.method`; "auto" chooses by the rule in `pairclean.methods`.
     comparable: whether images and captions share the encoder's space.  labels: what drcl learns from.
+    devices: where the models are fitted, one fold at a time on each; a model stays on its device. All devices read the
+    same vectors, and on devices of one kind the models do not depend on how many there are.
     kind_column: (N,) int64 kinds that the data bring along, -1 where none is known; None finds kinds by itself.
     Raises UserError for zero-shot if the two spaces are not comparable.
     """
@@ -99,17 +101,17 @@ def learn(
     if len(rows) < FEWEST:
         return Learned(None, [], [], folds, image_id, caption_id, Partition.fit(near, rows, seed=seed), kind_column)
     taken = choose(method, comparable=comparable, pairs=len(rows))
-    start, second = _rounds(taken, comparable, labels, device, seed)
+    start, second = _rounds(taken, comparable, labels, seed)
     progress.start("align", FOLDS * ((start is not None) + (second is not None)))
     others = [rows[fold != k] for k in range(FOLDS)]
 
     def fit(make: Make, clean: np.ndarray | None) -> list[Alignment]:
-        def one(k: int) -> Alignment:
-            return make().fit(near, others[k], clean)
+        def one(k: int, device: str) -> Alignment:
+            return make(device).fit(near, others[k], clean)
 
-        return side_by_side(one, FOLDS, device, progress.advance)
+        return side_by_side(one, FOLDS, devices, progress.advance)
 
-    first: list[Alignment] = [ZeroShot(device=device)] if start is None else fit(start, None)
+    first: list[Alignment] = [ZeroShot(device=devices[0])] if start is None else fit(start, None)
     partition = Partition.fit(near, rows, first[0], seed=seed)
     if method == "zero-shot":  # asked for by name: nothing has to be compared
         return Learned(taken, first, [], folds, image_id, caption_id, partition, kind_column)
@@ -118,7 +120,7 @@ def learn(
     if start is None and cannot_judge(scores):
         # The two spaces have the same number of dimensions and nothing else in common: learn as for different spaces.
         taken = "l2rm" if taken == "zero-shot" else taken
-        start, second = _rounds(taken, False, labels, device, seed)
+        start, second = _rounds(taken, False, labels, seed)
         assert start is not None
         progress.start("align", 2 * FOLDS)
         first = fit(start, None)
@@ -138,10 +140,10 @@ def learn(
     return Learned(taken, first, aligned, folds, image_id, caption_id, partition, kind_column, held_out)
 
 
-def _rounds(method: str, comparable: bool, labels: Labels, device: str, seed: int) -> tuple[Make | None, Make | None]:
+def _rounds(method: str, comparable: bool, labels: Labels, seed: int) -> tuple[Make | None, Make | None]:
     """How the models of the two rounds are made; None for the encoder as it is, and for no second round."""
 
-    def canonical() -> Method:
+    def canonical(device: str) -> Method:
         return Canonical(device=device)
 
     first = None if comparable else canonical
@@ -156,5 +158,5 @@ def _rounds(method: str, comparable: bool, labels: Labels, device: str, seed: in
         return canonical, canonical
     learner = load(method)
     if METHODS[method].labels:
-        return first, lambda: learner(*labels, device=device, seed=seed)
-    return first, lambda: learner(comparable=comparable, device=device, seed=seed)
+        return first, lambda device: learner(*labels, device=device, seed=seed)
+    return first, lambda device: learner(comparable=comparable, device=device, seed=seed)

@@ -37,7 +37,7 @@ def align(run: Run, execution: Execution) -> None:
         labels=_labels(run, emb) if config.method == "drcl" and enough else (None, None),
         kind_column=None if config.kind_column is None else read_kinds(run, emb, config.kind_column),
         seed=config.seed,
-        device=resolve_devices(execution.device)[0],
+        devices=resolve_devices(execution.device),
         progress=execution.progress,
     )
     save_faults(run, faults)

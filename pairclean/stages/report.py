@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import write_json
-from ..judge import Faults, Judgement, threshold_table
+from ..judge import FOLDS, Faults, Judgement, Learned, threshold_table
+from ..methods import load
 from ..pairs import UserError
 from ..rematch import Rematches
 from ..report import (
@@ -42,6 +43,7 @@ def report(run: Run, execution: Execution) -> None:
     config = run.config
     execution.progress.start("report")
     emb, faults, judged, rematched = open_embeddings(run), open_faults(run), open_judgement(run), open_rematches(run)
+    learned = open_learned(run)
     try:
         source = embedded_source(run)
     except UserError:  # moved or changed since: the report has its numbers, without the images
@@ -54,7 +56,7 @@ def report(run: Run, execution: Execution) -> None:
         "source": run.manifest["source"],
         "layout": run.manifest["layout_of_source"],
         "model": run.manifest["encoder"]["description"].get("vectors", config.model),
-        "method": open_learned(run).method or config.method,  # nothing was learned from too few pairs
+        "method": learned.method or config.method,  # nothing was learned from too few pairs
         "score": judged.score,
         "calibration": config.calibration,
         "flag_below": rematched.flag_below,
@@ -69,6 +71,7 @@ def report(run: Run, execution: Execution) -> None:
             *_of_judge(judged, faults),
             *_half_right(judged, rematched, could_read=run.has_encoder and not config.phrases),
             *([why_not] if why_not else []),
+            *([] if run.frozen_from else _sampled(learned, int(emb.readable.sum()))),
             *run.manifest.get("caption_notes", []),
             *(f"{path} {note}" for path, note in run.manifest.get("notes", {}).items()),
         ],
@@ -90,6 +93,16 @@ def report(run: Run, execution: Execution) -> None:
     picks = pick_examples(run.verdict_tables(), findings.examples) + picks
     captions = read_captions(picks, (emb.pair_table(name) for name in run.shards))
     render_html(content, load_thumbnails(picks, source, captions), run.path / "report.html")
+
+
+def _sampled(learned: Learned, pairs: int) -> list[str]:
+    """In large data, that the second round's models did not learn from all pairs.  pairs: how many can be read."""
+    if learned.method is None or not learned.aligned:
+        return []
+    most, given = load(learned.method).largest_epoch, pairs - pairs // FOLDS
+    if most is None or given <= most:
+        return []
+    return [f"Each model learned from a sample: at most {most:,} of about {given:,} pairs in an epoch."]
 
 
 def _given_back(rematched: Rematches) -> list[str]:

@@ -47,11 +47,16 @@ class Example:
     """One pair. kind: 'plain', 'near_duplicate', 'boilerplate', 'corrupt' (bytes that do not decode) or 'missing'.
 
     image: JPEG bytes; None where kind is 'missing' (a failed download).
+    description: a caption that is true of the scene: `caption`, unless kind is 'boilerplate'.
+    scene: its number; a near-duplicate has that of the pair that it resembles.  subject: what its first group shows.
     """
 
     image: bytes | None
     caption: str
     kind: str
+    description: str = ""
+    scene: int = -1
+    subject: str = ""
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
@@ -69,7 +74,7 @@ def _kinds(n: int, rng: Rng) -> list[str]:
     return ["plain", *(str(kind) for kind in rng.permutation(rest))]
 
 
-def _duplicate(seed: int, original: int, rng: Rng) -> tuple[bytes, str]:
+def _duplicate(seed: int, original: int, rng: Rng) -> tuple[Scene, bytes, str]:
     """A copy, a re-encoding or another drawing of the pair `original`, with its caption or a differently worded one."""
     scene, image, caption = _plain(seed, original)
     manner = int(rng.integers(3))
@@ -77,7 +82,7 @@ def _duplicate(seed: int, original: int, rng: Rng) -> tuple[bytes, str]:
         image = _jpeg(Image.open(io.BytesIO(image)), int(rng.integers(55, 80)))
     elif manner == 2:
         image = _jpeg(draw_picture(scene, rng), 88)
-    return image, (caption if rng.random() < 0.5 else caption_scene(scene, rng))
+    return scene, image, (caption if rng.random() < 0.5 else caption_scene(scene, rng))
 
 
 def _plain(seed: int, index: int) -> tuple[Scene, bytes, str]:
@@ -103,17 +108,21 @@ def draw_scenes(n: int, seed: int) -> Iterator[Example]:
     plain: list[int] = []
     for index, kind in enumerate(kinds):
         rng = np.random.default_rng([seed, index, 1])  # independent of the scene's own random numbers
+        number = index
         if kind == "near_duplicate":
-            image, caption = _duplicate(seed, plain[int(rng.integers(len(plain)))], rng)
+            number = plain[int(rng.integers(len(plain)))]
+            scene, image, description = _duplicate(seed, number, rng)
         else:
-            _, image, caption = _plain(seed, index)
+            scene, image, description = _plain(seed, index)
+        caption = description
         if kind == "plain":
             plain.append(index)
         elif kind == "boilerplate":
             caption = pick(rng, BOILERPLATE).format(int(rng.integers(1, 10_000)))
         elif kind == "corrupt":
             image = _corrupt(image, rng)
-        yield Example(None if kind == "missing" else image, caption, kind)
+        picture = None if kind == "missing" else image
+        yield Example(picture, caption, kind, description, number, scene.groups[0].kind)
 
 
 SHARD_SCHEMA = pa.schema(

@@ -168,12 +168,12 @@ def interrupted(shards: Path, home: Path) -> dict[str, Any]:
 
 def interrupted_while_threads_work(shards: Path, home: Path) -> dict[str, Any]:
     def work(wait: Callable[[], None]) -> None:
-        def learn(k: int) -> None:
+        def learn(k: int, device: str) -> None:
             if k == 0:
                 wait()
             threading.Event().wait(1000)
 
-        pipeline.clean = lambda *_, **__: void(side_by_side(learn, 2, "cpu"))  # type: ignore[assignment]
+        pipeline.clean = lambda *_, **__: void(side_by_side(learn, 2, ["cpu"]))  # type: ignore[assignment]
         command("clean", shards, home / "run")
 
     process = Process(home / "said", work)

@@ -134,13 +134,13 @@ def test_a_decoding_thread_that_dies_ends_the_run(
 
 
 def test_a_learning_thread_that_dies_ends_the_stage() -> None:
-    def work(k: int) -> int:
+    def work(k: int, device: str) -> int:
         if k == 1:
             raise MemoryError("a thread dies")
         return k
 
     with pytest.raises(MemoryError, match="a thread dies"):
-        side_by_side(work, 4, "cpu")
+        side_by_side(work, 4, ["cpu"])
 
 
 def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> 
     begun, release, over = threading.Event(), threading.Event(), threading.Event()
     kept: list[int] = []
 
-    def work(k: int) -> int:
+    def work(k: int, device: str) -> int:
         if k == 1:
             begun.set()
             release.wait()
@@ -161,7 +161,7 @@ def test_nothing_is_kept_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(work, 2, "cpu", done)
+        side_by_side(work, 2, ["cpu"], done)
     release.set()
     assert over.wait(60)
     assert kept == [1]

@@ -16,12 +16,14 @@ import pytest
 from PIL import Image
 
 import pairclean
+from pairclean.align import ZeroShot
 from pairclean.embed import Embeddings
 from pairclean.pipeline import redo
 from pairclean.rematch.rematches import UNCALIBRATED
 from pairclean.run import Execution, Run
 from pairclean.run.results import open_embeddings, open_judgement, open_learned, open_rematches, save_learned
 from pairclean.stages.export import verdict_tables
+from pairclean.stages.report import _sampled
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}  # which learns in a moment
@@ -264,3 +266,13 @@ def test_the_kind_of_a_mismatch_is_told_of_flagged_pairs_alone(noisy: tuple[Run,
     mixed = open_judgement(run).mixed_clean_probability
     said = f"about {(mixed < 0.5).mean():.0%} are flagged"
     assert any(said in note for note in run.report["notes"])
+
+
+def test_of_large_data_the_report_says_that_models_learned_from_a_sample(noisy: tuple[Run, pd.DataFrame]) -> None:
+    learned = replace(open_learned(noisy[0]), method="l2rm", aligned=[ZeroShot()])
+    said = ["Each model learned from a sample: at most 16,384 of about 80,000 pairs in an epoch."]
+    assert _sampled(learned, 100_000) == said
+    assert _sampled(learned, 20_480) == []  # without a fifth, they fit into an epoch
+    assert _sampled(replace(learned, method="rcar"), 100_000) == []
+    assert _sampled(replace(learned, method="zero-shot"), 10**9) == []
+    assert _sampled(replace(learned, aligned=[]), 10**9) == []  # the encoder judges
