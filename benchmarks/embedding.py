@@ -28,7 +28,7 @@ from benchmarks.decode import jpegs
 from benchmarks.timing import in_turn
 from pairclean.embed import Embeddings, embed_source
 from pairclean.embed.decode import decode
-from pairclean.embed.embed import BatchSize, available_cores, threads
+from pairclean.embed.embed import BatchSize, available_cores, single_thread, threads
 from pairclean.embed.openclip import OpenClip
 from pairclean.pairs import Row, Shard
 from pairclean.synthetic.scenes import draw_scenes
@@ -136,7 +136,7 @@ def main() -> None:
 def decoding(scenes: Scenes, encoder: OpenClip) -> float:
     """Pictures a second that all cores decode and resize."""
     files = [scenes.file(i) for i in range(32 * available_cores())]
-    with threads(available_cores(), "decode") as pool:
+    with threads(available_cores(), "decode", single_thread) as pool:
         for _ in range(2):  # the first time warms up
             begun = time.perf_counter()
             list(pool.map(lambda data: encoder.prepare(decode(data, encoder.least_side)), files))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pairclean.embed.embed import BatchSize, embed_shard, embed_source, threads
+from pairclean.embed.embed import BatchSize, embed_shard, embed_source, single_thread, threads
 from pairclean.embed.store import Embeddings, part_is_done
 from pairclean.pairs import Row, Shard, UserError, caption_id, content_id
 from pairclean.run import Run
@@ -387,3 +387,17 @@ def test_hog_tfidf_needs_no_pytorch(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "run")
     assert Embeddings.open(run.embeddings, run.shards).image.shape == (12, 1152)
     assert run.manifest["device"] == "cpu (float32)"
+
+
+def test_threads_that_decode_do_not_share_their_work_with_others() -> None:
+    """Each resizes on its own; the thread that started them keeps all cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with threads(2, "decode", single_thread) as decoding:
+            assert set(decoding.map(lambda _: torch.get_num_threads(), range(20))) == {1}
+        with threads(1, "encode") as encoding:
+            assert encoding.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
