@@ -130,7 +130,8 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
     makes its parts of this stage, and nothing else.
 
     Returns the names of the stages that were run: none if nothing has changed.
-    Raises UserError, and changes nothing, if an option is wrong or an earlier stage is missing.
+    Raises UserError, and changes nothing, if an option is wrong, an earlier stage is missing, or one job of several
+    would replace what was exported with other options.
     """
     if execution.is_array_job and stage not in SHARD_WISE:
         raise UserError(f"`{stage}` needs all pairs at once: only {' and '.join(SHARD_WISE)} take --shard-index")
@@ -151,6 +152,8 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
                 from .export import check_layout
 
                 check_layout(run.open_source(), config.to, config.cleaned_to)
+                if execution.is_array_job:
+                    _module("export").check_that_nothing_is_lost(run, config.cleaned_to)
             if stage == "judge" and config.use_labels:
                 from .review.reviewed import labelled_pairs
 

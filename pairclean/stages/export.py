@@ -63,6 +63,27 @@ def _begin(run: Run, source: Source, emb: Embeddings) -> None:
     run.begin("export")
 
 
+def check_that_nothing_is_lost(run: Run, cleaned_to: str | None) -> None:
+    """Raises UserError if an export with other options would remove files of the last one.
+
+    It is called for array jobs: one of them would remove everything, and write only its own share.
+    cleaned_to: the remote folder of the new export.
+    """
+    at_risk = [str(folder) for folder in (run.path / "verdicts", run.path / "cleaned") if _has_files(folder)]
+    if cleaned_to is not None and run.manifest.get("written_to", {}).get("address") == Destination(cleaned_to).address:
+        at_risk += [cleaned_to] if Destination(cleaned_to).files() else []
+    if at_risk:
+        raise UserError(
+            f"the last export was made with other options, and a job with --shard-index does not replace it: move "
+            f"{' and '.join(at_risk)} away first, or run `{run.command('export')}` with the new options and without "
+            "--shard-index"
+        )
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not is_temporary(path.name) for path in folder.iterdir())
+
+
 @contextmanager
 def part_maker(run: Run, execution: Execution) -> Iterator[Callable[[str], int]]:
     """What writes a part, by its name, and returns 1, for a worker that has nothing but the run.

@@ -16,6 +16,7 @@ from PIL import Image
 
 import pairclean
 from pairclean.export.uids import Uids
+from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution, Progress, Run
 from pairclean.run.parts import missing_parts
@@ -85,6 +86,7 @@ def test_several_jobs_write_what_one_process_writes(
     whole = files(run.path)
     assert len(whole) > SHARDS
     redo(run, "export", Execution(), captions="best")
+    moved_away(run)
     for index in (1, 2, 0):
         assert redo(
             Run.open(run.path), "export", Execution(shard_index=index, num_shards=3), captions="all", **options
@@ -95,6 +97,34 @@ def test_several_jobs_write_what_one_process_writes(
     assert redo(there, "report", Execution()) == ["report"]
     assert files(run.path) == whole
     assert not (run.path / "moved").exists()
+
+
+def moved_away(run: Run) -> None:
+    for folder in ("verdicts", "cleaned"):
+        (run.path / folder).rename(run.path.with_name(f"{run.path.name}-{folder}"))
+
+
+def test_one_job_of_several_does_not_replace_an_export(finished: dict[str, Path], tmp_path: Path) -> None:
+    run = copied(finished["pictures"], tmp_path / "run")
+    whole, manifest = files(run.path), (run.path / "manifest.json").read_bytes()
+    first, second = (Execution(shard_index=index, num_shards=2) for index in range(2))
+    with pytest.raises(
+        UserError, match=r"move .*/run/verdicts and .*/run/cleaned away first, or run `pairclean export"
+    ):
+        redo(run, "export", first, to="webdataset")
+    assert (files(run.path), (run.path / "manifest.json").read_bytes()) == (whole, manifest)
+    assert Run.open(run.path).is_done("report")
+
+    # Nor the parts that another job has written, once there are any.
+    moved_away(run)
+    assert redo(Run.open(run.path), "export", first, to="webdataset") == ["export"]
+    parts = files(run.path)
+    assert len(parts) == 3 * 2  # a shard's verdicts, and its cleaned data
+    with pytest.raises(UserError, match="was made with other options"):
+        redo(Run.open(run.path), "export", second, to="parquet")
+    assert files(run.path) == parts
+    assert redo(Run.open(run.path), "export", second, to="webdataset") == ["export"]
+    assert missing_parts(Run.open(run.path), "export") == []
 
 
 class Stopping(Progress):
@@ -174,9 +204,14 @@ def test_jobs_write_to_an_object_store(finished: dict[str, Path], tmp_path: Path
     for to in ("source", "uids"):
         one, many = (copied(finished["pictures"], tmp_path / f"{name}-{to}") for name in ("one", "many"))
         redo(one, "export", Execution(), to=to, cleaned_to=f"{s3}/one-{to}")
+        moved_away(many)
         for index in range(2):
             share = Execution(shard_index=index, num_shards=2)
             redo(Run.open(many.path), "export", share, to=to, cleaned_to=f"{s3}/many-{to}")
         redo(Run.open(many.path), "report", Execution())
         assert there(f"one-{to}") == there(f"many-{to}")
         assert len(there(f"one-{to}")) > SHARDS
+        shutil.rmtree(many.path / "verdicts")
+        with pytest.raises(UserError, match=f"move {s3}/many-{to} away first"):
+            redo(Run.open(many.path), "export", share, captions="best")
+        assert there(f"one-{to}") == there(f"many-{to}")
