@@ -15,6 +15,7 @@ from .options import SHARD_WISE, STAGES, overridden
 from .pairs import UserError
 from .run import Execution, Run
 from .run.directory import Objects, limited, object_name
+from .stages.on_ray import check_engine
 
 if TYPE_CHECKING:
     from .embed import Encoder
@@ -118,6 +119,7 @@ def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
     """
     if execution.is_array_job:
         raise UserError(f"only {' and '.join(SHARD_WISE)} take --shard-index: run the stages one by one")
+    check_engine(execution)
     with run.locked(stages[0]):
         _check_before(run, stages[0])
         return [stage for stage in stages if _do(run, stage, execution)]
@@ -135,6 +137,7 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
     """
     if execution.is_array_job and stage not in SHARD_WISE:
         raise UserError(f"`{stage}` needs all pairs at once: only {' and '.join(SHARD_WISE)} take --shard-index")
+    check_engine(execution)
     given = {name: value for name, value in options.items() if value is not None}
     with run.locked(stage):
         _check_before(run, stage)

@@ -23,28 +23,28 @@ from ..run.parts import presence, say_what_is_left
 from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
 from ..sources import Source
+from .on_ray import workers_of
 
 
 def export(run: Run, execution: Execution) -> None:
     emb, source, progress = open_embeddings(run), embedded_source(run), execution.progress
     mine = execution.share([shard.name for shard in source.shards])
     progress.start("export", len(mine))
-    # A writer of the caller's may remember what it has written, and has to be given all of it.
-    if run.alone and not (run.has_begun("export") and run.writer is None):
-        _begin(run, source, emb)
-    is_there = presence(run, "export")
-    todo = [name for name in mine if not is_there(name)]
-    progress.advance(len(mine) - len(todo))
-    with run.shared("export", wait=not execution.is_array_job):
-        if execution.engine == "ray":
-            from .on_ray import make_parts
-
-            make_parts(run, "export", todo, execution)
-        else:
-            with _maker(run, source, emb, todo) as make:
-                for name in run.take(todo, is_there, wait=not execution.is_array_job):
-                    make(name)
-                    progress.advance()
+    with workers_of(run, "export", execution) as make_parts:
+        # A writer of the caller's may remember what it has written, and has to be given all of it.
+        if run.alone and not (run.has_begun("export") and run.writer is None):
+            _begin(run, source, emb)
+        is_there = presence(run, "export")
+        todo = [name for name in mine if not is_there(name)]
+        progress.advance(len(mine) - len(todo))
+        with run.shared("export", wait=not execution.is_array_job):
+            if make_parts:
+                make_parts(todo)
+            else:
+                with _maker(run, source, emb, todo) as make:
+                    for name in run.take(todo, is_there, wait=not execution.is_array_job):
+                        make(name)
+                        progress.advance()
     if execution.is_array_job:
         say_what_is_left(run, "export", mine, progress)
     elif run.alone:

@@ -37,14 +37,15 @@ echo 17
 """
 
 
-#: In place of Kubernetes': notes which steps are applied, and says of each Job first that it runs, then what became of it.
+#: In place of Kubernetes': notes which steps are applied, and says of each Job first nothing, then what became of it.
 KUBECTL = """#!/bin/bash
 case $1 in
     apply) echo "${*: -1}" >> applied ;;
     get)
         echo "$2" >> asked
         if (( $(grep -c "^$2$" asked) == 1 )); then exit; fi
-        if [[ $2 == job/pairclean-$FAILING ]]; then echo "FailureTarget Failed"; else echo "SuccessCriteriaMet Complete"; fi
+        if [[ $2 == job/pairclean-$FAILING ]]; then echo "FailureTarget Failed"; exit; fi
+        echo "SuccessCriteriaMet Complete"
         ;;
 esac
 """
