@@ -11,6 +11,7 @@ from ..options import SHARD_WISE, STAGES
 from .directory import Run
 from .lock import Lock
 from .parts import part_file, presence, seconds_of_parts
+from .remote import RemoteRun
 
 #: The speed is that of so many of the latest parts, or of twice as many as are written at the same time.
 LATEST = 20
@@ -42,9 +43,9 @@ class StageStatus:
 
     state: "done"; "running"; "incomplete" where some parts are there and no process is working on the stage; "missing"
     where nothing is there; "stale" where it was done and something before it has changed.
-    seconds: how long the stage took, in seconds; None unless it is done. Of a stage that array jobs made it is the time
-    from its beginning to its last part, pauses between jobs included; otherwise it is the working time of the process
-    that finished it.
+    seconds: how long the stage took, in seconds; None unless it is done (of a run at an address: and recorded). Of a
+    stage that array jobs made it is the time from its beginning to its last part, pauses between jobs included;
+    otherwise it is the working time of the process that finished it.
     parts: None for a stage that needs all pairs at once, and before the shards are known.
     """
 
@@ -69,7 +70,8 @@ def status(run: Run) -> list[StageStatus]:
         elif note == stage and (locked or (parts is not None and parts.running)):
             state = "running"
         elif parts is not None and parts.total == parts.done and run.has_begun(stage):
-            state, seconds = "done", seconds_of_parts(run, stage)  # which the next stage records
+            state = "done"  # which the next stage records, with the time that it took
+            seconds = None if isinstance(run, RemoteRun) else seconds_of_parts(run, stage)
         elif parts is not None and parts.done:
             state = "incomplete"
         else:
@@ -82,7 +84,7 @@ def _parts(run: Run, stage: str, at_work: str) -> Parts:
     total = len(run.shards)
     if run.is_done(stage):
         return Parts(total, total, 0, 0)
-    is_there = presence(run, stage)
+    is_there = run.presence(stage) if isinstance(run, RemoteRun) else presence(run, stage)
     there = [part for part in run.shards if is_there(part)]
     others = sorted(set(run.shards) - set(there))
     locks = [run.path / "locks" / f"{part}.lock" for part in others] if stage == at_work else []

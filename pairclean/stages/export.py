@@ -27,7 +27,7 @@ from .on_ray import workers_of
 
 
 def export(run: Run, execution: Execution) -> None:
-    emb, source, progress = open_embeddings(run), embedded_source(run), execution.progress
+    emb, source, progress = _pairs(run), embedded_source(run), execution.progress
     mine = execution.share([shard.name for shard in source.shards])
     progress.start("export", len(mine))
     with workers_of(run, "export", execution) as make_parts:
@@ -69,7 +69,7 @@ def check_that_nothing_is_lost(run: Run, cleaned_to: str | None) -> None:
     It is called for array jobs: one of them would remove everything, and write only its own share.
     cleaned_to: the remote folder of the new export.
     """
-    at_risk = [str(folder) for folder in (run.path / "verdicts", run.path / "cleaned") if _has_files(folder)]
+    at_risk = [f"{run.name}/{folder}" for folder in ("verdicts", "cleaned") if run.has_files(folder)]
     if cleaned_to is not None and run.manifest.get("written_to", {}).get("address") == Destination(cleaned_to).address:
         at_risk += [cleaned_to] if Destination(cleaned_to).files() else []
     if at_risk:
@@ -80,17 +80,13 @@ def check_that_nothing_is_lost(run: Run, cleaned_to: str | None) -> None:
         )
 
 
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(not is_temporary(path.name) for path in folder.iterdir())
-
-
 @contextmanager
 def part_maker(run: Run, execution: Execution) -> Iterator[Callable[[str], int]]:
     """What writes a part, by its name, and returns 1, for a worker that has nothing but the run.
 
     Raises UserError if the source is not that of the run.
     """
-    emb = open_embeddings(run)
+    emb = _pairs(run)
     is_there = presence(run, "export")
     with _maker(run, embedded_source(run), emb, emb.shard_names) as write:
 
@@ -133,7 +129,7 @@ def _maker(run: Run, source: Source, emb: Embeddings, names: Sequence[str]) -> I
 
 def finish(run: Run) -> None:
     """What is left to do once all parts are there: what the layout joins, and what killed processes left is removed."""
-    emb, source, config = open_embeddings(run), embedded_source(run), run.config
+    emb, source, config = _pairs(run), embedded_source(run), run.config
     cleaned, none = run.path / "cleaned", np.empty(0, np.int64)
     with _writer(run, source, emb, none) as writer:
         folders = {(cleaned / name).parent for shard in source.shards for name in writer.files(shard)}
@@ -148,6 +144,11 @@ def finish(run: Run) -> None:
         if config.cleaned_to is not None:
             Destination(config.cleaned_to).move(cleaned, [path.name for path in cleaned.iterdir()])
     shutil.rmtree(run.path / "moved", ignore_errors=True)
+
+
+def _pairs(run: Run) -> Embeddings:
+    """The pairs, with their vectors only if those are written."""
+    return open_embeddings(run, vectors=run.config.to == "embeddings")
 
 
 @contextmanager
@@ -178,8 +179,8 @@ def _begin_at(place: Destination, run: Run, source: Source, writer: Writer) -> N
         )
     names = [f"cleaned/{name}" for shard in source.shards for name in writer.files(shard)]
     names += [f"verdicts/{shard.name}.parquet" for shard in source.shards]
+    # Saved by `run.begin`, before anything is written there.
     run.manifest["written_to"] = {"address": place.address, "names": [*names, "cleaned/uids.npy"]}
-    run.save()
 
 
 def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:

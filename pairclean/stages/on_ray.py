@@ -21,6 +21,7 @@ from ..pairs import UserError
 from ..run import Run
 from ..run.directory import Objects
 from ..run.parts import named
+from ..sources.base import is_remote
 
 #: Parts that a worker has in hand: one that it makes, and one so that it need not wait for the driver.
 IN_FLIGHT = 2
@@ -47,8 +48,12 @@ class Worker:
         return done
 
 
-def check_engine(execution: Execution) -> None:
-    """Raises UserError if no Ray cluster answers at the address that was given."""
+def check_engine(run: Run, execution: Execution) -> None:
+    """Raises UserError if the engine cannot work on this run, or no Ray cluster answers at the given address."""
+    if execution.engine == "ray" and is_remote(run.name):
+        raise UserError(f"--engine ray needs a run directory on a disk, and {run.name} is none: use array jobs there")
+    if execution.engine == "ray" and run.objects != Objects():
+        raise UserError("Python objects that were handed in stay in this process: use the engine 'local' with them")
     if execution.ray_address is not None:
         import ray
 
@@ -70,8 +75,6 @@ def workers_of(run: Run, stage: str, execution: Execution) -> Iterator[Callable[
         return
     import ray
 
-    if run.objects != Objects():
-        raise UserError("Python objects that were handed in stay in this process: use the engine 'local' with them")
     cores = execution.workers or 1
     with _connected(ray, execution.ray_address):
         has = ray.cluster_resources()

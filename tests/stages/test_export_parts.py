@@ -20,6 +20,7 @@ from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution, Progress, Run
 from pairclean.run.parts import missing_parts
+from pairclean.run.remote import open_run
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
@@ -215,3 +216,37 @@ def test_jobs_write_to_an_object_store(finished: dict[str, Path], tmp_path: Path
         with pytest.raises(UserError, match=f"move {s3}/many-{to} away first"):
             redo(Run.open(many.path), "export", share, captions="best")
         assert there(f"one-{to}") == there(f"many-{to}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "options"), LAYOUTS, ids=lambda given: str(given))
+def test_jobs_of_a_run_on_an_object_store_write_what_one_process_writes(
+    finished: dict[str, Path], tmp_path: Path, s3: str, source: str, options: dict[str, str]
+) -> None:
+    store, address = fsspec.filesystem("s3"), f"{s3}/{source}-{'-'.join(options.values())}"
+    run = copied(finished[source], tmp_path / "run")
+    redo(run, "export", Execution(), captions="best", **options)
+    whole = files(run.path)
+
+    def there(to: str) -> dict[str, bytes]:
+        store.invalidate_cache()
+        store.get(f"{address}/", f"{tmp_path}/{to}/", recursive=True)
+        return files(tmp_path / to)
+
+    store.put(f"{finished[source]}/", f"{address}/", recursive=True)
+    for folder in ("verdicts", "cleaned"):
+        store.rm(f"{address}/{folder}", recursive=True)
+    for index in (1, 0):
+        share = Execution(shard_index=index, num_shards=2)
+        redo(open_run(address), "export", share, captions="best", **options)
+    redo(open_run(address), "report", Execution())
+    assert there("jobs") == whole
+
+    # One process replaces it, and another one resumes it where it was interrupted.
+    redo(open_run(address), "export", Execution(), captions="all", to="source", deduplicate="none")
+    with pytest.raises(KeyboardInterrupt):
+        redo(open_run(address), "export", Execution(progress=Stopping(2)), captions="best", **options)
+    parts = [name for name in there("interrupted") if name.startswith("verdicts/")]
+    assert 1 <= len(parts) < SHARDS
+    redo(open_run(address), "export", Execution())
+    assert there("resumed") == whole
