@@ -45,7 +45,7 @@ WRITES = {
     "report": ("report.json", "report.html"),
 }
 _MANIFEST = "manifest.json"
-_AT_ONCE = 16  # requests to the store
+_AT_ONCE = 8  # files on their way; of a large one, up to 100 MB are in memory
 #: What is the same in the manifests of two processes that do the same.
 _ESSENCE = ("layout", "source", "config", "frozen_from", "writer", "encoder", "shared_sentences", "parts", "stages")
 

@@ -97,7 +97,7 @@ def test_the_yaml_describes_jobs() -> None:
         pod = job["spec"]["template"]["spec"]
         assert pod["restartPolicy"] == "Never"  # which a policy for failures needs
         (rule,) = job["spec"]["podFailurePolicy"]["rules"]
-        assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
+        assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
         (container,) = pod["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         (command,) = container["args"]
@@ -127,6 +127,18 @@ def test_a_failed_job_ends_the_steps_for_kubernetes(tmp_path: Path, failing: str
     assert (done.stderr == "") == (failing == "")
     applied = (tmp_path / "applied").read_text().split()
     assert applied == [f"step={step}" for step in STEPS[: STEPS.index(failing) + 1 if failing else None]]
+
+
+def test_addresses_are_handed_to_slurm_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text('#!/bin/sh\necho "$@" >> "$HOME/called"\necho 17\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = [EXAMPLES / "slurm" / "submit.sh", "s3://bucket/shards", "run", "4"]
+    subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+    first, *others = (tmp_path / "called").read_text().splitlines()
+    assert first.endswith(f"embed.sbatch s3://bucket/shards {tmp_path}/run")
+    assert all(call.endswith(f" {tmp_path}/run") for call in others)
+    assert len(others) == 3
 
 
 @pytest.mark.slow
