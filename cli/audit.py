@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import Console, complain
-from .options import PRINTING, RunPath, takes
+from .options import PRINTING, RunAddress, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +58,7 @@ Output = Annotated[
 
 @takes(*PRINTING)
 def audit(
-    run: RunPath,
+    run: RunAddress,
     console: Console,
     by: By = None,
     worst: Worst = None,
@@ -70,6 +70,7 @@ def audit(
     from pairclean.pairs import UserError
     from pairclean.review.audit import audit as audit_run
     from pairclean.run import Run
+    from pairclean.run.remote import open_run
 
     if output is not None and output.suffix.lower() not in _FORMATS:
         raise UserError(f"{output} has no known format: end its name in .csv, .parquet or .json")
@@ -77,7 +78,7 @@ def audit(
         raise UserError("--worst looks at all columns of one run: leave out --by, --against and --output")
     if output is not None and not by:
         raise UserError("--output writes groups, and there are none: name a column to group by with --by")
-    opened = Run.open(run)
+    opened = open_run(run, whole=True)
     found = audit_run(opened, by or (), against=None if against is None else Run.open(against))
     if output is not None:
         _write(found, output)

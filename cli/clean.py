@@ -11,7 +11,7 @@ import typer
 from pairclean.options import COLUMNS, EXECUTING, EXECUTION, STAGES, overridden
 
 from .console import Console
-from .options import PRINTING, RunPath, Shards, takes
+from .options import PRINTING, RunAddress, RunPath, Shards, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,13 +36,16 @@ DryRun = Annotated[
         rich_help_panel=EXECUTING,
     ),
 ]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="The run directory for the other data.", show_default=False)]
+Out = Annotated[
+    str,
+    typer.Argument(metavar="OUT", help="The run directory for the other data, or its address.", show_default=False),
+]
 
 
 @takes(*(name for names in STAGES.values() for name in names if name != "use_labels"), *EXECUTION, *PRINTING)
 def clean(
     shards: Shards,
-    run: RunPath,
+    run: RunAddress,
     options: dict[str, Any],
     console: Console,
     config: Recipe = None,
@@ -71,7 +74,7 @@ def clean(
     else:
         from .summary import report_summary
 
-        console.print(made.report, lambda: report_summary(made.report, made.path))
+        console.print(made.report, lambda: report_summary(made.report, made.name))
 
 
 @takes(*COLUMNS, "limit", *EXECUTION, *PRINTING)
@@ -83,7 +86,7 @@ def apply(run: RunPath, shards: Shards, out: Out, options: dict[str, Any], conso
         made = pipeline.apply(run, shards, out, execution=execution, **options)
     from .summary import report_summary
 
-    console.print(made.report, lambda: report_summary(made.report, made.path))
+    console.print(made.report, lambda: report_summary(made.report, made.name))
 
 
 def _preview(found: Mapping[str, Any]) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pairclean.execution import Execution
 
 INTERRUPTED = 130  # exit status
+_UNWRAPPED = 100_000  # characters, wider than any line
 #: Whether there was an interrupt (Ctrl-C). Within the import of a compiled module it can come out as any other error,
 #: or damage the module: NumPy then says that it "cannot load module more than once per process".
 _interrupt = Event()
@@ -47,7 +49,11 @@ class Console:
         elif not self.quiet:
             from rich.console import Console as Terminal
 
-            Terminal(highlight=False).print(summary())
+            terminal = Terminal(highlight=False)
+            if terminal.is_terminal or "COLUMNS" in os.environ:
+                terminal.print(summary())
+            else:
+                typer.echo(_unwrapped(summary()))
 
     @contextmanager
     def execution(self, **recipe: Any) -> Iterator[Execution]:
@@ -61,6 +67,17 @@ class Console:
 
         with shown_progress(quiet=self.quiet) as progress:
             yield Execution(**{**recipe, **self.execution_options}, progress=progress)
+
+
+def _unwrapped(summary: RenderableType) -> str:
+    """A summary for a file or another program: no line is wrapped, and no name is cut."""
+    import io
+
+    from rich.console import Console as Terminal
+
+    text = io.StringIO()
+    Terminal(file=text, highlight=False, width=_UNWRAPPED).print(summary)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def complain(what: str, sentence: str, *, style: str = "bold red") -> None:

@@ -48,7 +48,7 @@ def demo(
     settings = f"{pairs:,} drawn scenes, seed {run.config.seed}"
     console.print(
         {"scores": scores, "report": run.report},
-        lambda: Group(report_summary(run.report, run.path), _summary(scores, run.report, settings)),
+        lambda: Group(report_summary(run.report, run.name), _summary(scores, run.report, settings)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,13 @@ from .console import Console
 Shards = Annotated[
     str, typer.Argument(metavar="SHARDS", help="Folder of shards, one file, or a remote address.", show_default=False)
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)]
+RunAddress = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The run directory, or a remote address such as s3://bucket/run.", show_default=False
+    ),
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)]
 Rate = Annotated[float, typer.Option("--rate", help="Fraction of the captions to move to other images.", metavar="P")]
 
 # --- options that a command takes by name -----------------------------------------------------------------------------

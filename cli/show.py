@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import Console
-from .options import PRINTING, RunPath, takes
+from .options import PRINTING, RunAddress, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,12 +26,12 @@ Open = Annotated[bool, typer.Option("--open", help="Write its image to the curre
 
 
 @takes(*PRINTING)
-def show(run: RunPath, pair_id: PairId, console: Console, open: Open = False) -> None:
+def show(run: RunAddress, pair_id: PairId, console: Console, open: Open = False) -> None:
     """Show one pair: its caption, its scores, the reason for its verdict, and the pairs most similar to it."""
     from pairclean.review.story import story, write_picture
-    from pairclean.run import Run
+    from pairclean.run.remote import open_run
 
-    opened = Run.open(run)
+    opened = open_run(run, whole=True)
     found = story(opened, pair_id)
     picture = str(write_picture(opened, found.verdict, Path.cwd())) if open else None
     content = {**found.to_json(), **({"picture": picture} if open else {})}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairclean.options import ARRAY, EXECUTION, STAGES
 
 from .console import Console
-from .options import PRINTING, RunPath, Shards, takes
+from .options import PRINTING, RunAddress, Shards, takes
 from .text import safe
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @takes(*STAGES["embed"], *EXECUTION, *ARRAY, *PRINTING)
-def embed(shards: Shards, run: RunPath, options: dict[str, Any], console: Console) -> None:
+def embed(shards: Shards, run: RunAddress, options: dict[str, Any], console: Console) -> None:
     """Turn images and captions into vectors. Makes RUN, or adds to it the shards that are new in SHARDS.
 
     With --shard-index, one of several jobs that share the work, on one machine or on several that share a disk.
@@ -32,7 +30,7 @@ def embed(shards: Shards, run: RunPath, options: dict[str, Any], console: Consol
 
 
 @takes(*STAGES["align"], "device", *PRINTING, as_before=True)
-def align(run: RunPath, options: dict[str, Any], console: Console) -> None:
+def align(run: RunAddress, options: dict[str, Any], console: Console) -> None:
     """Learn a common space for images and captions, from the noisy pairs themselves.
 
     An option that is not given stays as it was in RUN.
@@ -41,7 +39,7 @@ def align(run: RunPath, options: dict[str, Any], console: Console) -> None:
 
 
 @takes(*STAGES["judge"], *PRINTING, as_before=True)
-def judge(run: RunPath, options: dict[str, Any], console: Console) -> None:
+def judge(run: RunAddress, options: dict[str, Any], console: Console) -> None:
     """Score every pair, and turn the scores into clean probabilities and a mismatch rate.
 
     An option that is not given stays as it was in RUN.
@@ -50,7 +48,7 @@ def judge(run: RunPath, options: dict[str, Any], console: Console) -> None:
 
 
 @takes(*STAGES["rematch"], "repair", "device", *PRINTING, as_before=True)
-def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
+def rematch(run: RunAddress, options: dict[str, Any], console: Console) -> None:
     """Flag mismatched pairs, and find the caption that does belong to each flagged image.
 
     An option that is not given stays as it was in RUN. With --repair, learning and judging are repeated too.
@@ -59,7 +57,7 @@ def rematch(run: RunPath, options: dict[str, Any], console: Console) -> None:
 
 
 @takes(*STAGES["export"], "engine", "ray_address", *ARRAY, *PRINTING, as_before=True)
-def export(run: RunPath, options: dict[str, Any], console: Console) -> None:
+def export(run: RunAddress, options: dict[str, Any], console: Console) -> None:
     """Write a verdict for every pair, and the cleaned data.
 
     An option that is not given stays as it was in RUN. With --shard-index, one of several jobs that share the work.
@@ -68,30 +66,30 @@ def export(run: RunPath, options: dict[str, Any], console: Console) -> None:
 
 
 @takes(*PRINTING)
-def report(run: RunPath, console: Console) -> None:
+def report(run: RunAddress, console: Console) -> None:
     """Write report.json and report.html, and print a summary of them."""
     from pairclean.pipeline import redo
-    from pairclean.run import Run
+    from pairclean.run.remote import open_run
 
-    opened = Run.open(run)
+    opened = open_run(run)
     with console.execution() as execution:
         redo(opened, "report", execution)
     from .summary import report_summary
 
-    console.print(opened.report, lambda: report_summary(opened.report, opened.path))
+    console.print(opened.report, lambda: report_summary(opened.report, opened.name))
 
 
-def _redo(stage: str, run: Path, options: dict[str, Any], console: Console) -> None:
+def _redo(stage: str, run: str, options: dict[str, Any], console: Console) -> None:
     from pairclean.pipeline import redo
-    from pairclean.run import Run
+    from pairclean.run.remote import open_run
 
-    opened = Run.open(run)
+    opened = open_run(run)
     with console.execution() as execution:
         done = redo(opened, stage, execution, **options)
     _print_done(run, stage, done, console, execution)
 
 
-def _print_done(run: Path, stage: str, done: list[str], console: Console, execution: Execution) -> None:
+def _print_done(run: str, stage: str, done: list[str], console: Console, execution: Execution) -> None:
     after = f", and after it {', '.join(done[1:])}" if done[1:] else ""
     sentence = f"{done[0]} is done{after}" if done else f"{stage} is up to date"
     if done and execution.is_array_job:
@@ -102,4 +100,6 @@ def _print_done(run: Path, stage: str, done: list[str], console: Console, execut
 
         return Text(safe(f"{sentence}: {run}"))
 
-    console.print({"run": os.path.abspath(run), "done": done}, summary)
+    from pairclean.sources.base import absolute
+
+    console.print({"run": absolute(run), "done": done}, summary)

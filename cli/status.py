@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .console import Console
-from .options import PRINTING, RunPath, takes
+from .options import PRINTING, RunAddress, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,19 +17,20 @@ _COLOURS = {"done": "green", "running": "cyan", "incomplete": "yellow", "missing
 
 
 @takes(*PRINTING)
-def status(run: RunPath, console: Console) -> None:
+def status(run: RunAddress, console: Console) -> None:
     """Show how far a run is: its stages, and of those that several jobs share, the parts, the speed and the time left.
 
     It may be called while other processes work on the run, and changes nothing.
     """
     from dataclasses import asdict
 
-    from pairclean.run import Run
+    from pairclean.run.remote import open_run
     from pairclean.run.status import status
+    from pairclean.sources.base import absolute
 
-    opened = Run.open(run)
+    opened = open_run(run)
     found = status(opened)
-    content: dict[str, Any] = {"run": os.path.abspath(run), "source": opened.manifest["source"]}
+    content: dict[str, Any] = {"run": absolute(run), "source": opened.manifest["source"]}
     console.print({**content, "stages": [asdict(one) for one in found]}, lambda: _summary(found))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -25,16 +24,16 @@ _BAR = 16  # characters
 _FINDINGS = 3  # shown
 
 
-def report_summary(report: Mapping[str, Any], run: Path) -> RenderableType:
-    """The report of a run, as in `report.json`.  run: its directory."""
+def report_summary(report: Mapping[str, Any], run: str) -> RenderableType:
+    """The report of a run, as in `report.json`.  run: its directory, or its address."""
     parts: list[RenderableType] = [_headline(report), "", _verdicts(report), ""]
     parts += _findings(report["findings"])
     parts += [_facts(report)]
     parts += [Text("note: " + safe(note), style="dim") for note in report["notes"]]
     elsewhere = report.get("cleaned_to")
-    cleaned = run / "cleaned" if elsewhere is None else f"{elsewhere}/cleaned"
+    cleaned = f"{run if elsewhere is None else elsewhere}/cleaned"
     files = facts_table(
-        ("cleaned data", cleaned), ("every verdict", run / "verdicts"), ("the report", run / "report.html")
+        ("cleaned data", cleaned), ("every verdict", f"{run}/verdicts"), ("the report", f"{run}/report.html")
     )
     return Padding(Group(*parts, "", files), (1, 0, 0, 0))
 

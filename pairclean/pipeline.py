@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from .config import Config
 from .options import SHARD_WISE, STAGES, overridden
 from .pairs import UserError
-from .run import Execution, Run
+from .run import Execution, Run, remote
 from .run.directory import Objects, limited, object_name
+from .run.remote import create_run
+from .stages.on_ray import check_engine
 
 if TYPE_CHECKING:
     from .embed import Encoder
@@ -35,7 +37,8 @@ def clean(
 
     source: a folder of shards, one file, a pattern in the last part of the path (`DIR/*.tar`), a remote address, or an
     object of your own that satisfies `sources.Source`.
-    run: the run directory, new or of the same source and options.
+    run: the run directory, new or of the same source and options; or a remote address of one, such as
+    `s3://bucket/run`.
     encoder: an `embed.Encoder` of your own, in place of the option `model`.
     writer: an `export.Writer` of your own, which writes `cleaned/` in place of the layout `to`.
     execution: device, workers, progress; nothing in it changes the results.
@@ -53,7 +56,7 @@ def clean(
     if encoder is not None:
         options["model"] = object_name(encoder)
     named = source if isinstance(source, str | Path) else object_name(source)
-    made = Run.create(run, named, Config.make(**options), objects=objects)
+    made = create_run(run, named, Config.make(**options), objects=objects)
     advance(made, list(STAGES), execution or Execution())
     return made
 
@@ -66,7 +69,7 @@ def embed(source: str | Path, run: str | Path, *, execution: Execution | None = 
     Returns the names of the stages that were run.
     Raises UserError as `clean` does.
     """
-    made = Run.create(run, source, Config.make(**options), compare=("embed",))
+    made = create_run(run, source, Config.make(**options), compare=("embed",))
     return redo(made, "embed", execution or Execution())
 
 
@@ -101,14 +104,17 @@ def apply(
     }
     if "encoder" in origin.manifest:  # in the same precision, also where "auto" would be another one
         options["dtype"] = origin.manifest["encoder"]["description"].get("dtype", options["dtype"])
-    made = Run.create(run, source, Config.make(**options), frozen_from=origin)
+    made = create_run(run, source, Config.make(**options), frozen_from=origin)
     advance(made, list(STAGES), execution or Execution())
     return made
 
 
 def open_run(path: str | Path) -> Run:
-    """Open an existing run directory.  Raises UserError if `path` is not one, or its manifest is damaged."""
-    return Run.open(path)
+    """Open an existing run directory; one at an address is downloaded to a temporary directory.
+
+    Raises UserError if `path` is not one, or its manifest is damaged.
+    """
+    return remote.open_run(path, whole=True)
 
 
 def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
@@ -118,8 +124,9 @@ def advance(run: Run, stages: Sequence[str], execution: Execution) -> list[str]:
     """
     if execution.is_array_job:
         raise UserError(f"only {' and '.join(SHARD_WISE)} take --shard-index: run the stages one by one")
+    check_engine(run, execution)
     with run.locked(stages[0]):
-        _check_before(run, stages[0])
+        _check_before(run, stages[0], execution)
         return [stage for stage in stages if _do(run, stage, execution)]
 
 
@@ -130,13 +137,15 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
     makes its parts of this stage, and nothing else.
 
     Returns the names of the stages that were run: none if nothing has changed.
-    Raises UserError, and changes nothing, if an option is wrong or an earlier stage is missing.
+    Raises UserError, and changes nothing, if an option is wrong, an earlier stage is missing, or one job of several
+    would replace what was exported with other options.
     """
     if execution.is_array_job and stage not in SHARD_WISE:
         raise UserError(f"`{stage}` needs all pairs at once: only {' and '.join(SHARD_WISE)} take --shard-index")
+    check_engine(run, execution)
     given = {name: value for name, value in options.items() if value is not None}
     with run.locked(stage):
-        _check_before(run, stage)
+        _check_before(run, stage, execution)
         config = Config.make(**overridden(run.manifest["config"], given))
         if run.manifest["frozen_from"] and stage in ("align", "judge") and config != run.config:
             raise UserError(f"{run.path} is judged by the model of another run: apply that one anew instead")
@@ -151,6 +160,8 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
                 from .export import check_layout
 
                 check_layout(run.open_source(), config.to, config.cleaned_to)
+                if execution.is_array_job:
+                    _module("export").check_that_nothing_is_lost(run, config.cleaned_to)
             if stage == "judge" and config.use_labels:
                 from .review.reviewed import labelled_pairs
 
@@ -162,8 +173,9 @@ def redo(run: Run, stage: str, execution: Execution, **options: Any) -> list[str
         return [name for name in order[order.index(stage) : last + 1] if _do(run, name, execution)]
 
 
-def _check_before(run: Run, stage: str) -> None:
+def _check_before(run: Run, stage: str, execution: Execution) -> None:
     """Raises UserError if an earlier stage is missing. One whose parts were all made by array jobs is finished here."""
+    run.fetch(stage, execution)
     for needed in list(STAGES)[: list(STAGES).index(stage)]:
         if run.is_done(needed):
             continue
@@ -194,11 +206,13 @@ def _do(run: Run, stage: str, execution: Execution) -> bool:
     """Run a stage if it is not up to date.  Returns whether it was run."""
     labels = run.labels_for(stage)
     run.have_alone(stage)
-    if stage != "embed":  # embed checks the source and the encoder first, and may find nothing to do
-        if run.is_done(stage) and run.labels_of(stage) == labels:
-            return False
-        if run.alone:  # otherwise the process that it has joined did
-            run.set_stale(stage)
+    if stage != "embed" and run.is_done(stage) and run.labels_of(stage) == labels:
+        return False
+    run.fetch(stage, execution)
+    # `embed` checks the source and the encoder first, and may find nothing to do. Where this process has joined another
+    # one, that one did it.
+    if stage != "embed" and run.alone:
+        run.set_stale(stage)
     begun = time.perf_counter()
     getattr(_module(stage), stage)(run, execution)
     seconds = time.perf_counter() - begun
@@ -243,7 +257,7 @@ def preview(
     from .sources.base import file_size
 
     execution, config = execution or Execution(), Config.make(**options)
-    Run.create(run, source, config)
+    made = create_run(run, source, config)
     opened = open_source(source, config.columns, strict=execution.strict)
     check_layout(opened, config.to, config.cleaned_to)
     if not (execution.force or has_vectors(opened)):
@@ -280,7 +294,7 @@ def preview(
         "devices": resolve_devices(execution.device),
         "embedding_bytes": None if dims is None else 2 * pairs * sum(dims),
         "cleaned_bytes_at_most": round(bytes_of_source * rows / rows_of_source),
-        "free_bytes": shutil.disk_usage(_nearest(Path(run))).free,
+        "free_bytes": shutil.disk_usage(_nearest(made.path)).free,
         **time_of_run,
     }
 

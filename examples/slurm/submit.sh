@@ -1,5 +1,5 @@
 #!/bin/bash
-# Clean SHARDS into RUN on a Slurm cluster; both lie on a disk that all nodes see.
+# Clean SHARDS into RUN on a Slurm cluster; both lie on a disk that all nodes see, or on an object store (s3://...).
 #
 #   ./submit.sh SHARDS RUN JOBS [options of `pairclean embed`, such as --model hog-tfidf]
 #
@@ -12,8 +12,9 @@ if [[ $# -lt 3 || ! $3 =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: $0 SHARDS RUN JOBS [options of pairclean embed]; JOBS is the number of jobs, such as 32" >&2
     exit 2
 fi
-shards=$(realpath "$1")
-run=$(realpath -m "$2")
+absolute() { if [[ $1 == *://* ]]; then echo "$1"; else realpath -m "$1"; fi; }
+shards=$(absolute "$1")
+run=$(absolute "$2")
 jobs=$3
 cd "$(dirname "$0")"
 

@@ -8,7 +8,7 @@ ROOT/metadata/metadata_SHARD.parquet  PAIR_SCHEMA, aligned by position; written 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,13 @@ def part_is_done(root: Path, shard_name: str, fingerprint: str) -> bool:
         rows = {len(_map(path(root, shard_name))) for path in (image_path, text_path)}
     except (OSError, EOFError, ValueError, pa.ArrowInvalid):  # missing, or not written by us
         return False
-    return (metadata.metadata or {}).get(_KEY) == fingerprint.encode() and rows == {metadata.num_rows}
+    return fingerprint_in(metadata.metadata) == fingerprint and rows == {metadata.num_rows}
+
+
+def fingerprint_in(metadata: Mapping[bytes, bytes] | None) -> str | None:
+    """The fingerprint of a part, from the metadata of its Parquet file; None if it has none."""
+    found = (metadata or {}).get(_KEY)
+    return None if found is None else found.decode()
 
 
 def write_part(
@@ -172,14 +178,18 @@ class Embeddings:
     shard_offsets: np.ndarray
 
     @classmethod
-    def open(cls, root: Path, shard_names: Sequence[str]) -> Embeddings:
-        """The parts of these shards, in this order; all have to be there."""
-        image = ShardedArray([image_path(root, name) for name in shard_names])
-        text = ShardedArray([text_path(root, name) for name in shard_names])
+    def open(cls, root: Path, shard_names: Sequence[str], *, vectors: bool = True) -> Embeddings:
+        """The parts of these shards, in this order; all have to be there.
+
+        vectors: False for those who read only the pairs; `image` and `text` are then empty.
+        """
+        with_vectors = shard_names if vectors else ()
+        image = ShardedArray([image_path(root, name) for name in with_vectors])
+        text = ShardedArray([text_path(root, name) for name in with_vectors])
         columns = ["image_id", "caption_id", "reason"]
         parts = [pq.read_table(metadata_path(root, name), columns=columns) for name in shard_names]
         pairs = pa.concat_tables(parts or [PAIR_SCHEMA.empty_table()])
-        if not len(pairs) == len(image) == len(text):
+        if vectors and not len(pairs) == len(image) == len(text):
             raise ValueError(f"{root}: {len(pairs)} pairs, {len(image)} image and {len(text)} text vectors")
         return cls(
             root,
@@ -189,11 +199,11 @@ class Embeddings:
             pairs["image_id"].to_numpy(),
             pairs["caption_id"].to_numpy(),
             pc.is_null(pairs["reason"]).to_numpy(),
-            image.offsets,
+            np.cumsum([0, *map(len, parts)], dtype=np.int64),
         )
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.image_id)
 
     @property
     def pairs(self) -> Pairs:

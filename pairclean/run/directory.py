@@ -22,12 +22,14 @@ from ..config import Config
 from ..files import fingerprint, is_temporary, write_json
 from ..options import OPTIONS, SHARD_WISE, STAGES, flag
 from ..pairs import PYTHON, Shard, UserError
+from ..sources.base import is_remote
 from .lock import PAUSE, Lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..embed import Encoder
+    from ..execution import Execution
     from ..export import Writer
     from ..sources import Source
 
@@ -121,6 +123,8 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
+        if is_remote(path):
+            raise UserError(f"{path} is not on this machine: copy the run to a disk for this command")
         path = Path(path)
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -163,6 +167,19 @@ class Run:
             raise UserError(f"{self.path} is a run that was judged by another model: name another directory")
 
     # --- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the run directory is called where it is named to users: its path, or its address."""
+        return str(self.path)
+
+    def has_files(self, folder: str) -> bool:
+        """Whether a folder of the run has files that are complete."""
+        place = self.path / folder
+        return place.is_dir() and any(not is_temporary(path.name) for path in place.iterdir())
+
+    def fetch(self, stage: str, execution: Execution) -> None:
+        """Have what a stage reads in `path`: it is, for a run on this machine."""
 
     @property
     def config(self) -> Config:
@@ -244,7 +261,7 @@ class Run:
 
     def command(self, stage: str) -> str:
         """What to type to run a stage, with the options of `embed` that are not the default."""
-        here = shlex.quote(str(self.path))
+        here = shlex.quote(self.name)
         if stage != "embed":
             return f"pairclean {stage} {here}"
         options = [
@@ -412,9 +429,10 @@ class Run:
         Raises UserError if other processes that embed have found another source.
         """
         if self._alone:
-            if parts != self.manifest.get("parts"):
-                self.set_stale("embed")  # its files are about to change
+            changed = parts != self.manifest.get("parts")
             self.manifest |= {"parts": parts, "shards": list(parts), **about}
+            if changed:
+                self.set_stale("embed")  # its files are about to change
             if self.is_done("embed") or self.has_begun("embed"):
                 self.save()
             else:

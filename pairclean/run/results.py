@@ -43,8 +43,8 @@ from ..rematch import Rematches
 from .directory import Run
 
 
-def open_embeddings(run: Run) -> Embeddings:
-    return Embeddings.open(run.embeddings, run.shards)
+def open_embeddings(run: Run, *, vectors: bool = True) -> Embeddings:
+    return Embeddings.open(run.embeddings, run.shards, vectors=vectors)
 
 
 # --- systematic faults ------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from ..run.parts import say_what_is_left
 from ..run.source import part_fingerprints
 from ..sources import Source, has_vectors
 from ..sources.base import CORRUPT
+from .on_ray import workers_of
 
 
 def embed(run: Run, execution: Execution) -> None:
@@ -50,16 +51,15 @@ def embed(run: Run, execution: Execution) -> None:
     run.manifest["notes"] = dict(source.notes)
     for file, what in [*source.broken.items(), *source.notes.items()]:
         progress.say(f"{file} {what}")
-    run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{work.device} ({work.precision})")
     mine = execution.share(source.shards)
-    progress.start("embed", sum(shard.rows for shard in mine))
-    with run.shared("embed", wait=not execution.is_array_job):
-        if execution.engine == "ray":
-            from .on_ray import make_parts
-
-            make_parts(run, "embed", [shard.name for shard in mine], execution)
-        else:
-            work.write(mine, lambda shard: parts[shard.name])
+    with workers_of(run, "embed", execution) as make_parts:
+        run.begin_parts(parts, layout_of_source=source.layout, roles=roles, device=f"{work.device} ({work.precision})")
+        progress.start("embed", sum(shard.rows for shard in mine))
+        with run.shared("embed", wait=not execution.is_array_job):
+            if make_parts:
+                make_parts([shard.name for shard in mine])
+            else:
+                work.write(mine, lambda shard: parts[shard.name])
     if execution.is_array_job:
         say_what_is_left(run, "embed", [shard.name for shard in mine], progress)
     elif run.alone:

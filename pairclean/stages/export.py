@@ -23,28 +23,28 @@ from ..run.parts import presence, say_what_is_left
 from ..run.results import emptied, open_embeddings, open_faults, open_judgement, open_learned, open_rematches
 from ..run.source import embedded_source
 from ..sources import Source
+from .on_ray import workers_of
 
 
 def export(run: Run, execution: Execution) -> None:
-    emb, source, progress = open_embeddings(run), embedded_source(run), execution.progress
+    emb, source, progress = _pairs(run), embedded_source(run), execution.progress
     mine = execution.share([shard.name for shard in source.shards])
     progress.start("export", len(mine))
-    # A writer of the caller's may remember what it has written, and has to be given all of it.
-    if run.alone and not (run.has_begun("export") and run.writer is None):
-        _begin(run, source, emb)
-    is_there = presence(run, "export")
-    todo = [name for name in mine if not is_there(name)]
-    progress.advance(len(mine) - len(todo))
-    with run.shared("export", wait=not execution.is_array_job):
-        if execution.engine == "ray":
-            from .on_ray import make_parts
-
-            make_parts(run, "export", todo, execution)
-        else:
-            with _maker(run, source, emb, todo) as make:
-                for name in run.take(todo, is_there, wait=not execution.is_array_job):
-                    make(name)
-                    progress.advance()
+    with workers_of(run, "export", execution) as make_parts:
+        # A writer of the caller's may remember what it has written, and has to be given all of it.
+        if run.alone and not (run.has_begun("export") and run.writer is None):
+            _begin(run, source, emb)
+        is_there = presence(run, "export")
+        todo = [name for name in mine if not is_there(name)]
+        progress.advance(len(mine) - len(todo))
+        with run.shared("export", wait=not execution.is_array_job):
+            if make_parts:
+                make_parts(todo)
+            else:
+                with _maker(run, source, emb, todo) as make:
+                    for name in run.take(todo, is_there, wait=not execution.is_array_job):
+                        make(name)
+                        progress.advance()
     if execution.is_array_job:
         say_what_is_left(run, "export", mine, progress)
     elif run.alone:
@@ -63,13 +63,30 @@ def _begin(run: Run, source: Source, emb: Embeddings) -> None:
     run.begin("export")
 
 
+def check_that_nothing_is_lost(run: Run, cleaned_to: str | None) -> None:
+    """Raises UserError if an export with other options would remove files of the last one.
+
+    It is called for array jobs: one of them would remove everything, and write only its own share.
+    cleaned_to: the remote folder of the new export.
+    """
+    at_risk = [f"{run.name}/{folder}" for folder in ("verdicts", "cleaned") if run.has_files(folder)]
+    if cleaned_to is not None and run.manifest.get("written_to", {}).get("address") == Destination(cleaned_to).address:
+        at_risk += [cleaned_to] if Destination(cleaned_to).files() else []
+    if at_risk:
+        raise UserError(
+            f"the last export was made with other options, and a job with --shard-index does not replace it: move "
+            f"{' and '.join(at_risk)} away first, or run `{run.command('export')}` with the new options and without "
+            "--shard-index"
+        )
+
+
 @contextmanager
 def part_maker(run: Run, execution: Execution) -> Iterator[Callable[[str], int]]:
     """What writes a part, by its name, and returns 1, for a worker that has nothing but the run.
 
     Raises UserError if the source is not that of the run.
     """
-    emb = open_embeddings(run)
+    emb = _pairs(run)
     is_there = presence(run, "export")
     with _maker(run, embedded_source(run), emb, emb.shard_names) as write:
 
@@ -112,7 +129,7 @@ def _maker(run: Run, source: Source, emb: Embeddings, names: Sequence[str]) -> I
 
 def finish(run: Run) -> None:
     """What is left to do once all parts are there: what the layout joins, and what killed processes left is removed."""
-    emb, source, config = open_embeddings(run), embedded_source(run), run.config
+    emb, source, config = _pairs(run), embedded_source(run), run.config
     cleaned, none = run.path / "cleaned", np.empty(0, np.int64)
     with _writer(run, source, emb, none) as writer:
         folders = {(cleaned / name).parent for shard in source.shards for name in writer.files(shard)}
@@ -127,6 +144,11 @@ def finish(run: Run) -> None:
         if config.cleaned_to is not None:
             Destination(config.cleaned_to).move(cleaned, [path.name for path in cleaned.iterdir()])
     shutil.rmtree(run.path / "moved", ignore_errors=True)
+
+
+def _pairs(run: Run) -> Embeddings:
+    """The pairs, with their vectors only if those are written."""
+    return open_embeddings(run, vectors=run.config.to == "embeddings")
 
 
 @contextmanager
@@ -157,8 +179,8 @@ def _begin_at(place: Destination, run: Run, source: Source, writer: Writer) -> N
         )
     names = [f"cleaned/{name}" for shard in source.shards for name in writer.files(shard)]
     names += [f"verdicts/{shard.name}.parquet" for shard in source.shards]
+    # Saved by `run.begin`, before anything is written there.
     run.manifest["written_to"] = {"address": place.address, "names": [*names, "cleaned/uids.npy"]}
-    run.save()
 
 
 def verdict_tables(run: Run, emb: Embeddings) -> Iterator[pa.Table]:

@@ -30,7 +30,7 @@ class Findings:
 def find(run: Run, columns: Columns | None) -> Findings:
     """The findings of a run that is done up to `export`.  columns: of its source, None where it is gone."""
     emb, faults, judged, rematched = open_embeddings(run), open_faults(run), open_judgement(run), open_rematches(run)
-    name, partner, n = str(run.path), np.asarray(rematched.partner), len(emb)
+    name, partner, n = run.name, np.asarray(rematched.partner), len(emb)
     clean = np.asarray(rematched.clean_probability)
     found: list[tuple[dict[str, Any], np.ndarray]] = []
 

@@ -21,6 +21,7 @@ from ..pairs import UserError
 from ..run import Run
 from ..run.directory import Objects
 from ..run.parts import named
+from ..sources.base import is_remote
 
 #: Parts that a worker has in hand: one that it makes, and one so that it need not wait for the driver.
 IN_FLIGHT = 2
@@ -47,24 +48,39 @@ class Worker:
         return done
 
 
-def make_parts(run: Run, stage: str, parts: Sequence[str], execution: Execution) -> None:
-    """Make these parts on the workers of a Ray cluster; a part that is lost with its worker is made by another one.
+def check_engine(run: Run, execution: Execution) -> None:
+    """Raises UserError if the engine cannot work on this run, or no Ray cluster answers at the given address."""
+    if execution.engine == "ray" and is_remote(run.name):
+        raise UserError(f"--engine ray needs a run directory on a disk, and {run.name} is none: use array jobs there")
+    if execution.engine == "ray" and run.objects != Objects():
+        raise UserError("Python objects that were handed in stay in this process: use the engine 'local' with them")
+    if execution.ray_address is not None:
+        import ray
 
-    At most IN_FLIGHT parts per worker are handed out at a time.
-    Raises UserError if no cluster answers, and what a worker raises.
+        with _connected(ray, execution.ray_address):
+            pass
+
+
+@contextmanager
+def workers_of(run: Run, stage: str, execution: Execution) -> Iterator[Callable[[Sequence[str]], None] | None]:
+    """What makes parts, by their names, on the workers of a Ray cluster; None with the engine "local".
+
+    A part that is lost with its worker is made by another one. At most IN_FLIGHT parts per worker are handed out at a
+    time.
+    Raises UserError at once if no cluster answers, or it has no room for a worker. What makes parts raises what a
+    worker raises.
     """
+    if execution.engine == "local":
+        yield None
+        return
     import ray
 
-    if run.objects != Objects():
-        raise UserError("Python objects that were handed in stay in this process: use the engine 'local' with them")
-    if not parts:
-        return
     cores = execution.workers or 1
     with _connected(ray, execution.ray_address):
         has = ray.cluster_resources()
         gpus = int(_wants_gpu(run, stage, execution.device, has))
-        count = int(min(has.get("CPU", 0) // cores, has.get("GPU", 0) if gpus else len(parts), len(parts)))
-        if not count:
+        room = int(min(has.get("CPU", 0) // cores, has.get("GPU", 0) if gpus else has.get("CPU", 0)))
+        if not room:
             raise UserError(
                 f"the Ray cluster has {has.get('CPU', 0):.0f} cores and {has.get('GPU', 0):.0f} GPUs, and a worker "
                 f"needs {cores} and {gpus}: choose others with --workers and --device"
@@ -73,8 +89,15 @@ def make_parts(run: Run, stage: str, parts: Sequence[str], execution: Execution)
         there = replace(execution, device=device, engine="local", ray_address=None, workers=cores, progress=Progress())
         worker = ray.remote(num_cpus=cores, num_gpus=gpus)(Worker)
         path = run.path.absolute()
-        execution.progress.say(f"{stage} on {count} workers of Ray, at most {IN_FLIGHT * count} parts at a time")
-        _Driver(ray, lambda: worker.remote(path, stage, there), execution.progress).run(parts, count)
+
+        def make(parts: Sequence[str]) -> None:
+            if not parts:
+                return
+            count = min(room, len(parts))
+            execution.progress.say(f"{stage} on {count} workers of Ray, at most {IN_FLIGHT * count} parts at a time")
+            _Driver(ray, lambda: worker.remote(path, stage, there), execution.progress).run(parts, count)
+
+        yield make
 
 
 def _wants_gpu(run: Run, stage: str, device: str, resources: dict[str, float]) -> bool:

@@ -297,6 +297,23 @@ def test_a_reader_that_has_had_enough_is_no_error(finished: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_lines_for_a_file_are_not_wrapped(finished: Path, tmp_path: Path, command: str) -> None:
+    run = tmp_path / "-".join(["a folder with a long name"] * 5)
+    run.symlink_to(finished)
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+    code = "from pairclean_cli.main import main; main()"
+    called = [sys.executable, "-c", code, command, str(run)]
+    done = subprocess.run(called, capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    if command == "status":
+        assert [line.split()[0] for line in lines] == list(STAGES)
+        assert lines[0].endswith("2 of 2 parts")
+    else:
+        assert f"cleaned data   {run}/cleaned" in lines
+
+
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:
     assert safe("a\x1b[2J\n\u202eb[red]") == "a\\x1b[2J\\n\\u202eb[red]"
     assert safe("日本語 é") == "日本語 é"

@@ -15,7 +15,7 @@ import pairclean
 from pairclean.synthetic.scenes import draw_scenes, write_shards
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-SCRIPTS = sorted((EXAMPLES / "slurm").iterdir())
+SCRIPTS = [*sorted((EXAMPLES / "slurm").iterdir()), EXAMPLES / "kubernetes" / "clean.sh"]
 STEPS = ["embed", "learn", "export", "report"]
 
 PAIRCLEAN = "from pairclean_cli.main import main; main()"
@@ -34,6 +34,20 @@ for index in ${array:+$(seq 0 "$array")}; do
 done
 for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
 echo 17
+"""
+
+
+#: In place of Kubernetes': notes which steps are applied, and says of each Job first nothing, then what became of it.
+KUBECTL = """#!/bin/bash
+case $1 in
+    apply) echo "${*: -1}" >> applied ;;
+    get)
+        echo "$2" >> asked
+        if (( $(grep -c "^$2$" asked) == 1 )); then exit; fi
+        if [[ $2 == job/pairclean-$FAILING ]]; then echo "FailureTarget Failed"; exit; fi
+        echo "SuccessCriteriaMet Complete"
+        ;;
+esac
 """
 
 
@@ -81,7 +95,9 @@ def test_the_yaml_describes_jobs() -> None:
     for job in jobs:
         assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
         pod = job["spec"]["template"]["spec"]
-        assert pod["restartPolicy"] == "OnFailure"
+        assert pod["restartPolicy"] == "Never"  # which a policy for failures needs
+        (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+        assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
         (container,) = pod["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         (command,) = container["args"]
@@ -96,6 +112,33 @@ def test_the_number_of_jobs_cannot_be_left_out(tmp_path: Path, rest: list[str]) 
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "JOBS is the number of jobs" in done.stderr
+
+
+@pytest.mark.parametrize("failing", ["", "embed", "export"])
+def test_a_failed_job_ends_the_steps_for_kubernetes(tmp_path: Path, failing: str) -> None:
+    script = tmp_path / "clean.sh"
+    script.write_text((EXAMPLES / "kubernetes" / "clean.sh").read_text(encoding="utf-8"))
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILING": failing, "SECONDS_BETWEEN": "0"}
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (1 if failing else 0)
+    assert done.stderr.startswith(f"job/pairclean-{failing} has failed: " if failing else "")
+    assert (done.stderr == "") == (failing == "")
+    applied = (tmp_path / "applied").read_text().split()
+    assert applied == [f"step={step}" for step in STEPS[: STEPS.index(failing) + 1 if failing else None]]
+
+
+def test_addresses_are_handed_to_slurm_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text('#!/bin/sh\necho "$@" >> "$HOME/called"\necho 17\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = [EXAMPLES / "slurm" / "submit.sh", "s3://bucket/shards", "run", "4"]
+    subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+    first, *others = (tmp_path / "called").read_text().splitlines()
+    assert first.endswith(f"embed.sbatch s3://bucket/shards {tmp_path}/run")
+    assert all(call.endswith(f" {tmp_path}/run") for call in others)
+    assert len(others) == 3
 
 
 @pytest.mark.slow

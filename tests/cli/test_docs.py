@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 from pairclean_cli.main import app
+
+from pairclean.run.status import Parts, StageStatus
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -27,3 +30,11 @@ def test_a_page_shows_flags_choices_and_defaults() -> None:
         "index",
         *(command.callback.__name__ for command in app.registered_commands if command.callback),
     }
+
+
+def test_every_field_of_the_status_is_explained() -> None:
+    text = (DOCS / "scale.md").read_text(encoding="utf-8")
+    table = text.split("## How far a run is")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    explained = {name.removeprefix("parts").removeprefix(".") for row in rows for name in row.split("`")[1::2]}
+    assert explained == {field.name for of in (StageStatus, Parts) for field in fields(of)} - {"parts"} | {""}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -146,6 +147,8 @@ def options_that_differ(shards: Path, home: Path) -> dict[str, Any]:
     """While others export, nobody changes the options under their hands."""
     run = home / "run"
     assert ended(fork(lambda: void(pairclean.clean(shards, run, **OPTIONS)))) == 0
+    for folder in ("verdicts", "cleaned"):  # which jobs with other options do not replace
+        shutil.rmtree(run / folder)
 
     def work(wait: Callable[[], None]) -> None:
         watch(run / "cleaned" / ".00000", lambda _: wait(), ("open",))

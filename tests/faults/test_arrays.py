@@ -17,7 +17,7 @@ from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution, Run
 from pairclean.run.lock import Lock
-from pairclean.run.status import status
+from pairclean.run.status import Parts, status
 
 HERE = Path(__file__).parent
 NOTHING_YET = ["missing"] * 6
@@ -164,19 +164,43 @@ def test_the_speed_is_that_of_the_latest_parts(shards: Path, tmp_path: Path, mon
     share = Execution(shard_index=0, num_shards=2)
     pipeline.embed(shards, tmp_path / "run", execution=share, model="hog-tfidf")
     run = Run.open(tmp_path / "run")
-    for k, name in enumerate(run.shards[::2]):
-        os.utime(run.embeddings / "metadata" / f"metadata_{name}.parquet", (1000 + 2 * k, 1000 + 2 * k))
+    for name, time in zip(run.shards[::2], (1000, 1002, 5000, 5004), strict=True):  # with a pause in the middle
+        os.utime(run.embeddings / "metadata" / f"metadata_{name}.parquet", (time, time))
+    pairs = [run_rows(run, name) for name in run.shards[::2]]
     of_embed = status(run)[0].parts
     assert of_embed is not None
     assert of_embed.pairs_per_second is of_embed.seconds_left is None  # nobody works on it
     with run.claim(run.shards[1]), Lock(run.path / "run.lock") as lock:
         lock.note = "embed"
-        of_embed = status(run)[0].parts
-        assert of_embed is not None
-        assert (of_embed.done, of_embed.running, of_embed.missing) == (4, 1, 3)
-        pairs = [run_rows(run, name) for name in run.shards[::2]]
-        assert of_embed.pairs_per_second == pytest.approx(sum(pairs[1:]) / 6)
-        assert of_embed.seconds_left == pytest.approx(4 * 2)
+
+        def resumed(at: float) -> Parts:
+            os.utime(run.path / "run.lock", (at, at))
+            of_embed = status(run)[0].parts
+            assert of_embed is not None
+            assert (of_embed.done, of_embed.running, of_embed.missing) == (4, 1, 3)
+            return of_embed
+
+        whole, second = resumed(at=999), resumed(at=4999.5)
+        assert whole.pairs_per_second == pytest.approx(sum(pairs[1:]) / 4004)
+        assert second.pairs_per_second == pytest.approx(pairs[3] / 4)
+        assert second.seconds_left == pytest.approx(4 * 4)
+        assert resumed(at=5001).pairs_per_second is None  # one part tells no speed
+
+
+def test_a_process_that_joins_others_is_no_new_beginning(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small(monkeypatch)
+    first, second = (Execution(shard_index=index, num_shards=2) for index in range(2))
+    pipeline.embed(shards, tmp_path / "run", execution=first, model="hog-tfidf")
+    lock = tmp_path / "run" / "run.lock"
+    os.utime(lock, (1000, 1000))
+    with Lock(lock) as held:
+        assert held.take(shared=True)
+        pipeline.embed(shards, tmp_path / "run", execution=second, model="hog-tfidf")
+        assert lock.stat().st_mtime == 1000
+    pipeline.embed(shards, tmp_path / "run", execution=second, model="hog-tfidf")
+    assert lock.stat().st_mtime > 1000
 
 
 def run_rows(run: Run, name: str) -> int:

@@ -15,6 +15,7 @@ from contents import content
 import pairclean
 from pairclean import pipeline
 from pairclean.pairs import UserError
+from pairclean.pipeline import redo
 from pairclean.run import Execution, Progress, Run
 from pairclean.stages import on_ray
 from pairclean.stages.on_ray import IN_FLIGHT, TRIES
@@ -111,10 +112,17 @@ def test_what_a_worker_raises_is_said(here: None, shards: Path, tmp_path: Path) 
     run = Run.open(tmp_path / "run")
     run.manifest["source"] = str(tmp_path / "elsewhere")
     run.save()
-    with pytest.raises(UserError, match="elsewhere"):
-        on_ray.make_parts(run, "embed", run.shards, Execution(engine="ray"))
+    with on_ray.workers_of(run, "embed", Execution(engine="ray")) as make_parts:
+        assert make_parts is not None
+        with pytest.raises(UserError, match="elsewhere"):
+            make_parts(run.shards)
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_refused_before_anything_is_written(here: None, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 2 cores and 0 GPUs, and a worker needs 64 and 0"):
-        on_ray.make_parts(run, "embed", run.shards, Execution(engine="ray", workers=64))
+        pairclean.clean(shards, tmp_path / "run", execution=Execution(engine="ray", workers=64), **OPTIONS)
+    assert not (tmp_path / "run").exists()
 
 
 class Lost(Exception):
@@ -212,12 +220,21 @@ def test_ray_that_is_not_installed_is_noticed_before_anything_is_made(monkeypatc
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nothing_listens_is_refused(scheme: str) -> None:
+def test_an_address_where_nothing_listens_is_refused_before_anything_is_written(
+    shards: Path, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # by another test
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
-    with (
-        pytest.raises(UserError, match=f"no Ray cluster answers at {address} .*refused"),
-        on_ray._connected(ray, address),
-    ):
-        pass
+    refused = Execution(engine="ray", ray_address=address)
+    sentence = f"no Ray cluster answers at {address} .*refused"
+    with pytest.raises(UserError, match=sentence):
+        pairclean.clean(shards, tmp_path / "run", execution=refused, **OPTIONS)
+    assert not (tmp_path / "run").exists()
+    run = pairclean.clean(shards, tmp_path / "run", **OPTIONS)
+    before = content(run.path)
+    with pytest.raises(UserError, match=sentence):
+        redo(run, "export", refused, to="webdataset")
+    assert content(run.path) == before
+    assert Run.open(run.path).is_done("report")

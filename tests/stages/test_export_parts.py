@@ -16,9 +16,11 @@ from PIL import Image
 
 import pairclean
 from pairclean.export.uids import Uids
+from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.run import Execution, Progress, Run
 from pairclean.run.parts import missing_parts
+from pairclean.run.remote import open_run
 
 HOG = {"model": "hog-tfidf", "method": "canonical"}
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
@@ -85,6 +87,7 @@ def test_several_jobs_write_what_one_process_writes(
     whole = files(run.path)
     assert len(whole) > SHARDS
     redo(run, "export", Execution(), captions="best")
+    moved_away(run)
     for index in (1, 2, 0):
         assert redo(
             Run.open(run.path), "export", Execution(shard_index=index, num_shards=3), captions="all", **options
@@ -95,6 +98,34 @@ def test_several_jobs_write_what_one_process_writes(
     assert redo(there, "report", Execution()) == ["report"]
     assert files(run.path) == whole
     assert not (run.path / "moved").exists()
+
+
+def moved_away(run: Run) -> None:
+    for folder in ("verdicts", "cleaned"):
+        (run.path / folder).rename(run.path.with_name(f"{run.path.name}-{folder}"))
+
+
+def test_one_job_of_several_does_not_replace_an_export(finished: dict[str, Path], tmp_path: Path) -> None:
+    run = copied(finished["pictures"], tmp_path / "run")
+    whole, manifest = files(run.path), (run.path / "manifest.json").read_bytes()
+    first, second = (Execution(shard_index=index, num_shards=2) for index in range(2))
+    with pytest.raises(
+        UserError, match=r"move .*/run/verdicts and .*/run/cleaned away first, or run `pairclean export"
+    ):
+        redo(run, "export", first, to="webdataset")
+    assert (files(run.path), (run.path / "manifest.json").read_bytes()) == (whole, manifest)
+    assert Run.open(run.path).is_done("report")
+
+    # Nor the parts that another job has written, once there are any.
+    moved_away(run)
+    assert redo(Run.open(run.path), "export", first, to="webdataset") == ["export"]
+    parts = files(run.path)
+    assert len(parts) == 3 * 2  # a shard's verdicts, and its cleaned data
+    with pytest.raises(UserError, match="was made with other options"):
+        redo(Run.open(run.path), "export", second, to="parquet")
+    assert files(run.path) == parts
+    assert redo(Run.open(run.path), "export", second, to="webdataset") == ["export"]
+    assert missing_parts(Run.open(run.path), "export") == []
 
 
 class Stopping(Progress):
@@ -174,9 +205,48 @@ def test_jobs_write_to_an_object_store(finished: dict[str, Path], tmp_path: Path
     for to in ("source", "uids"):
         one, many = (copied(finished["pictures"], tmp_path / f"{name}-{to}") for name in ("one", "many"))
         redo(one, "export", Execution(), to=to, cleaned_to=f"{s3}/one-{to}")
+        moved_away(many)
         for index in range(2):
             share = Execution(shard_index=index, num_shards=2)
             redo(Run.open(many.path), "export", share, to=to, cleaned_to=f"{s3}/many-{to}")
         redo(Run.open(many.path), "report", Execution())
         assert there(f"one-{to}") == there(f"many-{to}")
         assert len(there(f"one-{to}")) > SHARDS
+        shutil.rmtree(many.path / "verdicts")
+        with pytest.raises(UserError, match=f"move {s3}/many-{to} away first"):
+            redo(Run.open(many.path), "export", share, captions="best")
+        assert there(f"one-{to}") == there(f"many-{to}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "options"), LAYOUTS, ids=lambda given: str(given))
+def test_jobs_of_a_run_on_an_object_store_write_what_one_process_writes(
+    finished: dict[str, Path], tmp_path: Path, s3: str, source: str, options: dict[str, str]
+) -> None:
+    store, address = fsspec.filesystem("s3"), f"{s3}/{source}-{'-'.join(options.values())}"
+    run = copied(finished[source], tmp_path / "run")
+    redo(run, "export", Execution(), captions="best", **options)
+    whole = files(run.path)
+
+    def there(to: str) -> dict[str, bytes]:
+        store.invalidate_cache()
+        store.get(f"{address}/", f"{tmp_path}/{to}/", recursive=True)
+        return files(tmp_path / to)
+
+    store.put(f"{finished[source]}/", f"{address}/", recursive=True)
+    for folder in ("verdicts", "cleaned"):
+        store.rm(f"{address}/{folder}", recursive=True)
+    for index in (1, 0):
+        share = Execution(shard_index=index, num_shards=2)
+        redo(open_run(address), "export", share, captions="best", **options)
+    redo(open_run(address), "report", Execution())
+    assert there("jobs") == whole
+
+    # One process replaces it, and another one resumes it where it was interrupted.
+    redo(open_run(address), "export", Execution(), captions="all", to="source", deduplicate="none")
+    with pytest.raises(KeyboardInterrupt):
+        redo(open_run(address), "export", Execution(progress=Stopping(2)), captions="best", **options)
+    parts = [name for name in there("interrupted") if name.startswith("verdicts/")]
+    assert 1 <= len(parts) < SHARDS
+    redo(open_run(address), "export", Execution())
+    assert there("resumed") == whole
