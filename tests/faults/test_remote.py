@@ -140,6 +140,7 @@ def test_array_jobs_of_which_one_is_killed_end_like_one_process(
     assert downloaded(run, tmp_path / "run") == content(alone)
 
 
+@pytest.mark.slow
 def test_jobs_that_begin_at_the_same_moment_make_one_run(
     shards: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +260,7 @@ def test_one_job_of_several_does_not_replace_an_export(finished: str, s3: str) -
     }
 
 
+@pytest.mark.slow
 def test_what_an_earlier_pass_left_is_removed(shards: Path, s3: str, tmp_path: Path) -> None:
     source, run = tmp_path / "source", f"{s3}/grown"
     write_bars(120, source, 20)
@@ -283,7 +285,10 @@ class Gone(Exception):
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
-    [(PermissionError("Access Denied"), "Access Denied"), (Gone("no route to host"), "no route to host")],
+    [
+        (PermissionError("Access Denied"), "Access Denied"),
+        pytest.param(Gone("no route to host"), "no route to host", marks=pytest.mark.slow),
+    ],
     ids=["no permission", "no network"],
 )
 def test_a_store_that_fails_ends_the_stage_with_a_sentence(
