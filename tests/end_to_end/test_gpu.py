@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import open_clip
 import pytest
 import torch
 
 from pairclean import clean_vectors
 from pairclean.align.transport import partial_plan
-from pairclean.embed.decode import decode
-from pairclean.embed.openclip import OpenClip
 from pairclean.execution import Execution
 from pairclean.judge.scores import hubness_at
 from pairclean.rematch import candidates
 from pairclean.rematch.candidates import Gallery
-from pairclean.synthetic.scenes import draw_scenes
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
 
 N, D, MOVED = 3000, 64, 900
 
@@ -72,23 +69,3 @@ def test_a_plan_is_that_of_a_cpu() -> None:
     forbidden = torch.rand(cost.shape, generator=torch.Generator().manual_seed(1)) < 0.1
     there = partial_plan(cost.cuda(), 0.3, reg=0.1, forbidden=forbidden.cuda()).cpu()
     torch.testing.assert_close(there, partial_plan(cost, 0.3, reg=0.1, forbidden=forbidden), atol=1e-6, rtol=1e-3)
-
-
-@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999), ("bfloat16", 0.99)])
-def test_an_encoder_gives_the_vectors_of_a_cpu(dtype: str, least: float, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "weights.pt")
-    there, here = (
-        OpenClip("ViT-B-32", str(tmp_path / "weights.pt"), device=device, dtype=precision)
-        for device, precision in (("cuda", dtype), ("cpu", "float32"))
-    )
-    scenes = [scene for scene in draw_scenes(24, 0) if scene.kind == "plain"]
-    pictures = [decode(scene.image, there.least_side) for scene in scenes if scene.image]
-    captions = [scene.caption for scene in scenes]
-    for vectors_of in (
-        lambda encoder: encoder.encode_images([encoder.prepare(picture) for picture in pictures]),
-        lambda encoder: encoder.encode_captions(captions),
-    ):
-        found, expected = (np.asarray(vectors_of(encoder), np.float32) for encoder in (there, here))
-        cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-        assert cosine.min() > least
