@@ -236,6 +236,7 @@ def test_what_two_processes_have_written_at_once_does_not_count(
     assert [state for state, _ in states(run).values()] == [*["done"] * 3, "stale", "stale", "stale"]
 
 
+@pytest.mark.slow
 def test_one_job_of_several_does_not_replace_an_export(finished: str, s3: str) -> None:
     run = copied(finished, f"{s3}/replace")
     before = there(run)
@@ -283,12 +284,10 @@ class Gone(Exception):
     """What the library of a store raises where the network is gone."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "sentence"),
-    [
-        (PermissionError("Access Denied"), "Access Denied"),
-        pytest.param(Gone("no route to host"), "no route to host", marks=pytest.mark.slow),
-    ],
+    [(PermissionError("Access Denied"), "Access Denied"), (Gone("no route to host"), "no route to host")],
     ids=["no permission", "no network"],
 )
 def test_a_store_that_fails_ends_the_stage_with_a_sentence(
