@@ -186,6 +186,7 @@ def test_runs_of_other_options_are_not_mixed(shards: Path, s3: str, monkeypatch:
         create_run(run, shards, Config.make(**OPTIONS, limit=60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["set_stale", "set_done"])
 def test_a_process_that_finds_another_one_stops_and_changes_nothing(
     finished: str, s3: str, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -49,6 +49,7 @@ def test_the_models_do_not_depend_on_how_many_devices_fit_them(pairs: Pairs, met
     np.testing.assert_array_equal(one.held_out, three.held_out)
 
 
+@pytest.mark.slow
 def test_a_cpu_fits_the_same_models_with_a_core_for_each(pairs: Pairs) -> None:
     cores, device = learned(pairs, "l2rm", "cpu"), learned(pairs, "l2rm", "cpu:0")
     for a, b in zip(weights(cores.aligned), weights(device.aligned), strict=True):

@@ -113,6 +113,7 @@ def test_what_needs_the_objects_says_so(finished: Path) -> None:
         pairclean.clean(Memory(), finished, encoder=Encoder(), writer=Lines(), **OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_shard_of_another_fingerprint_is_embedded_again(tmp_path: Path) -> None:
     pairclean.clean(Memory(), tmp_path / "run", encoder=Encoder(), **OPTIONS)
     source = Memory()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 import pairclean
 from pairclean.pipeline import redo
@@ -120,6 +121,7 @@ def test_mismatches_in_a_range_that_moved_are_judged_and_rematched_like_others(t
     assert (kept["caption"] == "c" + kept["key"].str[1:]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_run_that_was_applied_is_repaired_too(tmp_path: Path) -> None:
     trained = shifted_run(tmp_path / "trained", np.zeros(0, np.int64))
     shifted_run(tmp_path / "other", np.arange(300, 600))
