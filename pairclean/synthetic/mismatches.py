@@ -92,9 +92,9 @@ def plant_mixture(
     for name, members, label in (("within_kind", near, groups[near]), ("random", random, np.zeros(len(random)))):
         caption[members] = members[plant(label, 1.0, rng, owners=owners[members])]
         kind[members[caption[members] != members]] = name
-    # Pairs that keep their own lend the caption and the image that are repeated.
-    caption[generic], image[placeholder] = order[-1], order[-2]
-    kind[generic], kind[placeholder] = "generic", "placeholder"
+    if repeats:  # pairs that keep their own lend the caption and the image that are repeated
+        caption[generic], image[placeholder] = order[-1], order[-2]
+        kind[generic], kind[placeholder] = "generic", "placeholder"
     return image, caption, kind
 
 

@@ -115,3 +115,11 @@ def test_a_small_mixture_repeats_nothing() -> None:
     assert set(kind) == {"", "random", "within_kind"}
     assert (image == np.arange(40)).all()
     assert (caption != np.arange(40)).sum() == 20
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_a_mixture_of_hardly_any_pairs(n: int) -> None:
+    image, caption, kind = plant_mixture(np.zeros(n), 1.0, np.random.default_rng(0), owners=np.arange(n))
+    assert image.tolist() == list(range(n))
+    assert sorted(caption.tolist()) == list(range(n))
+    assert (kind == np.where(caption == image, "", "random")).all()
