@@ -57,7 +57,7 @@ def open_run(path: str | Path, *, whole: bool = False) -> Run:
     Raises UserError if there is none.
     """
     if not is_remote(path):
-        return Run.open(path)
+        return Run.open(_on_disk(path))
     mirror = Mirror(str(path))
     mirror.pull([_MANIFEST, *mirror.names("review"), *(mirror.names() if whole else ())])
     with mirror.spoken_of():
@@ -69,7 +69,7 @@ def create_run(
 ) -> Run:
     """`Run.create`, with its options, on this machine or at an address."""
     if not is_remote(path):
-        return Run.create(path, source, config, compare=compare, **options)
+        return Run.create(_on_disk(path), source, config, compare=compare, **options)
     mirror = Mirror(str(path))
     if mirror.address == absolute(source):
         raise UserError(f"{mirror.address} is the source itself: name another folder for the run")
@@ -79,6 +79,11 @@ def create_run(
     with mirror.spoken_of():
         run = Run.create(mirror.home, source, config, compare=compare, **options)
         return RemoteRun(mirror, run)._relying_on(compare)
+
+
+def _on_disk(path: str | Path) -> str | Path:
+    """The path that an address of this machine's files (`file:///...`) names; any other path as it is."""
+    return absolute(path) if "://" in str(path) else path
 
 
 class Mirror:

@@ -333,6 +333,12 @@ def test_addresses_that_hold_no_run_are_refused(shards: Path, s3: str) -> None:
         pipeline.embed(f"{s3}/run", f"{s3}/run", **EMBED)
 
 
+def test_the_address_of_a_folder_on_this_machine_is_that_folder(alone: Path, shards: Path, tmp_path: Path) -> None:
+    assert open_run(alone.as_uri()).path == alone
+    made = create_run((tmp_path / "run").as_uri(), shards, Config.make(**OPTIONS))
+    assert made.path == tmp_path / "run"
+
+
 def test_ray_needs_a_disk(shards: Path, s3: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UserError, match=f"--engine ray needs a run directory on a disk, and {s3}/ray is none"):
