@@ -18,9 +18,9 @@ EXACT = 100_000
 #: again in higher precision.
 LISTS, PROBES, TRAINED, AGAIN = 8, 128, 20, 4
 CHUNK = 65_536
-#: Numbers in one block of similarities of the search on a GPU; columns of which only the maximum is looked at first;
-#: dimensions that its tensor cores take at once.
-BLOCK, GROUP, WHOLE = 2**29, 128, 8
+#: Of the search on a GPU: numbers in the largest array that one block of queries needs, 1 GiB in single precision;
+#: columns of which only the maximum is looked at first; dimensions that tensor cores take at once.
+BLOCK, GROUP, WHOLE = 2**28, 128, 8
 #: Images and captions in one block of the exact search of both directions: 1 MiB of float32.
 TILE = 1024, 256
 
