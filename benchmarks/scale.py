@@ -13,8 +13,8 @@ that is right, 0.9 being asked for.
 Memory, counted and not run, of 10^7 pairs of 512-d half precision, half of them suspects. Vectors stay in their files
 and come in chunks, but those of the suspects: 4 KiB a suspect in single precision; 2.4 KiB for the inverted files of
 both sides; some 46 edges, 16 bytes each, and up to 130 more while a plan is made: 6.7 KiB. In all 13 KiB a suspect, 62
-GiB; before that, near copies take 0.2 KiB a pair, 2 GiB. On a GPU the search alone lives there: 3 KiB a suspect and a
-side, 30 GiB.
+GiB; before that, near copies take 0.2 KiB a pair, 2 GiB. On a GPU the search takes 3 KiB for a suspect and a
+side, 30 GiB; what a plan takes there has not been counted.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pairclean_cli.main
 from forks import ended, fork
@@ -173,8 +174,11 @@ def interrupted_while_threads_work(shards: Path, home: Path) -> dict[str, Any]:
                 wait()
             threading.Event().wait(1000)
 
-        pipeline.clean = lambda *_, **__: void(side_by_side(learn, 2, ["cpu"]))  # type: ignore[assignment]
-        command("clean", shards, home / "run")
+        def clean(*_: Any, **__: Any) -> None:
+            side_by_side(learn, 2, ["cpu"])
+
+        with mock.patch.object(pipeline, "clean", clean):
+            command("clean", shards, home / "run")
 
     process = Process(home / "said", work)
     process.until_it_waits()
