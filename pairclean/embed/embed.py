@@ -113,8 +113,8 @@ def single_thread() -> None:
     """Make torch compute on the calling thread alone, if the encoder uses torch; other threads are left as they are.
 
     Otherwise every thread that decodes has a team of as many OpenMP threads as there are cores, which spin while they
-    wait: one thread on two cores took 3.3 to 3.9 ms of processor time for a picture of 512x384 like that, and 1.7 without,
-    and where another process was busy it fell from 570 pictures a second to 126.
+    wait. On two cores one thread took 3.3 to 3.9 ms of processor time like that for a picture of 512x384, and takes 1.7
+    without; where another process was busy it fell from 570 pictures a second to 126.
     """
     if "torch" not in sys.modules:  # to import it takes seconds
         return
