@@ -12,7 +12,7 @@ and very different rates explain the same evidence; the profile likelihood of r 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import ndtr
@@ -21,8 +21,6 @@ LOW, TOP, CELLS = -4.0, 3.0, 140
 EDGES = np.concatenate([[-np.inf], np.linspace(LOW, TOP, CELLS + 1), [np.inf]])
 CENTRES = np.concatenate([[LOW], (EDGES[1:-2] + EDGES[2:-1]) / 2, [TOP]])
 RANDOM = np.diff(ndtr(EDGES))
-#: Where ratios of densities are made monotone.
-GRID = np.linspace(-6.0, TOP, 361)
 #: Matched pairs of a weak encoder vary as random ones do; a matched density that is wider is penalised, as it would
 #: take mismatches for matches: standard deviation of log sigma above 0.
 SPREAD = 0.05
@@ -39,6 +37,7 @@ class Binormal:
     """The fitted model.  random, within: shares of the pairs.  mu, sigma: of the matched pairs' evidence.
 
     within_mass: (cells,) of re-pairings within kinds.  log_likelihood: of the fit, less the penalty.
+    random_mass: (cells,) of random re-pairings, standard normal among all of them.
     """
 
     random: float
@@ -47,6 +46,7 @@ class Binormal:
     sigma: float
     within_mass: np.ndarray
     log_likelihood: float
+    random_mass: np.ndarray = field(default_factory=lambda: RANDOM)
 
     @property
     def mismatched(self) -> float:
@@ -175,19 +175,21 @@ def _normal(weight: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> tuple[np.n
 
 
 def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
-    """(n,) density of the evidence of matched pairs over that of mismatched ones, held monotone past its extremes."""
-    mass = model.matched_mass()
-    noise = max(model.random, 1e-12) * RANDOM
+    """(n,) density of the evidence of matched pairs over that of mismatched ones, made to rise in z.
+
+    Neighbouring cells whose ratios fall are pooled (isotonic regression), which keeps the mean of the probabilities.
+    """
+    from scipy.optimize import isotonic_regression
+
+    matched = np.maximum(model.matched_mass(), 1e-300)
+    noise = max(model.random, 1e-12) * model.random_mass
     if model.within:
         noise = noise + model.within * model.within_mass
-    noise = noise / noise.sum()
-    log = np.log(np.maximum(density(mass, GRID), 1e-300)) - np.log(np.maximum(density(noise, GRID), 1e-300))
-    log[-1] = np.log(max(mass[-1], 1e-300)) - np.log(max(noise[-1], 1e-300))  # all of what is above TOP
-    peak = int(log.argmax())
-    log[peak:] = log[peak]
-    trough = int(log[: peak + 1].argmin())
-    log[:trough] = log[trough]
-    return np.exp(np.clip(np.interp(z, GRID, np.maximum.accumulate(log)), -700, 700))
+    noise = np.maximum(noise / noise.sum(), 1e-300)
+    both = matched + noise
+    share = isotonic_regression(matched / both, weights=both).x
+    log = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
+    return np.exp(np.clip(np.interp(z, CENTRES, log), -700, 700))
 
 
 def ratio_to_random(model: Binormal, z: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from .scores import (
     pair_codes,
     pair_similarity,
     reference_rows,
+    spread,
 )
 from .siblings import Siblings
 from .standing import Standing
@@ -46,6 +47,7 @@ class ScoredKinds:
     """What the kinds of pairs and of decoys add to their scores.
 
     image, text: (n,) int64 kinds of the pairs.  standing: (n,) float64, NaN where it is not known.
+    spread: (n,) float64, how widely the similarities of each pair's caption with images spread.
     decoys: (m,) random re-pairings.  within: re-pairings within kinds of captions, from the coarsest kinds to the
     finest.  The standing is known of at most STANDING of each.
     copies: (n,) int64, how many of the pairs have this image and this caption.
@@ -56,6 +58,7 @@ class ScoredKinds:
     image: np.ndarray
     text: np.ndarray
     standing: np.ndarray
+    spread: np.ndarray
     decoys: Scored
     within: tuple[Scored, ...]
     copies: np.ndarray
@@ -105,7 +108,7 @@ class Scores:
         if kinds is None:
             return Scored.plain(self.score)
         weakest = np.full(len(self.score), np.nan) if self.phrased is None else self.phrased.weakest
-        return Scored(self.score, kinds.image, kinds.text, kinds.standing, weakest)
+        return Scored(self.score, kinds.image, kinds.text, kinds.standing, weakest, kinds.spread)
 
     @property
     def scored_decoys(self) -> Scored:
@@ -271,6 +274,7 @@ class CrossFit:
             members = self.rows[place]
             similarity = np.empty(len(place), np.float32)
             image_hubness, text_hubness = np.empty((2, len(temperatures), len(place)))
+            caption_spread = np.empty(len(place))
             by, device = model.comparison, model.device
             images, captions = both_sides(model, pairs, members)
             for part in chunks(len(place), CHUNK):
@@ -278,12 +282,13 @@ class CrossFit:
                 similarity[part] = by.of_pairs(x, y)
                 image_hubness[:, part] = hubness_at(x, reference.text, temperatures, device, by.with_texts)
                 text_hubness[:, part] = hubness_at(y, reference.image, temperatures, device, by.with_images)
+                caption_spread[part] = spread(y, reference.image, by.with_images)
             limit = max(1, DECOY_PAIRS // len(self.models))
             ids = pairs.image_id[members], pairs.caption_id[members]
             decoys = Decoys.draw(images, captions, *ids, rng, comparison=by, limit=limit)
             groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
             within = [Decoys.draw_within(images, captions, of, *ids, rng, comparison=by, limit=limit) for of in groups]
-            out.append(_Fold(place, similarity, image_hubness, text_hubness, decoys, within))
+            out.append(_Fold(place, similarity, image_hubness, text_hubness, caption_spread, decoys, within))
         return out
 
 
@@ -346,12 +351,14 @@ class _Fold:
     """What is kept of the pairs of one fold.  place: their positions among the pairs to score.
 
     similarity: (n,) float32.  image_hubness, text_hubness: (T, n) float64, at each temperature.
+    spread: (n,) float64, of each caption's similarities with images.
     """
 
     place: np.ndarray
     similarity: np.ndarray
     image_hubness: np.ndarray
     text_hubness: np.ndarray
+    spread: np.ndarray
     decoys: Decoys
     within: Sequence[Decoys]
 
@@ -366,25 +373,29 @@ def _score(
 ) -> Scores:
     """index: of the temperature in the folds' hubness.  image_id, caption_id: (n,) of the pairs to score."""
     score, similarity = np.empty(len(image_id)), np.empty(len(image_id), np.float32)
+    caption_spread = np.empty(len(image_id))
     of = kinds or PairKinds.single(len(image_id))
     decoys: list[Scored] = []
     within: list[list[Scored]] = [[] for _ in of.groups]
     for f, scorer in zip(folds, scorers, strict=True):
         images, captions, x, y = image_id[f.place], caption_id[f.place], f.image_hubness[index], f.text_hubness[index]
-        similarity[f.place] = f.similarity
+        similarity[f.place], caption_spread[f.place] = f.similarity, f.spread
         score[f.place] = scorer.combine(f.similarity, x, y, images, captions)
         for target, drawn in ((decoys, f.decoys), *zip(within, f.within, strict=True)):
             left, right = f.place[drawn.left], f.place[drawn.right]
             hubs = x[drawn.left], y[drawn.right]
             found = scorer.combine(drawn.similarity, *hubs, image_id[left], caption_id[right])
-            target.append(Scored.of_kinds(found, of.image[left], of.text[right]))
+            of_drawn = Scored.of_kinds(found, of.image[left], of.text[right])
+            target.append(replace(of_drawn, spread=f.spread[drawn.right]))
     random = Scored.joined(decoys)
     if kinds is None:
         return Scores(score, similarity, random.score, scorers)
     _, inverse, count = np.unique(pair_codes(image_id, caption_id), return_inverse=True, return_counts=True)
     scales = tuple(Scored.joined(parts) for parts in within)
     unknown = np.full(len(score), np.nan)
-    about = ScoredKinds(kinds.image, kinds.text, unknown, random, scales, count[inverse], kinds.clusters)
+    about = ScoredKinds(
+        kinds.image, kinds.text, unknown, caption_spread, random, scales, count[inverse], kinds.clusters
+    )
     return Scores(score, similarity, random.score, scorers, about)
 
 

@@ -4,7 +4,8 @@
 the weakest phrase, where captions that are partly wrong are.
 
 All pairs share one mismatch rate, except for those of texts and images that say nothing of their partners
-(`identities`) and of kinds of captions that are far worse than the others (`apart`). Copies of a pair count once.
+(`identities`), of kinds of captions that are far worse than the others (`apart`), and, where some captions tell much
+less than others, by how much they tell (`strata`). Copies of a pair count once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from .decoys import DecoyScale, Rate, tie_break
 from .evidence import EvidenceScale, Scored, probit
 from .identities import Identities
 from .partly import ByPhrase
+from .strata import Sample, Strata, cuts_of
+from .strata import fit as fit_strata
+from .strata import fit_needed as fit_strata_needed
 
 #: An interval of more than this says that the encoder tells too little; with mismatches within kinds, a range of more.
 WIDE, WIDE_WITHIN = 0.25, 0.3
@@ -71,7 +75,10 @@ class DecoyCalibration:
     doubt: the least and the largest share of mismatched pairs that the evidence allows, if the encoder tells too
     little; else None.
     partial: of the score and that of the weakest phrase, on the scales `scale.overall` and `phrases` of random
-    re-pairings; None where no captions that are partly wrong were found. There is no `joint` with it.
+    re-pairings; None where no captions that are partly wrong were found. There is no `joint` and there are no `strata`
+    with it.
+    strata: models by how much captions tell, in place of `model` and `joint`; None where matched pairs are alike. The
+    shares of `model` and `joint` are theirs then.
     """
 
     scale: EvidenceScale
@@ -83,6 +90,7 @@ class DecoyCalibration:
     doubt: tuple[Binormal, Binormal] | None = None
     partial: Bivariate | None = None
     phrases: DecoyScale | None = None
+    strata: Strata | None = None
     kind: ClassVar[Literal["decoy"]] = "decoy"
 
     @property
@@ -98,12 +106,17 @@ class DecoyCalibration:
     def _posterior(self, scored: Scored, z: np.ndarray) -> np.ndarray:
         """(n,) P(matched).  z: (n,) the evidence of these pairs."""
         share = self.identities.rate(scored)
-        posterior = _posterior(self.model, z, share, np.isnan(share))
-        for known, joint in self._by_standing(scored, np.isnan(share)):
+        rest = np.isnan(share)
+        posterior = _posterior(self.model, z, share, rest)
+        if self.strata is not None:
+            stratum = np.where(rest, self.strata.of(scored.spread), -1)
+            for k, model in enumerate(self.strata.models):
+                posterior[stratum == k] = _by_evidence(model, z[stratum == k])
+        for known, joint in self._by_standing(scored, rest):
             posterior[known] = joint.clean_probability(z[known], scored.standing[known])
         if self.partial is not None:
             s, u = self._by_phrase(scored)
-            known = np.isnan(share) & ~np.isnan(u)
+            known = rest & ~np.isnan(u)
             posterior[known] = self.partial.clean_probability(s[known], u[known])
         return posterior
 
@@ -119,7 +132,11 @@ class DecoyCalibration:
         """Which of these pairs are judged by their standing too, (n,) bool, and by which model."""
         among = among & ~np.isnan(scored.standing)
         if self.joint is not None:
-            yield among & ~self.is_apart(scored), self.joint
+            stratum = np.full(len(among), -1) if self.strata is None else self.strata.of(scored.spread)
+            common = among & ~self.is_apart(scored)
+            yield common & (stratum < 0), self.joint
+            for k, joint in enumerate(() if self.strata is None else self.strata.joints):
+                yield common & (stratum == k), joint
         for kind, joint in self.apart.items():
             yield among & (scored.text_kind == kind), joint
 
@@ -191,6 +208,7 @@ class DecoyCalibration:
             "doubt": self.doubt and [_model_json(model) for model in self.doubt],
             "partial": self.partial and _joint_json(self.partial),
             "phrases": self.phrases and self.phrases.to_json(),
+            "strata": self.strata and _strata_json(self.strata),
         }
 
     @staticmethod
@@ -206,6 +224,7 @@ class DecoyCalibration:
             doubt,
             data["partial"] and _read_joint(data["partial"]),
             data["phrases"] and DecoyScale.from_json(data["phrases"]),
+            data["strata"] and _read_strata(data["strata"]),
         )
 
 
@@ -243,7 +262,8 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
                 kind: replace(alike, random=of.random, within=of.within, errors=of.errors)
                 for kind, of in like.apart.items()
             }
-        found = replace(like, scale=scale, model=model, joint=joint, apart=apart, doubt=doubt)
+        strata = like.strata and evidence.strata_like(like.strata)
+        found = replace(like, scale=scale, model=model, joint=joint, apart=apart, doubt=doubt, strata=strata)
         if like.partial is None or by_phrase is None:
             return found
         return _with_phrases(found, by_phrase, z, evidence.counts, like.partial.mismatched)[0]
@@ -262,9 +282,12 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
             model, joint, low, high, why = evidence.fit()
             models = fit_apart(np.stack(counts)[chosen], evidence.alike(joint))
             apart = dict(zip(every[chosen].tolist(), models, strict=True))
+    strata = None
+    if why != WEAK:
+        strata, model, joint, low, high, why = evidence.by_strata(model, joint, low, high, why)
     identities = identities.with_rates(scores.scored, model, z, weight)
     doubt = _doubt(evidence.counts, low, high) if why == WEAK else None
-    found = DecoyCalibration(scale, model, identities, Rate(0, 0, 1), joint, apart, doubt)
+    found = DecoyCalibration(scale, model, identities, Rate(0, 0, 1), joint, apart, doubt, strata=strata)
     if by_phrase is not None and not apart and found.reads_phrases and by_phrase.found(_by_evidence(model, z), GAIN):
         found, (low, high) = _with_phrases(found, by_phrase, z, evidence.counts)
         why = PARTLY_RANGE
@@ -275,11 +298,13 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
 class _Evidence:
     """Histograms of pairs, random re-pairings and re-pairings within kinds (from the coarsest to the finest).
 
+    samples: pairs, random re-pairings, and re-pairings within kinds, of which the histograms are.
     counts, within: of the evidence; joint_counts, joint_random, joint_within: of evidence and standing.
     least_gain: in log likelihood per pair, from which on mismatches within kinds are taken to be there.
     siblings: whether the standing rests on other captions of the images too, and so tells more than the evidence.
     """
 
+    samples: tuple[Sample, Sample, list[Sample]]
     counts: np.ndarray
     within: list[np.ndarray]
     joint_counts: np.ndarray
@@ -292,13 +317,15 @@ class _Evidence:
     def of(scores: Scores, scale: EvidenceScale, z: np.ndarray, single: np.ndarray, weight: np.ndarray) -> _Evidence:
         """z: (n,) evidence of the pairs.  single: (n,) bool, those without a meaningless identity."""
         drawn = () if scores.kinds is None else [part for part in scores.kinds.within if len(part.score)]
-        scored, decoys = scores.scored.take(single), scores.scored_decoys
+        pairs = Sample.of(z[single], scores.scored.take(single), weight[single])
+        random, *within = (Sample.of(scale(part), part) for part in (scores.scored_decoys, *drawn))
         return _Evidence(
-            binormal.histogram(z[single], weight[single]),
-            [binormal.smoothed(binormal.histogram(scale(part))) for part in drawn],
-            bivariate.histogram(z[single], scored.standing, weight[single]),
-            bivariate.smoothed(bivariate.histogram(scale(decoys), decoys.standing)),
-            [bivariate.smoothed(bivariate.histogram(scale(part), part.standing)) for part in drawn],
+            (pairs, random, within),
+            binormal.histogram(pairs.z, pairs.weight),
+            [binormal.smoothed(binormal.histogram(part.z)) for part in within],
+            bivariate.histogram(pairs.z, pairs.v, pairs.weight),
+            bivariate.smoothed(bivariate.histogram(random.z, random.v)),
+            [bivariate.smoothed(bivariate.histogram(part.z, part.v)) for part in within],
             LEARNED_PER_PAIR if scores.learned else GAIN_PER_PAIR,
             scores.kinds is not None and scores.kinds.siblings >= MOST_KNOWN,
         )
@@ -348,6 +375,33 @@ class _Evidence:
         possible = found.mismatched if maybe else 0.0
         return model, joint, low, max(high, possible), MAYBE_WITHIN if possible > high + 0.01 else None
 
+    def by_strata(
+        self, model: Binormal, joint: Bivariate | None, low: float, high: float, why: str | None
+    ) -> tuple[Strata | None, Binormal, Bivariate | None, float, float, str | None]:
+        """The strata, if they are needed, and what was found without them, with the share that they give."""
+        pairs, random, drawn = self.samples
+        within = drawn if joint is not None and joint.within else []
+        needed = fit_strata_needed(pairs, random, within, by_standing=joint is not None)
+        if needed is None or needed[2] - needed[1] > (WIDE_WITHIN if within else WIDE):
+            return None, model, joint, low, high, why
+        strata, least, most = needed
+        model = binormal.fit(self.counts, self.within[self.middle] if within else None, mismatched=strata.mismatched)
+        if joint is not None:
+            joint = replace(joint, random=strata.random, within=strata.within, errors=strata.errors)
+            why = WITHIN_RANGE if within and most - least > 2 * strata.errors[0] + 0.01 else None
+        if why == MAYBE_WITHIN and high > most + 0.01:
+            return strata, model, joint, least, high, why
+        return strata, model, joint, least, most, None if why == MAYBE_WITHIN else why
+
+    def strata_like(self, like: Strata) -> Strata | None:
+        """The strata of the same pairs by other scores, with the same share of mismatched pairs."""
+        pairs, random, drawn = self.samples
+        cuts = cuts_of(pairs.spread)
+        if not len(cuts):
+            return None
+        within = drawn[self.middle] if like.within else None
+        return fit_strata(pairs, random, within, cuts, by_standing=bool(like.joints), mismatched=like.mismatched)
+
     def fit_like(self, like: DecoyCalibration) -> tuple[Binormal, Bivariate | None]:
         """The models of the same pairs by other scores, with the same shares of mismatched pairs."""
         if like.joint is None:
@@ -380,7 +434,8 @@ def _with_phrases(
     """
     partial, by_s, ends = by_phrase.fit(_by_evidence(plain.model, z), mismatched)
     model = binormal.fit(counts, by_s, mismatched=partial.mismatched)
-    return replace(plain, model=model, joint=None, doubt=None, partial=partial, phrases=by_phrase.phrases), ends
+    found = replace(plain, model=model, joint=None, doubt=None, strata=None, partial=partial, phrases=by_phrase.phrases)
+    return found, ends
 
 
 def _doubt(counts: np.ndarray, low: float, high: float) -> tuple[Binormal, Binormal]:
@@ -473,11 +528,22 @@ def _posterior(model: Binormal, z: np.ndarray, share: np.ndarray, rest: np.ndarr
 
 
 def _model_json(model: Binormal) -> dict[str, Any]:
-    return {**vars(model), "within_mass": model.within_mass.tolist()}
+    return {**vars(model), **{name: getattr(model, name).tolist() for name in ("within_mass", "random_mass")}}
 
 
 def _read_model(data: dict[str, Any]) -> Binormal:
-    return Binormal(**{**data, "within_mass": np.array(data["within_mass"])})
+    return Binormal(**{**data, **{name: np.array(data[name]) for name in ("within_mass", "random_mass")}})
+
+
+def _strata_json(strata: Strata) -> dict[str, Any]:
+    models, joints = [_model_json(model) for model in strata.models], [_joint_json(joint) for joint in strata.joints]
+    return {**vars(strata), "cuts": strata.cuts.tolist(), "models": models, "joints": joints}
+
+
+def _read_strata(data: dict[str, Any]) -> Strata:
+    models, joints = tuple(map(_read_model, data["models"])), tuple(map(_read_joint, data["joints"]))
+    cuts, errors = np.array(data["cuts"], np.float64), tuple(data["errors"])
+    return Strata(**{**data, "cuts": cuts, "models": models, "joints": joints, "errors": errors})
 
 
 def _joint_json(joint: Bivariate) -> dict[str, Any]:

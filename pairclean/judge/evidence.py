@@ -28,6 +28,8 @@ class Scored:
 
     standing: (n,) float64, among others of their kinds (see `standing`); NaN where it is not known.
     weakest: (n,) float64, the score of the caption's weakest phrase (see `phrased`); NaN where it is not known.
+    spread: (n,) float64, how widely the caption's similarities with images spread (see `strata`); NaN where it is not
+    known.
     """
 
     score: np.ndarray
@@ -35,6 +37,7 @@ class Scored:
     text_kind: np.ndarray
     standing: np.ndarray
     weakest: np.ndarray
+    spread: np.ndarray
 
     @staticmethod
     def plain(score: np.ndarray) -> Scored:
@@ -44,9 +47,8 @@ class Scored:
 
     @staticmethod
     def of_kinds(score: np.ndarray, image_kind: np.ndarray, text_kind: np.ndarray) -> Scored:
-        """Neither standing nor phrases are known."""
-        standing, weakest = np.full((2, len(score)), np.nan)
-        return Scored(score, image_kind, text_kind, standing, weakest)
+        """Nothing else is known."""
+        return Scored(score, image_kind, text_kind, *np.full((3, len(score)), np.nan))
 
     def take(self, which: Any) -> Scored:
         return Scored(*(values[which] for values in vars(self).values()))

@@ -22,6 +22,8 @@ from ..arrays import INNER_PRODUCT, Comparison, Pairs, Space, chunks
 REFERENCE = 2048
 #: The first is that of the publication and of CLIP.
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
+#: Of these, with how many a caption is compared to see how widely its similarities spread.
+SPREAD_REFERENCE = 512
 #: Decoys per pair, and the most pairs that are re-paired (in all folds together).
 DECOYS, DECOY_PAIRS = 20, 100_000
 
@@ -107,6 +109,17 @@ def _hubness_on(
         for at, temperature in zip(out, temperatures, strict=True):
             at[part] = torch.logsumexp(similarity / temperature, 1).cpu().numpy()
     return out - np.log(len(other))
+
+
+def spread(
+    x: np.ndarray,
+    other: np.ndarray,
+    compare: Callable[[np.ndarray, np.ndarray], np.ndarray] = INNER_PRODUCT.with_images,
+) -> np.ndarray:
+    """(n,) float64 standard deviations of the similarities of x (n, k) with some of the others (R, k)."""
+    some = other[:: max(1, len(other) // SPREAD_REFERENCE)]
+    parts = [compare(x[part], some).std(1, dtype=np.float64) for part in chunks(len(x), 1024)]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def include(found: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference: int, size: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from pairclean.align import Alignment, ZeroShot
 from pairclean.arrays import Pairs
 from pairclean.judge import crossfit
 from pairclean.judge.crossfit import CrossFit, Scores, cosine_scores, separates_better
+from pairclean.judge.kinds import PairKinds, Partition
 from pairclean.judge.scores import TEMPERATURES, Scorer
 
 N, K = 400, 24
@@ -91,6 +92,22 @@ def test_decoys_are_twenty_a_pair_and_within_the_fold(data: dict[str, np.ndarray
     spread = np.ptp(within.decoys)
     across = scored([ZeroShot()], {**data, "image": image, "text": text})
     assert spread < np.ptp(across.decoys) / 5
+
+
+def test_pairs_and_decoys_have_the_spread_of_their_captions(data: dict[str, np.ndarray]) -> None:
+    pairs, rows = pairs_of(data), data["rows"]
+    kinds = PairKinds.of(Partition.fit(pairs, rows), pairs, rows)
+    models = [Rotated(k) for k in range(3)]
+    found = scored(models, data, kinds=kinds)
+    assert found.kinds is not None
+    for k, (model, place) in enumerate(CrossFit(models, rows, data["fold"]).members()):
+        reference = found.scorers[k].reference.image
+        expected = (model.embed_text(data["text"][rows[place]]) @ reference.T).std(1)
+        np.testing.assert_allclose(found.kinds.spread[place], expected, atol=1e-6)
+        np.testing.assert_array_equal(found.scored.spread[place], found.kinds.spread[place])
+    for drawn in (found.kinds.decoys, *found.kinds.within):
+        assert np.isin(drawn.spread, found.kinds.spread).all()
+    assert set(found.kinds.decoys.spread) == set(found.kinds.spread)
 
 
 def test_the_temperature_is_the_one_that_separates_best(data: dict[str, np.ndarray]) -> None:

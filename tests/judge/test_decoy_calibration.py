@@ -137,7 +137,7 @@ def kinds_of(
     random = replace(random, standing=rng.normal(0, 0.8, len(decoys)))
     of_kind = replace(Scored.plain(within), standing=rng.normal(0, 0.8, len(within)))
     standing = np.full(n, np.nan) if standing is None else standing
-    return ScoredKinds(zero, text, standing, random, (of_kind,) * 3, np.ones(n, np.int64), (1, 1))
+    return ScoredKinds(zero, text, standing, np.full(n, np.nan), random, (of_kind,) * 3, np.ones(n, np.int64), (1, 1))
 
 
 def test_mismatches_within_kinds_are_counted_and_named() -> None:

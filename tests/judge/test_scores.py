@@ -13,6 +13,7 @@ from pairclean.arrays import Pairs
 from pairclean.judge import scores as module
 from pairclean.judge.scores import (
     DECOYS,
+    SPREAD_REFERENCE,
     Reference,
     Scorer,
     among,
@@ -21,6 +22,7 @@ from pairclean.judge.scores import (
     hubness_at,
     pair_similarity,
     reference_rows,
+    spread,
 )
 
 T = 0.07
@@ -97,6 +99,13 @@ def test_hubness_is_a_log_mean_in_any_range(monkeypatch: pytest.MonkeyPatch) -> 
     chunks = module.chunks
     monkeypatch.setattr(module, "chunks", lambda n, size: chunks(n, 7))
     np.testing.assert_allclose(hubness(x, other, 0.05), expected, atol=1e-5)
+
+
+def test_a_spread_is_the_deviation_of_similarities_with_an_even_sample() -> None:
+    x, other = unit(1500, seed=1), unit(3 * SPREAD_REFERENCE, seed=2)
+    np.testing.assert_allclose(spread(x, other), (x @ other[::3].T).std(1), atol=1e-6)
+    np.testing.assert_allclose(spread(x, other[:7]), (x @ other[:7].T).std(1), atol=1e-6)
+    assert spread(x[:0], other).shape == (0,)
 
 
 def test_scorers_are_saved_and_loaded(tmp_path: Path) -> None:
