@@ -35,8 +35,10 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/pairclean demo demo
 
-# One process per core with one thread each: more threads than cores slow each other down.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# One process per core with one thread each: more threads than cores slow each other down. A file's tests stay in one
+# process, which makes the runs that they share once; the order is kept, as the files with the fewest tests, which would
+# come last, are not the quickest.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: install
 	$(PYTEST) -m "not slow"

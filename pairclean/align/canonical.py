@@ -51,6 +51,8 @@ def canonical_maps(
     Source: Hotelling 1936; ridge after Vinod 1976. Solved by Cholesky whitening and subspace iteration, which reads
     the data once and needs no full eigendecomposition.
     """
+    if 1 < len(rows) < max(image.shape[1], text.shape[1]) / 2:
+        return _maps_in_spans(image[rows], text[rows], weight, dimensions, ridge, seed)
     rng = np.random.default_rng(seed)
     if len(rows) > MAX_PAIRS:
         chosen = np.sort(rng.choice(len(rows), MAX_PAIRS, replace=False))
@@ -65,6 +67,29 @@ def canonical_maps(
         LinearMap(y_mean, solve_triangular(y_root, v, lower=True, trans="T")),
         np.minimum(correlation, np.float32(1)),
     )
+
+
+def _maps_in_spans(
+    image: np.ndarray, text: np.ndarray, weight: np.ndarray, dimensions: int, ridge: float, seed: int
+) -> tuple[LinearMap, LinearMap, np.ndarray]:
+    """canonical_maps of few pairs: the maps look at nothing outside the span of the vectors that they learn from.
+
+    In coordinates of an orthonormal basis of that span, covariances have n rows instead of d.
+    """
+    (x, x_basis), (y, y_basis) = _in_their_span(image), _in_their_span(text)
+    rows = np.arange(len(weight))
+    x_map, y_map, correlation = canonical_maps(x, y, rows, weight, dimensions=dimensions, ridge=ridge, seed=seed)
+    return (
+        LinearMap(x_basis @ x_map.mean, x_basis @ x_map.matrix),
+        LinearMap(y_basis @ y_map.mean, y_basis @ y_map.matrix),
+        correlation,
+    )
+
+
+def _in_their_span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, d) -> coordinates (n, m) and an orthonormal basis (d, m), float32, with x = coordinates @ basis.T."""
+    basis, coordinates = np.linalg.qr(np.asarray(x, np.float32).T)
+    return coordinates.T, basis
 
 
 def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:

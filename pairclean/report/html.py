@@ -8,10 +8,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path, PurePath
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ..files import written_whole
@@ -33,12 +34,14 @@ def render_html(report: dict[str, Any], gallery: Gallery, out: Path) -> None:
     report.json, and rounded text.  Everything from the data (captions, names, reasons) is escaped, and a content
     security policy allows only the page's own script and style.
     """
-    page = _environment(report).get_template("report.html.jinja").render(**_context(report, gallery))
+    page = _template().render(number=partial(_number, report), **_context(report, gallery))
     with written_whole(out) as file:
         file.write(page.encode("utf-8"))
 
 
-def _environment(report: dict[str, Any]) -> Environment:
+@cache
+def _template() -> Template:
+    """Compiled once in a process: that takes longer than to fill it in."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -48,15 +51,9 @@ def _environment(report: dict[str, Any]) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-
-    def number(path: str, form: str) -> Markup:
-        return _number(report, path, form)
-
-    environment.globals.update(
-        number=number, figures=figures, share=_share, change=_change, form=_form, counted=_counted
-    )
+    environment.globals.update(figures=figures, share=_share, change=_change, form=_form, counted=_counted)
     environment.filters.update(shown=_shown, teaser=_teaser, marked=_marked, recall_name=_recall_name)
-    return environment
+    return environment.get_template("report.html.jinja")
 
 
 def _context(report: dict[str, Any], gallery: Gallery) -> dict[str, Any]:

@@ -110,17 +110,25 @@ def test_dimensions_are_bounded_by_the_spaces_and_the_pairs() -> None:
         assert {a.dtype for a in (to_x.mean, to_x.matrix, to_y.mean, to_y.matrix, correlation)} == {np.dtype("float32")}
 
 
-def test_fewer_pairs_than_dimensions() -> None:
+@pytest.mark.parametrize(("d", "e"), [(200, 200), (30, 200), (200, 30)])
+def test_fewer_pairs_than_dimensions(d: int, e: int) -> None:
+    """As the dense computation says, also of what was not learned from and lies outside the span of the pairs."""
     rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((2, 40, 200)).astype(np.float32)
-    to_x, to_y, correlation = canonical_maps(x, y, *all_rows(x))
-    assert len(correlation) == 39
+    z = rng.standard_normal((80, 4)) * np.array([9, 6, 4, 3])
+    x, y = (z @ np.linalg.qr(rng.standard_normal((m, 4)))[0].T + rng.standard_normal((80, m)) + 1 for m in (d, e))
+    x, y, rows = x.astype(np.float32), y.astype(np.float32), np.arange(40)
+    weight = rng.uniform(0.5, 1, 40)
+    to_x, to_y, correlation = canonical_maps(x, y, rows, weight)
+    a, b, expected = dense(x[:40], y[:40], weight, RIDGE, 30)
+    assert len(correlation) == min(39, d, e)
     assert (np.diff(correlation) <= 1e-6).all()
     assert correlation.max() <= 1
-    _, _, expected = dense(x, y, np.ones(40), RIDGE, 39)
-    np.testing.assert_allclose(correlation, expected, atol=5e-3)
-    assert np.isfinite(to_x(x)).all()
-    assert np.isfinite(to_y(y)).all()
+    np.testing.assert_allclose(correlation[:30], expected, atol=5e-3)
+    sign = np.sign((a * to_x.matrix[:, :30]).sum(0))[:4]
+    for found, direction, data in ((to_x, a, x), (to_y, b, y)):
+        variates = (data[40:] - np.average(data[:40], axis=0, weights=weight)) @ direction[:, :4] * sign
+        np.testing.assert_allclose(found(data[40:])[:, :4], variates, atol=0.05)
+        np.testing.assert_allclose(found.mean, np.average(data[:40], axis=0, weights=weight), atol=1e-4)
 
 
 def test_the_same_twice_and_rows_beyond_the_sample_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

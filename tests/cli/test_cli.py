@@ -173,7 +173,7 @@ def test_one_rule_chooses_the_threshold(finished: Path, tmp_path: Path) -> None:
 def test_a_rule_on_the_command_line_replaces_that_of_the_recipe(shards: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("keep_fraction = 0.7\nmodel = 'hog-tfidf'\nmethod = 'canonical'\n")
-    invoke("clean", shards, tmp_path / "run", "--config", recipe, "--cost-ratio", 1)
+    invoke("clean", shards, tmp_path / "run", "--config", recipe, "--cost-ratio", 1, "--limit", 40)
     config = json.loads((tmp_path / "run" / "manifest.json").read_text())["config"]
     assert (config["keep_fraction"], config["cost_ratio"]) == (None, 1)
 

@@ -6,16 +6,27 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
+import faiss  # noqa: F401  # what is heavy is imported before any fork
 import pairclean_cli.summary  # noqa: F401
 import pytest
-import safetensors.torch  # noqa: F401  # what is heavy is imported before any fork
+import safetensors.torch  # noqa: F401
 import scipy.stats  # noqa: F401
-import sklearn.feature_extraction.text  # noqa: F401
+import sklearn.feature_extraction.text
+import sklearn.linear_model  # noqa: F401
+from PIL import Image
 from small import use_small
 
+from pairclean.options import STAGES
+from pairclean.report import html
+
 use_small(pytest.MonkeyPatch())
+for stage in STAGES:
+    import_module(f"pairclean.stages.{stage}")
+Image.init()
+html._template()
 
 
 def fork(work: Callable[[], None], said: Path | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 import time
@@ -31,6 +32,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    return pairclean.clean(shards, tmp_path_factory.mktemp("runs") / "alone", **OPTIONS).path
+
+
 class Noting(Progress):
     """Notes what is said, and the stage that is running."""
 
@@ -47,7 +54,9 @@ class Noting(Progress):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["embed", "export"])
-def test_a_lost_node_changes_nothing(shards: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_node_changes_nothing(
+    shards: Path, alone: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hold = tmp_path / "hold"
     cluster = pytest.importorskip("ray.cluster_utils").Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
@@ -91,8 +100,7 @@ def test_a_lost_node_changes_nothing(shards: Path, tmp_path: Path, stage: str, m
         cluster.shutdown()
     assert f"{stage} on 2 workers of Ray, at most 4 parts at a time" in progress.said
     assert sum(said.startswith("a worker of Ray was lost; others make its parts: 0") for said in progress.said) == 1
-    pairclean.clean(shards, tmp_path / "alone", **OPTIONS)
-    one, other = content(tmp_path / "alone"), content(tmp_path / "run")
+    one, other = content(alone), content(tmp_path / "run")
     assert sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)) == []
     assert len(one) > 80
 
@@ -221,7 +229,7 @@ def test_ray_that_is_not_installed_is_noticed_before_anything_is_made(monkeypatc
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_nothing_listens_is_refused_before_anything_is_written(
-    shards: Path, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+    shards: Path, alone: Path, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # by another test
@@ -232,7 +240,8 @@ def test_an_address_where_nothing_listens_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=sentence):
         pairclean.clean(shards, tmp_path / "run", execution=refused, **OPTIONS)
     assert not (tmp_path / "run").exists()
-    run = pairclean.clean(shards, tmp_path / "run", **OPTIONS)
+    shutil.copytree(alone, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
     before = content(run.path)
     with pytest.raises(UserError, match=sentence):
         redo(run, "export", refused, to="webdataset")

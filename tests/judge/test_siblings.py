@@ -113,7 +113,7 @@ def test_captions_that_moved_together_are_judged_as_if_they_were_alone() -> None
 
 
 def test_a_scorer_does_not_compare_captions() -> None:
-    pairs, _ = drawn(1, wrong=0.3)
+    pairs = drawn(1, wrong=0.3)[0].take(np.arange(800))
     rows = np.arange(len(pairs))
 
     class Products:

@@ -67,6 +67,12 @@ def copied(run: Path, to: Path) -> Run:
     return Run.open(to)
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report, which follows every export and takes longer, is not made."""
+    monkeypatch.setattr("pairclean.stages.report.report", lambda run, execution: None)
+
+
 LAYOUTS = [
     ("pictures", {"to": "source"}),
     ("pictures", {"to": "webdataset"}),
@@ -138,6 +144,7 @@ class Stopping(Progress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(("source", "options"), LAYOUTS, ids=lambda given: str(given))
 def test_an_interrupted_export_goes_on_where_it_was(
     finished: dict[str, Path], tmp_path: Path, source: str, options: dict[str, str]
@@ -160,6 +167,7 @@ def test_an_interrupted_export_goes_on_where_it_was(
     assert files(run.path) == whole
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_kill_while_parts_are_joined_loses_nothing(
     finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +189,7 @@ def test_a_kill_while_parts_are_joined_loses_nothing(
     assert files(run.path) == whole
 
 
+@pytest.mark.usefixtures("no_report")
 def test_parts_of_other_options_are_not_taken(finished: dict[str, Path], tmp_path: Path) -> None:
     run = copied(finished["pictures"], tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
