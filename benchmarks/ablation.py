@@ -83,7 +83,7 @@ def arms(data: Data, rate: float, seed: int) -> dict[str, dict[str, float]]:
 
         first = run("canonical correlation on everything", lambda: arm.models(canonical, every, ones))[:-1]
     scores = CrossFit(first, np.arange(n), fold).scores(now.pairs)
-    clean = judge_scores(scores, scores).clean_probability(scores.score)
+    clean = judge_scores(scores, scores).clean_probability(scores.scored)
     learned, fixed = l2rm(), l2rm("fixed")
     run("plain contrast on everything", lambda: arm.models(learned, every, ones))
     run("contrast without what is judged noisy", lambda: arm.models(learned, clean >= 0.5, ones))

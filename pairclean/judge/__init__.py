@@ -15,7 +15,7 @@ from .calibration import (
 )
 from .compared import PairScorers
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
-from .decoy_calibration import calibrate
+from .decoy_fit import calibrate
 from .decoys import LEVEL, DecoyScale, Rate
 from .folds import FOLDS, Folds, assign_folds, fold_of
 from .held_out import clean_by_fold, draw_sure

@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from .crossfit import Scores
-from .decoy_calibration import DecoyCalibration, calibrate
+from .decoy_calibration import DecoyCalibration
+from .decoy_fit import calibrate
 from .decoys import DecoyScale, Rate
 from .evidence import Scored
 from .mixture import MixtureCalibration, calibrate_mixture

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pairclean.judge.crossfit import ScoredKinds, Scores
-from pairclean.judge.decoy_calibration import DecoyCalibration, calibrate
+from pairclean.judge.decoy_calibration import DecoyCalibration
+from pairclean.judge.decoy_fit import calibrate
 from pairclean.judge.decoys import DecoyScale
 from pairclean.judge.evidence import Scored
 from pairclean.metrics.detection import auroc

@@ -11,7 +11,8 @@ from scipy.optimize import approx_fprime
 
 from pairclean.judge import binormal, strata
 from pairclean.judge.crossfit import ScoredKinds, Scores
-from pairclean.judge.decoy_calibration import DecoyCalibration, calibrate
+from pairclean.judge.decoy_calibration import DecoyCalibration
+from pairclean.judge.decoy_fit import calibrate
 from pairclean.judge.evidence import Scored
 from pairclean.judge.strata import Sample
 from pairclean.metrics.detection import auroc, expected_calibration_error
