@@ -72,6 +72,27 @@ def test_rematches_name_pairs_and_captions_that_were_given() -> None:
     assert all(row["rematch_caption"] == f"caption {row['rematch_pair_id'][1:]}" for row in rows)
 
 
+def test_a_placeholder_takes_no_part_in_rematching() -> None:
+    """One picture stands where 300 are missing: no caption is a better one for it, and theirs belong to no other."""
+    rng = np.random.default_rng(0)
+    n, missing, moved = 2000, 300, 400
+    latent = rng.standard_normal((n, 64))
+    image, text = latent + 0.9 * rng.standard_normal((n, 64)), latent + 0.9 * rng.standard_normal((n, 64))
+    image[:missing] = rng.standard_normal(64)
+    carried = np.arange(n)
+    carried[missing : missing + moved] = missing + rng.permutation(moved)
+    found = clean_vectors(image, text[carried], method="zero-shot")
+    verdicts = found.verdicts.to_pandas()["verdict"]
+    assert (verdicts[:missing] == "noisy").mean() > 0.98
+    partner = found.rematches.partner
+    assert not (np.isin(partner, np.arange(missing))).any()
+    emitted = np.flatnonzero(partner >= 0)
+    assert len(emitted) > 0.85 * moved
+    assert (carried[partner[emitted]] == emitted).mean() > 0.97
+    assert found.rematches.orphans is not None
+    assert found.rematches.orphans < 0.1
+
+
 def test_pairs_that_cannot_be_read_say_why() -> None:
     image, text = pairs()
     image[3], text[4] = 0, 0

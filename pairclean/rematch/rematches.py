@@ -214,8 +214,9 @@ def _planned(
     every = np.flatnonzero(~np.isnan(clean))
     taking_part = every if pool == "all" else np.flatnonzero(clean < max(SURE, threshold))
     taking_part = taking_part[~home[taking_part]]
-    # A text that says nothing of any image is no better caption for one, however many copies of it are offered.
-    mute = (judgement.noise_kind == NOISE_KINDS.index("generic")) & flagged
+    # A text that says nothing of any image is no better caption for one, however many copies of it are offered, and
+    # an image that shows nothing has none.
+    mute = np.isin(judgement.noise_kind, [NOISE_KINDS.index("generic"), NOISE_KINDS.index("placeholder")]) & flagged
     taking_part = taking_part[~mute[taking_part]]
     near = learned.near(pairs)
     model, held_out = _rematcher(learned, judgement)
