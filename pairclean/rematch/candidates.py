@@ -39,9 +39,9 @@ class Edges:
         return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
 
     @staticmethod
-    def measured(image: np.ndarray, caption: np.ndarray, of: tuple[np.ndarray, np.ndarray]) -> Edges:
-        """The union of edges, with their similarities.  of: the vectors of images and captions."""
-        code = unique_values(_code(image, caption))
+    def measured(code: np.ndarray, of: tuple[np.ndarray, np.ndarray]) -> Edges:
+        """Edges with their similarities.  code: of each, any number of times.  of: vectors of images and captions."""
+        code = unique_values(code)
         image, caption = (code >> 32).astype(np.int32), code.astype(np.int32)
         return Edges(image, caption, pair_similarity(*of, image, caption))
 
@@ -100,9 +100,8 @@ class Gallery:
         """The union of both directions' best CANDIDATES."""
         if self.large:
             captions, images = self.cells.both_ways(CANDIDATES)
-            (query, caption), (other, image) = _there(captions), _there(images)
-            both = np.concatenate([query, image]), np.concatenate([caption, other])
-            return Edges.measured(*both, (self.image, self.text))
+            codes = _code(*_there(captions)), _code(*_there(images)[::-1])
+            return Edges.measured(np.concatenate(codes), (self.image, self.text))
         if self.device != "cpu":
             return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
         best_captions, best_images = _both_ways(self.image, self.text, self.image_hubness, self.text_hubness)

@@ -84,13 +84,13 @@ class Cells:
         self.captions = _Side.of(captions, bonus, self.near[1][:, 0], len(self.centres))
 
     def both_ways(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n, k) captions of every image and (m, k) images of every caption; once."""
+        """(n, k) int32 captions of every image and (m, k) images of every caption; once."""
         sides = self.images, self.captions
         found = []
         for side, other in (sides, sides[::-1]):
             near = self.near.pop(0)[side.row]  # queries of one cell follow one another, and search the same cells
             best = self._best(side.vectors[: len(side)], near, other, k)
-            found.append(np.empty_like(best))
+            found.append(np.empty(best.shape, np.int32))
             found[-1][side.row] = best
         return found[0], found[1]
 
