@@ -22,7 +22,7 @@ def half_precision() -> Any:
     """torch.bfloat16 if this processor has instructions for it; otherwise torch.float32: it would take longer."""
     import torch
 
-    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.11
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not say
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
 
 

@@ -288,7 +288,7 @@ def _fitted(space: Model, reference: Pairs, matched: Pairs, device: str) -> Scor
     compare = space.comparison
     # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
     temperature = fit_temperature(matched.image[:], matched.text[:], compare) if len(matched) else 1.0
-    # The error in hubness, .02 where it varies by .4 with the sample that is the reference, is no bias.
+    # That is off by about .02, where another draw of the reference would change hubness by .4.
     measure = HALF_PRODUCT if compare is INNER_PRODUCT else compare
     return Scorer(Reference.of(reference.through(space)), temperature, device, measure)
 
