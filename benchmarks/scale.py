@@ -11,10 +11,10 @@ the page cache. `found` is the share of the moved captions that came home, `prec
 that is right, 0.9 being asked for.
 
 Memory, counted and not run, of 10^7 pairs of 512-d half precision, half of them suspects. Vectors stay in their files
-and come in chunks, but those of the suspects: 4 KiB a suspect in single precision; 2.4 KiB for the inverted files of
-both sides; some 46 edges, 16 bytes each, and up to 130 more while a plan is made: 6.7 KiB. In all 13 KiB a suspect, 62
-GiB; before that, near copies take 0.2 KiB a pair, 2 GiB. On a GPU the search takes 3 KiB for a suspect and a
-side, 30 GiB; what a plan takes there has not been counted.
+and come in chunks, but those of the suspects: 4 KiB a suspect in single precision; 2 KiB for the cells of both sides;
+some 46 edges, 16 bytes each, and up to 130 more while a plan is made: 6.7 KiB. In all 13 KiB a suspect, 62 GiB; before
+that, near copies take 0.2 KiB a pair, 2 GiB. On a GPU the search takes 3 KiB for a suspect and a side, 30 GiB; what a
+plan takes there has not been counted.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def against_scipy(suspects: int, seed: int = 0) -> None:
     def ours() -> np.ndarray:
         return propose(pool, Scorer(reference, fitted), RematchOptions(orphans=FEWEST_ORPHANS)).partner
 
-    def inverted() -> np.ndarray:
+    def in_cells() -> np.ndarray:
         with mock.patch.object(candidates, "EXACT", 0):
             return ours()
 
@@ -114,7 +114,7 @@ def against_scipy(suspects: int, seed: int = 0) -> None:
 
     titles = ("suspects", "who", "proposed", "right, of all", "of the proposed", "seconds", "CPU")
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    for who, rematch in (("pairclean", ours), ("pairclean, inverted file", inverted), ("scipy", exact)):
+    for who, rematch in (("pairclean", ours), ("pairclean, cells", in_cells), ("scipy", exact)):
         begun, at = time.perf_counter(), time.process_time()
         partner = rematch()
         seconds, cpu = time.perf_counter() - begun, time.process_time() - at

@@ -129,6 +129,12 @@ def chunks(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+def unique_values(values: np.ndarray) -> np.ndarray:
+    """The distinct ones of (n,) integers, ascending: `np.unique` without its hashes, which take far longer to build."""
+    values = np.sort(values)
+    return values[np.diff(values, prepend=values[:1] - 1) != 0]
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows scaled to unit length; zero rows stay zero."""
     length = np.sqrt(np.einsum("ij,ij->i", x, x))  # np.linalg.norm would hold the squares of all entries

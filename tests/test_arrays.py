@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pairclean.align import Alignment
-from pairclean.arrays import Pairs
+from pairclean.arrays import Pairs, unique_values
 
 
 def some(n: int = 6) -> Pairs:
@@ -36,3 +37,10 @@ def test_parts_are_joined_in_order() -> None:
     joined = Pairs.joined(pairs.take(np.array([5])), pairs.take(np.array([0, 2])))
     assert joined.image_id.tolist() == [5, 0, 2]
     assert np.array_equal(joined.text, pairs.text[np.array([5, 0, 2])])
+
+
+@pytest.mark.parametrize("values", [[3, 1, 3, -(2**63), 2**63 - 1, 1], [7], []])
+def test_unique_values_are_those_of_numpy(values: list[int]) -> None:
+    found = unique_values(np.array(values, np.int64))
+    assert np.array_equal(found, np.unique(np.array(values, np.int64)))
+    assert found.dtype == np.int64

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Comparison, Pairs, PairScorer, Rows
+from ..arrays import Comparison, Pairs, PairScorer, Rows, unique_values
 from ..pairs import UserError
 from .crossfit import CrossFit
 from .scores import Model
@@ -77,7 +77,7 @@ class Compared(_OfRows):
             return self._ask(image, text)
         missing = np.flatnonzero(np.isnan(self._known[image, text]))
         if len(missing):
-            code = np.unique(image[missing] * len(self._known) + text[missing])
+            code = unique_values(image[missing] * len(self._known) + text[missing])
             new = np.divmod(code, len(self._known))
             self._known[new] = self._ask(*new)
         return self._known[image, text]

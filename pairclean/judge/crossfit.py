@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..align.zero_shot import ZeroShot
-from ..arrays import INNER_PRODUCT, Comparison, Pairs, chunks
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, chunks, unique_values
 from .embedded import CHUNK, Vectors, both_sides, embedded
 from .evidence import Scored
 from .kinds import PairKinds, draw_within
@@ -341,7 +341,7 @@ class Decoys:
 
     @staticmethod
     def _of(images: Vectors, captions: Vectors, left: np.ndarray, right: np.ndarray, comparison: Comparison) -> Decoys:
-        used = np.unique(np.concatenate([left, right]))
+        used = unique_values(np.concatenate([left, right]))
         at = np.searchsorted(used, left), np.searchsorted(used, right)
         return Decoys(left, right, pair_similarity(images[used], captions[used], *at, comparison))
 

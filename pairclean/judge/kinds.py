@@ -20,7 +20,7 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, Rows, chunks, unit
+from ..arrays import Pairs, Rows, chunks, unique_values, unit
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -86,7 +86,8 @@ class Kinds:
         _, other = np.unique(partner[rows], return_inverse=True)
         partners = (
             np.bincount(
-                np.unique(inverse.astype(np.int64) * (other.max(initial=0) + 1) + other) // (other.max(initial=0) + 1)
+                unique_values(inverse.astype(np.int64) * (other.max(initial=0) + 1) + other)
+                // (other.max(initial=0) + 1)
             )
             if len(rows)
             else np.zeros(0, np.int64)
@@ -139,8 +140,8 @@ class Partition:
         it are kinds of what is shown; captions are put into it without a look at their images.
         """
         model = model or ZeroShot()
-        texts = len(np.unique(pairs.caption_id[rows]))
-        images = len(np.unique(pairs.image_id[rows]))
+        texts = len(unique_values(pairs.caption_id[rows]))
+        images = len(unique_values(pairs.image_id[rows]))
         count = int(np.clip(round(texts / MEMBERS), 1, MOST_KINDS))
 
         def text(kinds: int) -> Kinds:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, chunks
+from ..arrays import Pairs, chunks, unique_values
 from .crossfit import Decoys, Scores
 from .embedded import both_sides, embedded
 from .scores import Reference
@@ -46,7 +46,7 @@ def lemon_scores(pairs: Pairs, rows: np.ndarray, *, index: NeighbourIndex | None
         every = np.arange(len(x))
         score[part] = found.score(similarity[part], every, every)
     drawn = Decoys.draw(*both_sides(model, pairs, rows), *ids, rng)
-    used = np.unique(np.concatenate([drawn.left, drawn.right]))
+    used = unique_values(np.concatenate([drawn.left, drawn.right]))
     left, right = np.searchsorted(used, drawn.left), np.searchsorted(used, drawn.right)
     ends = pairs.take(rows[used]).through(model)
     found = index.neighbours(ends.image[:], ends.text[:], code[used])

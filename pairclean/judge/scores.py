@@ -16,10 +16,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ..arrays import INNER_PRODUCT, Comparison, Pairs, Space, chunks
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, Space, chunks, unique_values
 
 #: Images and captions in a reference sample; the cost of scoring is pairs times this.
 REFERENCE = 2048
+#: Pairs and references that are compared at once: their similarities stay in the cache.
+TILE = 1024, 1024
 #: The first is that of the publication and of CLIP.
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
 #: Of these, with how many a caption is compared to see how widely its similarities spread.
@@ -87,15 +89,18 @@ def hubness_at(
     out = np.empty((len(temperatures), len(x)))
     if device != "cpu":
         return _hubness_on(device, x, other, temperatures, out)
-    for part in chunks(len(x), 1024):
-        similarity = compare(x[part], other)
-        s = np.empty_like(similarity)
-        for at, temperature in zip(out, temperatures, strict=True):
-            np.divide(similarity, np.float32(temperature), out=s)
-            top = s.max(1)
-            s -= top[:, None]
-            at[part] = top + np.log(np.exp(s, out=s).mean(1, dtype=np.float64))
-    return out
+    out.fill(-np.inf)
+    for part in chunks(len(x), TILE[0]):
+        for columns in chunks(len(other), TILE[1]):
+            similarity = compare(x[part], other[columns])
+            top = similarity.max(1)
+            similarity -= top[:, None]
+            scaled = np.empty_like(similarity)
+            for at, temperature in zip(out, temperatures, strict=True):
+                np.multiply(similarity, np.float32(1 / temperature), out=scaled)
+                total = np.exp(scaled, out=scaled).sum(1).astype(np.float64)
+                at[part] = np.logaddexp(at[part], top / temperature + np.log(total))
+    return out - np.log(len(other))
 
 
 def _hubness_on(
@@ -229,7 +234,7 @@ def carries(image_id: np.ndarray, caption_id: np.ndarray, image: np.ndarray, cap
     """(m,) bool: whether the image of row image[i], or a copy of it, has the text of row caption[i] in any pair."""
     _, image_of = np.unique(image_id, return_inverse=True)
     texts, text_of = np.unique(caption_id, return_inverse=True)
-    carried = np.unique(image_of * len(texts) + text_of)
+    carried = unique_values(image_of * len(texts) + text_of)
     return among(image_of[image] * len(texts) + text_of[caption], carried)
 
 

@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Comparison, Pairs, Space, chunks
-from ..judge.scores import Scorer
+from ..arrays import Comparison, Pairs, Space, chunks, unique_values
+from ..judge.scores import Scorer, pair_similarity
+from .cells import Cells
+from .heaps import Best
 
 CANDIDATES = 32
-#: Up to this many vectors the search is exact; beyond, on a CPU, it goes through an inverted file.
+#: Up to this many vectors the search is exact; beyond, on a CPU, it goes through cells.
 EXACT = 100_000
-#: The number of lists of an inverted file, over the square root of its number of vectors; how many lists a query
-#: searches; how many vectors per list it is trained on; how many times the requested number of results is compared
-#: again in higher precision.
-LISTS, PROBES, TRAINED, AGAIN = 8, 128, 20, 4
 CHUNK = 65_536
-#: Of the search on a GPU: numbers in the largest array that one block of queries needs, 1 GiB in single precision;
-#: columns of which only the maximum is looked at first; dimensions that tensor cores take at once.
-BLOCK, GROUP, WHOLE = 2**28, 128, 8
+#: Of the search on a GPU: how many times the requested number of results is compared again in single precision; numbers
+#: in the largest array that one block of queries needs, 1 GiB in single precision; columns of which only the maximum is
+#: looked at first; dimensions that tensor cores take at once.
+AGAIN, BLOCK, GROUP, WHOLE = 4, 2**28, 128, 8
 #: Images and captions in one block of the exact search of both directions: 1 MiB of float32.
 TILE = 1024, 256
 
@@ -38,6 +37,13 @@ class Edges:
     def union(image: np.ndarray, caption: np.ndarray, value: np.ndarray) -> Edges:
         code, first = np.unique(_code(image, caption), return_index=True)
         return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
+
+    @staticmethod
+    def measured(code: np.ndarray, of: tuple[np.ndarray, np.ndarray]) -> Edges:
+        """Edges with their similarities.  code: of each, any number of times.  of: vectors of images and captions."""
+        code = unique_values(code)
+        image, caption = (code >> 32).astype(np.int32), code.astype(np.int32)
+        return Edges(image, caption, pair_similarity(*of, image, caption))
 
     def take(self, which: np.ndarray) -> Edges:
         return Edges(self.image[which], self.caption[which], self.value[which])
@@ -79,24 +85,44 @@ class Gallery:
         self.device = device
         self._captions: Any = None
         self._images: Any = None
+        self._cells: Cells | None = None
+
+    @property
+    def large(self) -> bool:
+        return self.device == "cpu" and max(len(self.image), len(self.text)) > EXACT
+
+    @property
+    def cells(self) -> Cells:
+        self._cells = self._cells or Cells(self.image, self.text, self.image_hubness, self.text_hubness)
+        return self._cells
 
     def edges(self) -> Edges:
         """The union of both directions' best CANDIDATES."""
-        if self.device != "cpu" or max(len(self.image), len(self.text)) > EXACT:
+        if self.large:
+            captions, images = self.cells.both_ways(CANDIDATES)
+            codes = _code(*_there(captions)), _code(*_there(images)[::-1])
+            return Edges.measured(np.concatenate(codes), (self.image, self.text))
+        if self.device != "cpu":
             return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
-        captions, images = _both_ways(self.image, self.text, self.image_hubness, self.text_hubness)
-        caption, image, similarity = _found(*images, self.image_hubness)
-        return Edges.union(*_joined(_found(*captions, self.text_hubness), (image, caption, similarity)))
+        best_captions, best_images = _both_ways(self.image, self.text, self.image_hubness, self.text_hubness)
+        caption, image, similarity = _found(*best_images, self.image_hubness)
+        return Edges.union(*_joined(_found(*best_captions, self.text_hubness), (image, caption, similarity)))
 
     def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best captions of the gallery for (n, k) images: rows of `image`, rows of the gallery, similarities."""
-        self._captions = self._captions or _index(self.text, self.text_hubness, self.image, self.device)
+        if self.large:
+            query, found = _there(self.cells.captions_for(image, CANDIDATES))
+            return query, found, pair_similarity(image, self.text, query, found)
+        self._captions = self._captions or _index(self.text, self.text_hubness, self.device)
         query, found, similarity = _search(self._captions, image, self.text_hubness)
         return query, found, similarity
 
     def images_for(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best images of the gallery for (n, k) captions: rows of the gallery, rows of `text`, similarities."""
-        self._images = self._images or _index(self.image, self.image_hubness, self.text, self.device)
+        if self.large:
+            query, found = _there(self.cells.images_for(text, CANDIDATES))
+            return found, query, pair_similarity(self.image, text, found, query)
+        self._images = self._images or _index(self.image, self.image_hubness, self.device)
         query, found, similarity = _search(self._images, text, self.image_hubness)
         return found, query, similarity
 
@@ -167,10 +193,15 @@ def _search(index: Any, query: np.ndarray, penalty: np.ndarray) -> tuple[np.ndar
 
 
 def _found(product: np.ndarray, found: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n, k) results of a search, -1 where there are fewer -> queries, results and their similarities, (e,) each."""
-    there = found >= 0  # an inverted file may find fewer
-    similarity = product[there] + penalty[found[there]].astype(np.float32)
-    return np.repeat(np.arange(len(found)), found.shape[1])[there.ravel()], found[there], similarity
+    """(n, k) results of an exact search -> queries, results and their similarities, (n k,) each."""
+    query, row = _there(found)
+    return query, row, product.ravel() + penalty[row].astype(np.float32)
+
+
+def _there(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) results of a search, -1 where there are fewer -> queries and results, (e,) each."""
+    there = found >= 0
+    return np.repeat(np.arange(len(found)), found.shape[1])[there.ravel()], found[there]
 
 
 def _both_ways(
@@ -179,7 +210,8 @@ def _both_ways(
     """The best captions of every image, and the best images of every caption: products less the penalty of what is
     found, and rows, (n, CANDIDATES) each.  Both directions need the same products, which are computed once.
     """
-    captions, images = _Best(len(image), len(text)), _Best(len(text), len(image))
+    captions = Best(len(image), min(CANDIDATES, len(text)))
+    images = Best(len(text), min(CANDIDATES, len(image)))
     image_penalty, text_penalty = (x.astype(np.float32) for x in (image_penalty, text_penalty))
     for rows in chunks(len(image), TILE[0]):
         for columns in chunks(len(text), TILE[1]):
@@ -191,89 +223,19 @@ def _both_ways(
     return captions.sorted(), images.sorted()
 
 
-class _Best:
-    """The CANDIDATES largest of every row of an (n, m) matrix that is seen in blocks (FAISS's heaps)."""
-
-    def __init__(self, n: int, m: int):
-        import faiss
-
-        k = min(CANDIDATES, m)
-        self.value, self.column = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-        self.pointer = faiss.swig_ptr
-        self.heaps: Any = faiss.float_minheap_array_t()
-        self.heaps.nh, self.heaps.k = n, k
-        self.heaps.val, self.heaps.ids = self.pointer(self.value), self.pointer(self.column)
-        self.heaps.heapify()
-
-    def add(self, block: np.ndarray, row: int, column: int) -> None:
-        """block: float32, contiguous, whose first entry is at this row and column."""
-        self.heaps.addn(block.shape[1], self.pointer(block), column, row, len(block))
-
-    def sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """(n, k) values, descending, and their columns."""
-        self.heaps.reorder()
-        return self.value, self.column
-
-
 def _widened(x: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.concatenate([x, last[:, None]], axis=1, dtype=np.float32)
 
 
-def _index(x: np.ndarray, penalty: np.ndarray, other: np.ndarray, device: str) -> Any:
-    """other: (m, k), vectors like the queries."""
+def _index(x: np.ndarray, penalty: np.ndarray, device: str) -> Any:
     import faiss
 
-    if device == "cpu" and len(x) > EXACT:
-        return _Inverted(x, penalty, other)
     base = _widened(x, -penalty)
     if device != "cpu":
         return _DeviceIndex(base, device)
     index: Any = faiss.IndexFlatIP(base.shape[1])
     index.add(base)
     return index
-
-
-class _Inverted:
-    """An inverted file of four-bit product codes, whose best results are compared again in half precision (FAISS).
-
-    Images and captions lie in different regions of the space. That offset does not distinguish captions, but would
-    decide which lists a query searches. So both sides are centred, which changes a product by a term of the query and
-    one of the base, one more dimension: with means q' and b', q b = (q - q')(b - b') + q' (b - b') + q b'.
-    """
-
-    def __init__(self, x: np.ndarray, penalty: np.ndarray, other: np.ndarray):
-        import faiss
-
-        n = len(x)
-        self.query_mean = np.append(other.mean(0), np.float32(1))
-        self.base_mean = np.append(x.mean(0), np.float32(-penalty.mean()))
-        lists, dim = int(LISTS * n**0.5), self._padded(len(self.base_mean) + 1)
-        index: Any = faiss.index_factory(dim, f"IVF{lists},PQ{dim // 2}x4fs,Refine(SQfp16)", faiss.METRIC_INNER_PRODUCT)
-        self.file = faiss.extract_index_ivf(index)
-        self.file.nprobe = min(PROBES, lists)
-        self.file.cp.niter, self.file.cp.min_points_per_centroid = 5, 1  # rough lists are good enough
-        index.k_factor = AGAIN
-
-        def some(part: Any) -> np.ndarray:
-            b = _widened(x[part], -penalty[part]) - self.base_mean
-            return self._with(b, b @ self.query_mean)
-
-        index.train(some(np.sort(np.random.default_rng(0).choice(n, min(n, TRAINED * lists), replace=False))))
-        for part in chunks(n, CHUNK):
-            index.add(some(part))
-        self.index = index
-
-    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        product, found = self.index.search(self._with(query - self.query_mean, np.ones(len(query))), k)
-        return product + (query @ self.base_mean)[:, None], found
-
-    @staticmethod
-    def _padded(dim: int) -> int:
-        return -(-dim // 4) * 4  # each code covers two dimensions, and codes come in pairs
-
-    def _with(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
-        wide = _widened(x, last)
-        return np.pad(wide, ((0, 0), (0, self._padded(wide.shape[1]) - wide.shape[1])))
 
 
 class _DeviceIndex:

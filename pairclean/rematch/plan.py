@@ -78,6 +78,7 @@ def transport(graph: Graph, none: float, device: str = "cpu") -> np.ndarray:
             a = _relaxed(a, 1 / (plan @ b + left_of_image), beyond)
             b = _relaxed(b, 1 / (turned @ a + left_of_caption), beyond)
         u, v = u + xp.log(a), v + xp.log(b)
+        del plan, turned  # before the next ones are made
     plan = xp.exp(weight + u[image] + v[caption])
     return np.asarray(plan if device == "cpu" else plan.cpu())
 
@@ -88,11 +89,11 @@ def _relaxed(factor: Any, plain: Any, beyond: float) -> Any:
 
 
 class _Side:
-    """The edges sorted by image, or by caption, so that sums are over slices."""
+    """The edges sorted by image, or by caption, so that sums are over slices; in place, since there are many."""
 
     def __init__(self, group: np.ndarray, other: np.ndarray, weight: np.ndarray, shape: tuple[int, int]):
         order = grouped(group, shape[0])
-        self.group, self.other, self.weight, self.shape = group[order], other[order], weight[order], shape
+        self.other, self.weight, self.shape = other[order], weight[order], shape
         count = np.bincount(group, minlength=shape[0])
         self.ends = np.concatenate([[0], np.cumsum(count)])
         self.present = np.flatnonzero(count)
@@ -102,14 +103,20 @@ class _Side:
     def logsumexp(self, of_other: np.ndarray) -> np.ndarray:
         out = np.full(self.shape[0], -np.inf)
         if len(self.weight):
-            x = self.weight + of_other[self.other]
+            x = of_other[self.other]
+            x += self.weight
             top = np.maximum.reduceat(x, self.start)
-            total = np.add.reduceat(np.exp(x - np.repeat(top, self.lengths)), self.start)
+            x -= np.repeat(top, self.lengths)
+            total = np.add.reduceat(np.exp(x, out=x), self.start)
             out[self.present] = top + np.log(total)
         return out
 
     def plan(self, of_group: np.ndarray, of_other: np.ndarray, capacity: int = 1) -> csr_array:
-        mass = np.exp(self.weight + of_group[self.group] + of_other[self.other]) / capacity
+        mass = np.repeat(of_group[self.present], self.lengths)
+        mass += self.weight
+        mass += of_other[self.other]
+        np.exp(mass, out=mass)
+        mass /= capacity
         return csr_array((mass, self.other, self.ends), self.shape)
 
 

@@ -187,7 +187,7 @@ class CandidatePool:
         few = Edges.union(
             *map(np.concatenate, zip((x[out_best] for x in out), (x[back_best] for x in back), strict=True))
         )
-        carried = np.setdiff1d(self.options.carried, broken)
+        carried = self.options.carried[~among(self.options.carried, broken)]
         edges = self.edges.after(every.scored(self.scorer, few, carried, self.partners), n)
         return self._settle(every, edges, options)
 

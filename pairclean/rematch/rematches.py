@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ..align import Alignment, ZeroShot
-from ..arrays import Pairs
+from ..arrays import INNER_PRODUCT, Pairs, unique_values
 from ..judge import (
     ENCODER_SCORES,
     NOISE_KINDS,
@@ -30,6 +30,7 @@ from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
 from .candidates import Finder
 from .pool import CandidatePool, Pool, RematchOptions
+from .products import HALF_PRODUCT
 
 #: The reference is this share of the pairs, from REFERENCE to MOST of them. All captions that are nearer to an image
 #: than any of the reference score alike; with a small reference there are many such captions in large data.
@@ -228,7 +229,7 @@ def _planned(
         capacity=capacity,
         reuse=pool == "all",
         prior=None if trained else np.log(clean[every].sum() / (1 - clean[every]).sum()),
-        carried=np.unique(pair_codes(near.image_id[every], near.caption_id[every])),
+        carried=unique_values(pair_codes(near.image_id[every], near.caption_id[every])),
     )
     held_out = draw_sure(clean, np.random.default_rng(seed)) if held_out is None else held_out
     size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
@@ -288,7 +289,9 @@ def _fitted(space: Model, reference: Pairs, matched: Pairs, device: str) -> Scor
     compare = space.comparison
     # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
     temperature = fit_temperature(matched.image[:], matched.text[:], compare) if len(matched) else 1.0
-    return Scorer(Reference.of(reference.through(space)), temperature, device, compare)
+    # That is off by about .02, where another draw of the reference would change hubness by .4.
+    measure = HALF_PRODUCT if compare is INNER_PRODUCT else compare
+    return Scorer(Reference.of(reference.through(space)), temperature, device, measure)
 
 
 def _rematcher(learned: Learned, judgement: Judgement) -> tuple[Alignment, np.ndarray | None]:

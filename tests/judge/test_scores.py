@@ -108,6 +108,17 @@ def test_a_spread_is_the_deviation_of_similarities_with_an_even_sample() -> None
     assert spread(x[:0], other).shape == (0,)
 
 
+def test_hubness_at_every_temperature_is_that_of_one_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the reference comes in parts, the nearest in the first or in the last."""
+    monkeypatch.setattr(module, "TILE", (8, 6))
+    other = np.concatenate([unit(5), unit(20, seed=1), unit(3, seed=2)])
+    x = np.concatenate([other[:2], other[-2:], unit(15, seed=3)])
+    product = x.astype(np.float64) @ other.T
+    found = hubness_at(x, other, module.TEMPERATURES)
+    for at, temperature in zip(found, module.TEMPERATURES, strict=True):
+        np.testing.assert_allclose(at, np.log(np.exp(product / temperature).mean(1)), atol=5e-5)
+
+
 def test_scorers_are_saved_and_loaded(tmp_path: Path) -> None:
     scorer = Scorer(Reference(unit(5), unit(5, seed=1)[::-1], np.arange(5) - 2**62, np.arange(5)), 0.03)
     scorer.save(tmp_path / "scorer.safetensors")

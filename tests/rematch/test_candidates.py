@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from pairclean.judge.scores import Reference, Scorer
 from pairclean.rematch import candidates as module
+from pairclean.rematch import cells, products
 from pairclean.rematch.candidates import Edges, Gallery, best
 
 
@@ -92,12 +94,13 @@ def test_the_search_for_a_gpu_finds_what_faiss_does(group: int, monkeypatch: pyt
     np.testing.assert_allclose(product, np.take_along_axis(query @ base.T, expected, 1), rtol=1e-5)
 
 
-def test_an_inverted_file_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_find_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
     image = unit(3000)
     text = image + 0.3 * unit(3000, seed=1)
     text = (text / np.linalg.norm(text, axis=1, keepdims=True)).astype(np.float32)
     exact = set(zip(*(e.tolist() for e in edges(image, text)[:2]), strict=True))
     monkeypatch.setattr(module, "EXACT", 1000)
+    monkeypatch.setattr(cells, "PROBES", 64)
     found = set(zip(*(e.tolist() for e in edges(image, text)[:2]), strict=True))
     assert found != exact
     assert len(found & exact) > 0.8 * len(exact)
@@ -107,7 +110,7 @@ def test_an_inverted_file_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> N
     assert min(min(i, j) for i, j in found) >= 0
 
 
-def test_an_inverted_file_finds_the_partner_across_a_gap_between_the_modalities(
+def test_cells_find_the_partner_across_a_gap_between_the_modalities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Clusters, hubness, and images far from all captions, as encoders of both have it."""
@@ -123,15 +126,57 @@ def test_an_inverted_file_finds_the_partner_across_a_gap_between_the_modalities(
     hubness = rng.uniform(0, 2, n)
     exact = Gallery(image, text, hubness, hubness, 0.05).edges()
     monkeypatch.setattr(module, "EXACT", 1000)
-    monkeypatch.setattr(module, "PROBES", 32)
-    monkeypatch.setattr(module, "CHUNK", 999)
+    monkeypatch.setattr(cells, "PROBES", 32)
+    monkeypatch.setattr(cells, "BLOCK", 999)
+    monkeypatch.setattr(cells, "CHUNK", 777)
     found = Gallery(image, text, hubness, hubness, 0.05).edges()
     code, expected = found.image * n + found.caption, exact.image * n + exact.caption
     assert np.isin(expected, code).mean() > 0.8
     own = np.arange(n) * (n + 1)
     assert np.isin(own, code).sum() > 0.99 * np.isin(own, expected).sum()
     similarity = np.einsum("ij,ij->i", image[found.image], text[found.caption])
-    np.testing.assert_allclose(found.value, similarity, atol=2e-3)
+    np.testing.assert_allclose(found.value, similarity, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_search_of_all_cells_finds_what_an_exact_search_does(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the gallery itself and for others; with single precision exactly, with half precision but for near ties."""
+    monkeypatch.setattr(cells, "half_precision", lambda: dtype)
+    monkeypatch.setattr(products, "half_precision", lambda: dtype)
+    monkeypatch.setattr(module, "CANDIDATES", 7)
+    image, text = hubs(700)
+    hubness = [np.random.default_rng(k).uniform(0, 2, n) for k, n in enumerate((700, 650))]
+    others, other_texts = unit(90, seed=3), unit(80, seed=4)
+    exact = Gallery(image, text[:650], *hubness, 0.05)
+    expected = exact.edges(), exact.captions_for(others), exact.images_for(other_texts)
+    monkeypatch.setattr(module, "EXACT", 100)
+    monkeypatch.setattr(cells, "PROBES", 10_000)
+    monkeypatch.setattr(cells, "BLOCK", 300)
+    gallery = Gallery(image, text[:650], *hubness, 0.05)
+    found = gallery.edges(), gallery.captions_for(others), gallery.images_for(other_texts)
+    codes = [
+        [each.image.astype(np.int64) * 1000 + each.caption for each in (found[0], expected[0])],
+        *([query * 1000 + row for query, row, _ in each] for each in zip(found[1:], expected[1:], strict=True)),
+    ]
+    for ours, theirs in codes:
+        assert len(ours) == len(np.unique(ours))
+        same = np.isin(theirs, ours).mean()
+        assert same == 1 if dtype == torch.float32 else same > 0.98
+        assert abs(len(ours) - len(theirs)) <= 0.02 * len(theirs)
+    for (query, row, value), side, text_side in (
+        (found[1], others, text[:650]),
+        (found[2], image, other_texts),
+    ):
+        np.testing.assert_allclose(value, np.einsum("ij,ij->i", side[query], text_side[row]), atol=1e-6)
+
+
+def test_more_candidates_than_captions_in_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then there are fewer."""
+    monkeypatch.setattr(module, "EXACT", 1)
+    for m in (2, 20):
+        assert len(edges(unit(m), unit(m, seed=1))[0]) == m * m
 
 
 def test_a_few_edges_are_put_before_many() -> None:
