@@ -28,8 +28,9 @@ from benchmarks.decode import jpegs
 from benchmarks.timing import in_turn
 from pairclean.embed import Embeddings, embed_source
 from pairclean.embed.decode import decode
-from pairclean.embed.embed import BatchSize, available_cores, single_thread, threads
+from pairclean.embed.embed import BatchSize, threads
 from pairclean.embed.openclip import OpenClip
+from pairclean.execution import available_cores, single_thread
 from pairclean.pairs import Row, Shard
 from pairclean.synthetic.scenes import draw_scenes
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import queue
 import re
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from ..execution import available_cores
+from ..execution import available_cores, single_thread
 from ..pairs import EMPTY_CAPTION, NO_CAPTION, PAIR_SCHEMA, Row, Shard, UserError, caption_id, content_id
 from .decode import Unreadable, decode
 from .store import part_is_done, write_part
@@ -107,22 +106,6 @@ def threads(count: int, name: str, begin: Callable[[], None] | None = None) -> I
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def single_thread() -> None:
-    """Make torch compute on the calling thread alone, if the encoder uses torch; other threads are left as they are.
-
-    Otherwise every thread that decodes has a team of as many OpenMP threads as there are cores, which spin while they
-    wait. On two cores one thread took 3.3 to 3.9 ms of processor time like that for a picture of 512x384, and takes 1.7
-    without; where another process was busy it fell from 570 pictures a second to 126.
-    """
-    if "torch" not in sys.modules:  # to import it takes seconds
-        return
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    torch.get_num_threads()  # torch sets the number of a thread when it is first used there, and would do so later
-    threadpool_limits(1, user_api="openmp")
 
 
 def embed_source(

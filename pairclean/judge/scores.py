@@ -16,7 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..arrays import INNER_PRODUCT, Comparison, Pairs, Space, chunks, unique_values
+from ..arrays import INNER_PRODUCT, Comparison, InnerProduct, Pairs, Space, chunks, unique_values
+from ..execution import side_by_side
 
 #: Images and captions in a reference sample; the cost of scoring is pairs times this.
 REFERENCE = 2048
@@ -90,7 +91,10 @@ def hubness_at(
     if device != "cpu":
         return _hubness_on(device, x, other, temperatures, out)
     out.fill(-np.inf)
-    for part in chunks(len(x), TILE[0]):
+    rows = list(chunks(len(x), TILE[0]))
+
+    def of_rows(k: int, _: str = "cpu") -> None:
+        part = rows[k]
         for columns in chunks(len(other), TILE[1]):
             similarity = compare(x[part], other[columns])
             top = similarity.max(1)
@@ -100,6 +104,12 @@ def hubness_at(
                 np.multiply(similarity, np.float32(1 / temperature), out=scaled)
                 total = np.exp(scaled, out=scaled).sum(1).astype(np.float64)
                 at[part] = np.logaddexp(at[part], top / temperature + np.log(total))
+
+    if len(rows) > 1 and isinstance(getattr(compare, "__self__", None), InnerProduct):
+        side_by_side(of_rows, len(rows), ["cpu"])
+    else:  # what users compare by need not be ready for several threads
+        for k in range(len(rows)):
+            of_rows(k)
     return out - np.log(len(other))
 
 

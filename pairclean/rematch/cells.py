@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..arrays import chunks
+from ..execution import side_by_side
 from .heaps import Best
 from .plan import grouped
 from .products import half, half_precision
@@ -106,16 +107,26 @@ class Cells:
 
     def _best(self, query: Tensor, near: np.ndarray, side: _Side, k: int) -> np.ndarray:
         best = Best(len(query), k)
-        for who, which, product in self._products(query, near, side):
-            best.add_rows(product + side.bonus[which], who, side.row[which])
+        blocks = list(chunks(len(query), BLOCK))
+
+        def of_block(i: int, _: str) -> None:
+            block = blocks[i]
+            for who, which, product in self._products(query[block], near[block], side):
+                best.add_rows(product + side.bonus[which], who + block.start, side.row[which])
+
+        side_by_side(of_block, len(blocks), ["cpu"])
         return best.sorted()[1]
 
     def _nearest(self, x: Tensor) -> np.ndarray:
         """(n, PROBES) int32 cells of (n, k) vectors, the nearest first; all if there are fewer."""
         probes = min(PROBES, len(self.centres))
         found = np.empty((len(x), probes), np.int32)
-        for part in chunks(len(x), CHUNK):
-            found[part] = (x[part] @ self.centres.T).topk(probes).indices.numpy()
+        parts = list(chunks(len(x), CHUNK))
+
+        def of_part(i: int, _: str) -> None:
+            found[parts[i]] = (x[parts[i]] @ self.centres.T).topk(probes).indices.numpy()
+
+        side_by_side(of_part, len(parts), ["cpu"])
         return found
 
     def _products(self, query: Tensor, near: np.ndarray, side: _Side) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
@@ -125,18 +136,17 @@ class Cells:
         """
         import torch
 
-        for part in chunks(len(query), BLOCK):
-            cell = near[part].ravel()
-            who = grouped(cell, len(self.centres)) // near.shape[1]
-            ends = _ends(cell, len(self.centres))
-            padded = torch.from_numpy(np.pad(who, (0, ROWS)))
-            for c in np.flatnonzero((np.diff(ends) > 0) & (np.diff(side.ends) > 0)):
-                (start, stop), which = ends[c : c + 2], slice(*map(int, side.ends[c : c + 2]))
-                rows, columns = stop - start, which.stop - which.start
-                left = query[part].index_select(0, padded[start : start + _whole(rows, ROWS)])
-                right = side.vectors[which.start : which.start + _whole(columns, COLUMNS)]
-                product = (left @ right.T)[:rows, :columns].float().numpy()
-                yield who[start:stop].astype(np.int64) + part.start, which, product
+        cell = near.ravel()
+        who = grouped(cell, len(self.centres)) // near.shape[1]
+        ends = _ends(cell, len(self.centres))
+        padded = torch.from_numpy(np.pad(who, (0, ROWS)))
+        for c in np.flatnonzero((np.diff(ends) > 0) & (np.diff(side.ends) > 0)):
+            (start, stop), which = ends[c : c + 2], slice(*map(int, side.ends[c : c + 2]))
+            rows, columns = stop - start, which.stop - which.start
+            left = query.index_select(0, padded[start : start + _whole(rows, ROWS)])
+            right = side.vectors[which.start : which.start + _whole(columns, COLUMNS)]
+            product = (left @ right.T)[:rows, :columns].float().numpy()
+            yield who[start:stop].astype(np.int64), which, product
 
 
 def _whole(n: int, size: int) -> int:

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pairclean.embed.embed import BatchSize, embed_shard, embed_source, single_thread, threads
+from pairclean.embed.embed import BatchSize, embed_shard, embed_source, threads
 from pairclean.embed.store import Embeddings, part_is_done
+from pairclean.execution import single_thread
 from pairclean.pairs import Row, Shard, UserError, caption_id, content_id
 from pairclean.run import Run
 from pairclean.synthetic.scenes import draw_scenes, write_shards

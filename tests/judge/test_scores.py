@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,18 @@ def test_hubness_is_a_log_mean_in_any_range(monkeypatch: pytest.MonkeyPatch) -> 
     chunks = module.chunks
     monkeypatch.setattr(module, "chunks", lambda n, size: chunks(n, 7))
     np.testing.assert_allclose(hubness(x, other, 0.05), expected, atol=1e-5)
+
+
+def test_what_users_compare_by_is_called_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TILE", (8, 6))
+    x, other, callers = unit(100), unit(30, seed=1), set[int]()
+
+    def compare(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        callers.add(threading.get_ident())
+        return np.asarray(a @ b.T)
+
+    np.testing.assert_allclose(hubness_at(x, other, (T,), compare=compare), hubness_at(x, other, (T,)), atol=1e-6)
+    assert callers == {threading.get_ident()}
 
 
 def test_a_spread_is_the_deviation_of_similarities_with_an_even_sample() -> None:
