@@ -138,7 +138,7 @@ def side_by_side(
         finally:
             free.put(device)
 
-    pool = ThreadPoolExecutor(min(count, len(workers)), initializer=single_thread if on_cores else None)
+    pool = ThreadPoolExecutor(max(1, min(count, len(workers))), initializer=single_thread if on_cores else None)
     try:
         with threadpool_limits(1) if on_cores else nullcontext():
             return collected(pool.map(on_free_device, range(count)))

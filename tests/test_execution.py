@@ -65,6 +65,10 @@ def test_a_cpu_works_on_its_cores_with_a_thread_each(monkeypatch: pytest.MonkeyP
     assert side_by_side(work, 4, ["cpu"]) == [("cpu", 1)] * 4
 
 
+def test_no_work_has_no_results() -> None:
+    assert side_by_side(lambda k, device: k, 0, ["cpu"]) == []
+
+
 def test_a_fault_on_one_device_ends_the_work() -> None:
     begun = []
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Comparison, Pairs, Space, chunks, unique_values
+from ..execution import side_by_side
 from ..judge.scores import Scorer, pair_similarity
 from .cells import Cells
 from .heaps import Best
@@ -20,8 +21,9 @@ CHUNK = 65_536
 #: in the largest array that one block of queries needs, 1 GiB in single precision; columns of which only the maximum is
 #: looked at first; dimensions that tensor cores take at once.
 AGAIN, BLOCK, GROUP, WHOLE = 4, 2**28, 128, 8
-#: Images and captions in one block of the exact search of both directions: 1 MiB of float32.
-TILE = 1024, 256
+#: Images and captions in one block of the exact search of both directions: 1 MiB of float32. How many strips of the
+#: captions are searched side by side.
+TILE, STRIPS = (1024, 256), 8
 
 
 @dataclass(frozen=True)
@@ -210,17 +212,26 @@ def _both_ways(
     """The best captions of every image, and the best images of every caption: products less the penalty of what is
     found, and rows, (n, CANDIDATES) each.  Both directions need the same products, which are computed once.
     """
-    captions = Best(len(image), min(CANDIDATES, len(text)))
     images = Best(len(text), min(CANDIDATES, len(image)))
     image_penalty, text_penalty = (x.astype(np.float32) for x in (image_penalty, text_penalty))
-    for rows in chunks(len(image), TILE[0]):
-        for columns in chunks(len(text), TILE[1]):
-            similarity = image[rows] @ text[columns].T
-            turned = np.subtract(similarity.T, image_penalty[rows], order="C")
-            similarity -= text_penalty[columns]
-            captions.add(similarity, rows.start, columns.start)
-            images.add(turned, columns.start, rows.start)
-    return captions.sorted(), images.sorted()
+    # As many for any number of cores: which of equally good captions are found must not depend on it.
+    strips = list(chunks(len(text), -(-len(text) // (STRIPS * TILE[1])) * TILE[1] or 1)) or [slice(0, 0)]
+
+    def of_strip(i: int, _: str) -> tuple[np.ndarray, np.ndarray]:
+        captions = Best(len(image), min(CANDIDATES, len(text)))
+        for rows in chunks(len(image), TILE[0]):
+            for part in chunks(strips[i].stop - strips[i].start, TILE[1]):
+                columns = slice(strips[i].start + part.start, strips[i].start + part.stop)
+                similarity = image[rows] @ text[columns].T
+                turned = np.subtract(similarity.T, image_penalty[rows], order="C")
+                similarity -= text_penalty[columns]
+                captions.add(similarity, rows.start, columns.start)
+                images.add(turned, columns.start, rows.start)  # no other strip has these rows
+        return captions.sorted()
+
+    value, column = map(np.hstack, zip(*side_by_side(of_strip, len(strips), ["cpu"]), strict=True))
+    best = np.argsort(-value, axis=1, kind="stable")[:, : min(CANDIDATES, len(text))]
+    return (np.take_along_axis(value, best, 1), np.take_along_axis(column, best, 1)), images.sorted()
 
 
 def _widened(x: np.ndarray, last: np.ndarray) -> np.ndarray:
