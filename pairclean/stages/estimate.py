@@ -24,13 +24,13 @@ ROWS, ROWS_ON_GPU, ROWS_OF_VECTORS = 256, 1024, 20_000
 
 #: Seconds that align, judge and rematch took for so many pairs (benchmarks/RESULTS.md: two cores, vectors of length
 #: 512, nothing learned).
-MEASURED = {10_000: (1.0, 3.4, 6.9), 100_000: (11.4, 16.1, 81.0), 1_000_000: (358.5, 107.2, 1158.2)}
+MEASURED = {10_000: (2.3, 4.0, 3.0), 100_000: (9.3, 20.5, 30.6), 1_000_000: (68.8, 76.0, 270.1)}
 #: Seconds of learning with l2rm for LONGEST pairs and more, from which on the number of steps stays the same (the same
-#: file, 100,000 pairs, processor time), and seconds however few pairs there are: with hog-tfidf align took 12.0 s for
-#: 240 pairs and 15.7 s for 1,500 (two cores, beside other jobs).
-LEARNING, LEARNING_AT_LEAST, LONGEST = 128.0, 11.0, 27_000
-#: Seconds more that judge took for 100,000 pairs with l2rm, before a fold's pairs were embedded once (the same file).
-SCORING = 60.5 - 16.1
+#: file, 100,000 pairs), and seconds however few pairs there are: with hog-tfidf align took 4.3 s for 240 pairs, 9.8 s
+#: for 1,500 and 14.2 s for 4,000 (drawn scenes, two cores).
+LEARNING, LEARNING_AT_LEAST, LONGEST = 82.0 - 9.3, 4.0, 27_000
+#: Seconds more that judge took for 100,000 pairs with l2rm (the same file).
+SCORING = 38.0 - 20.5
 #: Processor seconds of export and report for 1,500 and 6,000 small pictures (the same file); linear between and beyond.
 WRITING = {"export": (0.29, 0.49), "report": (2.46, 6.22)}
 FEWER, MORE = 1_500, 6_000
@@ -85,14 +85,14 @@ def later_stages(pairs: int, method: str, *, comparable: bool) -> dict[str, floa
     """Seconds that the stages after `embed` are estimated to take on two cores, for `pairs` pairs.
 
     align, judge and rematch: between the sizes that were measured, and beyond them, the time is taken to grow by the
-    power of n that leads from one measured size to the next. A learned method adds a constant and a share in
-    proportion to n; learning with l2rm takes no longer for more than LONGEST pairs.  export and report are linear in n;
-    the time to read and write large pictures comes on top.
+    power of n that leads from one measured size to the next; beyond the largest at least in proportion to n. A learned
+    method adds a constant and a share in proportion to n; learning with l2rm takes no longer for more than LONGEST
+    pairs.  export and report are linear in n; the time to read and write large pictures comes on top.
 
     method: of `Config`.  comparable: whether the encoder's image and text vectors are.
 
     >>> {stage: round(seconds) for stage, seconds in later_stages(100_000, "l2rm", comparable=True).items()}
-    {'align': 139, 'judge': 60, 'rematch': 81, 'export': 5, 'report': 85}
+    {'align': 82, 'judge': 38, 'rematch': 31, 'export': 5, 'report': 85}
     """
     seconds = dict(zip(("align", "judge", "rematch"), (_power(pairs, stage) for stage in range(3)), strict=True))
     learned = method not in ("zero-shot", "canonical") and not (method == "auto" and comparable and pairs < FEW)
@@ -111,4 +111,6 @@ def _power(pairs: int, stage: int) -> float:
     high = sizes[sizes.index(low) + 1]
     before, after = MEASURED[low][stage], MEASURED[high][stage]
     exponent = math.log(after / before) / math.log(high / low)
+    if pairs > high:
+        return float(after * (pairs / high) ** max(1.0, exponent))
     return float(before * (max(pairs, 1) / low) ** exponent)

@@ -35,12 +35,12 @@ def test_the_time_grows_with_the_pairs() -> None:
     for method in ("auto", "l2rm", "zero-shot"):
         times = [list(later_stages(int(n), method, comparable=True).values()) for n in sizes]
         assert (np.diff(times, axis=0) > 0).all()
-    assert later_stages(10**7, "l2rm", comparable=True)["rematch"] > 10 * MEASURED[10**6][2]
+    assert later_stages(10**7, "l2rm", comparable=True)["rematch"] >= 10 * MEASURED[10**6][2]
 
 
 def test_learning_from_few_pairs_is_no_matter_of_a_second() -> None:
-    assert 11 < later_stages(240, "l2rm", comparable=False)["align"] < 13
-    assert 14 < later_stages(1500, "l2rm", comparable=False)["align"] < 19
+    assert 4 < later_stages(240, "l2rm", comparable=False)["align"] < 6
+    assert 7 < later_stages(1500, "l2rm", comparable=False)["align"] < 11
 
 
 def test_automatic_learns_from_many_pairs_or_where_the_spaces_differ() -> None:
