@@ -93,6 +93,22 @@ def test_a_placeholder_takes_no_part_in_rematching() -> None:
     assert found.rematches.orphans < 0.1
 
 
+def test_a_dozen_class_names_are_rematched() -> None:
+    """The trials of the calibration take captions away, but no name that other pairs have."""
+    rng = np.random.default_rng(3)
+    n, moved = 1500, 300
+    names, of = rng.standard_normal((12, 64)), rng.integers(0, 12, n)
+    image = names[of] + rng.standard_normal((n, 64))
+    carried = of.copy()
+    carried[:moved] = rng.permutation(carried[:moved])
+    found = clean_vectors(image, names[carried], method="zero-shot")
+    partner = found.rematches.partner
+    emitted = np.flatnonzero(partner >= 0)
+    assert len(emitted) > 100
+    assert (carried[partner[emitted]] == of[emitted]).mean() > 0.9
+    assert found.mismatch_rate["low"] <= (carried != of).mean() <= found.mismatch_rate["high"]
+
+
 def test_pairs_that_cannot_be_read_say_why() -> None:
     image, text = pairs()
     image[3], text[4] = 0, 0

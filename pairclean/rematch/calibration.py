@@ -156,8 +156,14 @@ def _break(
     home, orphan, gone = order[: 2 * quarter], order[2 * quarter : 3 * quarter], order[3 * quarter : 4 * quarter]
     images, captions = np.concatenate([home, orphan]), np.concatenate([np.roll(home, 1), gone])
     # Partners that are not in the data must not be in the reference, where they would make an image look like a hub.
-    pairs = sure.pairs
-    scorer = searched.scorer.without(pairs.image_id[gone], pairs.caption_id[orphan])
+    # A class name that other pairs have too is still there.
+    pairs, known = sure.pairs, searched.known().pairs
+    rest = np.concatenate([home, order[4 * quarter :]])
+    images_left = np.concatenate([pairs.image_id[rest], pairs.image_id[orphan], known.image_id])
+    captions_left = np.concatenate([pairs.caption_id[rest], pairs.caption_id[gone], known.caption_id])
+    scorer = searched.scorer.without(
+        np.setdiff1d(pairs.image_id[gone], images_left), np.setdiff1d(pairs.caption_id[orphan], captions_left)
+    )
     broken = Pairs(pairs.image[images], pairs.text[captions], pairs.image_id[images], pairs.caption_id[captions])
     # Their clean probabilities are those of random re-pairings, higher for those that happen to fit better.
     each = np.arange(len(images))

@@ -9,13 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-import faiss  # noqa: F401  # what is heavy is imported before any fork
-import pairclean_cli.summary  # noqa: F401
 import pytest
-import safetensors.torch  # noqa: F401
-import scipy.stats  # noqa: F401
-import sklearn.feature_extraction.text
-import sklearn.linear_model  # noqa: F401
 from PIL import Image
 from small import use_small
 
@@ -23,8 +17,10 @@ from pairclean.options import STAGES
 from pairclean.report import html
 
 use_small(pytest.MonkeyPatch())
-for stage in STAGES:
-    import_module(f"pairclean.stages.{stage}")
+#: What is heavy is imported before any fork, so that the children need not do it again.
+HEAVY = ("faiss", "safetensors.torch", "scipy.stats", "sklearn.feature_extraction.text", "sklearn.linear_model")
+for module in (*HEAVY, "pairclean_cli.summary", *(f"pairclean.stages.{stage}" for stage in STAGES)):
+    import_module(module)
 Image.init()
 html._template()
 
