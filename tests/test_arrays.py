@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pairclean.align import Alignment
-from pairclean.arrays import Pairs, unique_values
+from pairclean.arrays import Pairs, single, unique_values
 
 
 def some(n: int = 6) -> Pairs:
@@ -44,3 +44,34 @@ def test_unique_values_are_those_of_numpy(values: list[int]) -> None:
     found = unique_values(np.array(values, np.int64))
     assert np.array_equal(found, np.unique(np.array(values, np.int64)))
     assert found.dtype == np.int64
+
+
+def test_vectors_in_half_precision_are_read_in_single_precision() -> None:
+    """And are those of the space, rounded; their inner products hardly change."""
+    rng = np.random.default_rng(0)
+    pairs = Pairs(*rng.standard_normal((2, 400, 64)), np.arange(400), np.arange(400) + 1000)
+    rows = rng.permutation(400)[:300]
+    found, exact = pairs.halved_through(Alignment(), rows), pairs.take(rows).through(Alignment())
+    assert found.image_id.tolist() == rows.tolist()
+    assert found.caption_id.tolist() == (rows + 1000).tolist()
+    for held, expected in ((found.image, exact.image), (found.text, exact.text)):
+        assert held.shape == (300, 64)
+        for index in (slice(None), slice(5, 9), np.array([7, 7, 0])):
+            assert held[index].dtype == np.float32
+            np.testing.assert_allclose(held[index], expected[index], atol=5e-4)
+            assert not np.array_equal(held[index], expected[index])
+    assert np.abs(found.image[:] @ found.text[:].T - exact.image[:] @ exact.text[:].T).max() < 3e-4
+    joined = Pairs.joined(found, exact)
+    assert np.array_equal(joined.image[:300], found.image[:])
+    assert np.array_equal(joined.image[300:], exact.image[:])
+    assert pairs.halved_through(Alignment(), rows[:0]).image[:].shape == (0, 64)
+
+
+def test_half_precision_is_converted_without_loss() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    numbers = every[np.isfinite(every)].reshape(-1, 2)
+    assert np.array_equal(single(numbers), numbers.astype(np.float32))
+    assert np.array_equal(single(numbers[::2]), numbers[::2].astype(np.float32))
+    numbers.flags.writeable = False  # as vectors in files are
+    assert np.array_equal(single(numbers), numbers.astype(np.float32))
+    assert single(numbers.astype(np.float64)).dtype == np.float32

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import INNER_PRODUCT, Comparison, Pairs, Rows, chunks, unit
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, Rows, chunks, single, unit
 from .canonical import LinearMap
 
 HIDDEN = 256
@@ -133,12 +133,12 @@ class Alignment:
 
     def _embed(self, head: Head | Layers | None, x: Rows) -> np.ndarray:
         if head is None:
-            return unit(np.asarray(x[:], np.float32))
+            return unit(single(x[:]))
         head.eval()
         parts = []
         with torch.inference_mode():
             for part in chunks(x.shape[0], 16384):
-                batch = torch.from_numpy(np.asarray(x[part], np.float32)).to(self.device)
+                batch = torch.from_numpy(single(x[part])).to(self.device)
                 parts.append(head(batch).cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, head.width), np.float32)
 

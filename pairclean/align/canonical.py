@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from ..arrays import Rows, chunks
+from ..arrays import Rows, chunks, single
 
 #: Ridge in units of the largest eigenvalue of each covariance.
 RIDGE = 1e-2
@@ -30,7 +30,7 @@ class LinearMap:
     matrix: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return (np.asarray(x, np.float32) - self.mean) @ self.matrix
+        return (single(x) - self.mean) @ self.matrix
 
 
 def canonical_maps(
@@ -98,7 +98,7 @@ def _moments(image: Rows, text: Rows, rows: np.ndarray, weight: np.ndarray) -> t
     x_mean, y_mean, mass = np.zeros(d), np.zeros(e), 0.0
     xx, yy, xy = np.zeros((d, d)), np.zeros((e, e)), np.zeros((d, e))
     for part in chunks(len(rows), 8192):
-        x, y = np.asarray(image[rows[part]], np.float32), np.asarray(text[rows[part]], np.float32)
+        x, y = single(image[rows[part]]), single(text[rows[part]])
         root = np.sqrt(weight[part].astype(np.float32))
         mass += float(root @ root)
         x, y = x * root[:, None], y * root[:, None]

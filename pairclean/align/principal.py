@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Rows, chunks
+from ..arrays import Rows, chunks, single
 from .canonical import LEAST_VARIANCE, MAX_PAIRS, RIDGE, LinearMap
 
 
@@ -19,7 +19,7 @@ def principal_map(x: Rows, rows: np.ndarray, dimensions: int, *, seed: int = 0) 
     d = x.shape[1]
     mean, second = np.zeros(d), np.zeros((d, d))
     for part in chunks(len(rows), 8192):
-        block = np.asarray(x[rows[part]], np.float32)
+        block = single(x[rows[part]])
         mean += block.sum(0, dtype=np.float64)
         second += block.T @ block
     mean /= max(1, len(rows))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Pairs, Rows, chunks
+from ..arrays import Pairs, Rows, chunks, single
 from .alignment import Alignment, Head
 from .canonical import canonical_maps
 from .losses import same_identity
@@ -128,4 +128,4 @@ class Coordinates:
 
     def _start(self, rows: np.ndarray) -> Tensor:
         with torch.no_grad():
-            return self.head.start(torch.from_numpy(np.asarray(self.x[rows], np.float32)).to(self.head.scale.device))
+            return self.head.start(torch.from_numpy(single(self.x[rows])).to(self.head.scale.device))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, chunks, unit
+from ..arrays import Pairs, chunks, single, unit
 from ..metrics.retrieval import retrieval
 from ..pairs import UserError
 from .agreement import spaces_agree
@@ -513,7 +513,7 @@ def _similarity(pairs: Pairs, rows: np.ndarray, comparable: bool) -> np.ndarray:
     """(N,) float32 cosines of the encoder's own vectors, NaN except at `rows`, or everywhere if not comparable."""
     out = np.full(len(pairs), np.nan, np.float32)
     for part in chunks(len(rows) if comparable else 0, 65536):
-        x, y = (unit(np.asarray(vectors[rows[part]], np.float32)) for vectors in (pairs.image, pairs.text))
+        x, y = (unit(single(vectors[rows[part]])) for vectors in (pairs.image, pairs.text))
         out[rows[part]] = (x * y).sum(1)
     return out
 

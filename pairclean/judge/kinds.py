@@ -20,7 +20,7 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, Rows, chunks, unique_values, unit
+from ..arrays import Pairs, Rows, chunks, single, unique_values, unit
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -101,7 +101,7 @@ def clusters_of(several: Sequence[Kinds], vectors: Rows, rows: np.ndarray, embed
     out = np.zeros((len(several), len(rows)), np.int64)
     if any(kinds.clusters > 1 for kinds in several):
         for part in chunks(len(rows), CHUNK):
-            x = embed(np.asarray(vectors[rows[part]], np.float32))
+            x = embed(single(vectors[rows[part]]))
             for nearest, kinds in zip(out, several, strict=True):
                 nearest[part] = (x @ kinds.centroids.T).argmax(1)
     return out
@@ -113,7 +113,7 @@ def _centroids(vectors: Rows, rows: np.ndarray, count: int, seed: int, embed: Em
     rng = np.random.default_rng(seed)
     if len(rows) > TRAINED * count:
         rows = np.sort(rng.choice(rows, TRAINED * count, replace=False))
-    x = np.ascontiguousarray(embed(np.asarray(vectors[rows], np.float32)))
+    x = np.ascontiguousarray(embed(single(vectors[rows])))
     if count < 2 or len(rows) <= count:
         return unit(x.mean(0, keepdims=True)) if len(x) else np.zeros((1, x.shape[1]), np.float32)
     kmeans: Any = faiss.Kmeans(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import coo_matrix
 
-from ..arrays import Rows, chunks, unit
+from ..arrays import Rows, chunks, single, unit
 from .folds import BOILERPLATE
 
 #: SHARE of the USUAL quantile of nearest-neighbour distances, which copies do not move unless nearly all vectors have
@@ -70,7 +70,7 @@ class _Vectors:
         return len(self.rows)
 
     def __getitem__(self, part: Any) -> np.ndarray:
-        x = unit(np.asarray(self.vectors[self.rows[part]], np.float32))
+        x = unit(single(self.vectors[self.rows[part]]))
         return x if self.project is None else x @ self.project
 
 

@@ -16,13 +16,15 @@ from typing import Protocol
 
 import numpy as np
 
-from ..arrays import INNER_PRODUCT, Comparison, InnerProduct, Pairs, Space, chunks, unique_values
+from ..arrays import INNER_PRODUCT, Comparison, InnerProduct, Pairs, Rows, Space, chunks, unique_values
 from ..execution import side_by_side
 
 #: Images and captions in a reference sample; the cost of scoring is pairs times this.
 REFERENCE = 2048
 #: Pairs and references that are compared at once: their similarities stay in the cache.
 TILE = 1024, 1024
+#: Pairs whose similarities one thread computes.
+SPAN = 65_536
 #: The first is that of the publication and of CLIP.
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
 #: Of these, with how many a caption is compared to see how widely its similarities spread.
@@ -77,7 +79,7 @@ def hubness(x: np.ndarray, other: np.ndarray, temperature: float, device: str = 
 
 
 def hubness_at(
-    x: np.ndarray,
+    x: Rows,
     other: np.ndarray,
     temperatures: Sequence[float],
     device: str = "cpu",
@@ -87,13 +89,13 @@ def hubness_at(
 
     device: of torch, on which inner products are computed.  compare: (n, k), (R, k) -> (n, R), anything else on a CPU.
     """
-    out = np.empty((len(temperatures), len(x)))
+    out = np.empty((len(temperatures), x.shape[0]))
     if device != "cpu":
         return _hubness_on(device, x, other, temperatures, out)
     out.fill(-np.inf)
-    rows = list(chunks(len(x), TILE[0]))
+    rows = list(chunks(x.shape[0], TILE[0]))
 
-    def of_rows(k: int, _: str = "cpu") -> None:
+    def of_rows(k: int, _: str) -> None:
         part = rows[k]
         for columns in chunks(len(other), TILE[1]):
             similarity = compare(x[part], other[columns])
@@ -105,21 +107,15 @@ def hubness_at(
                 total = np.exp(scaled, out=scaled).sum(1).astype(np.float64)
                 at[part] = np.logaddexp(at[part], top / temperature + np.log(total))
 
-    if len(rows) > 1 and isinstance(getattr(compare, "__self__", None), InnerProduct):
-        side_by_side(of_rows, len(rows), ["cpu"])
-    else:  # what users compare by need not be ready for several threads
-        for k in range(len(rows)):
-            of_rows(k)
+    _on_all_cores(of_rows, len(rows), getattr(compare, "__self__", None))
     return out - np.log(len(other))
 
 
-def _hubness_on(
-    device: str, x: np.ndarray, other: np.ndarray, temperatures: Sequence[float], out: np.ndarray
-) -> np.ndarray:
+def _hubness_on(device: str, x: Rows, other: np.ndarray, temperatures: Sequence[float], out: np.ndarray) -> np.ndarray:
     import torch
 
     there = torch.from_numpy(other).to(device)
-    for part in chunks(len(x), 4096):
+    for part in chunks(x.shape[0], 4096):
         similarity = torch.from_numpy(x[part]).to(device) @ there.T
         for at, temperature in zip(out, temperatures, strict=True):
             at[part] = torch.logsumexp(similarity / temperature, 1).cpu().numpy()
@@ -180,7 +176,7 @@ class Scorer:
         left = Reference(r.image[images], r.text[captions], r.image_id[images], r.caption_id[captions])
         return Scorer(left, self.temperature, self.device, self.comparison)
 
-    def hubness(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def hubness(self, image: Rows, text: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Hubness of each image among the reference captions, and of each caption among the reference images."""
         r = self.reference
         at, device, compare = (self.temperature,), self.device, self.comparison
@@ -210,17 +206,32 @@ class Scorer:
 
 
 def pair_similarity(
-    image: np.ndarray,
-    text: np.ndarray,
+    image: Rows,
+    text: Rows,
     left: np.ndarray,
     right: np.ndarray,
     comparison: Comparison = INNER_PRODUCT,
 ) -> np.ndarray:
     """Similarities of image[left] and text[right], (m,) float32, without holding m vectors at once."""
     out = np.empty(len(left), np.float32)
-    for part in chunks(len(left), 1024):  # their vectors stay in the cache
-        out[part] = comparison.of_pairs(image.take(left[part], 0), text.take(right[part], 0))
+    spans = list(chunks(len(left), SPAN))
+
+    def of_span(k: int, _: str) -> None:
+        rows, columns, found = left[spans[k]], right[spans[k]], out[spans[k]]
+        for part in chunks(len(found), 1024):  # their vectors stay in the cache
+            found[part] = comparison.of_pairs(image[rows[part]], text[columns[part]])
+
+    _on_all_cores(of_span, len(spans), comparison)
     return out
+
+
+def _on_all_cores(work: Callable[[int, str], None], count: int, by: object) -> None:
+    """work(k) for k below count; side by side unless a user compares, who need not be ready for several threads."""
+    if count > 1 and isinstance(by, InnerProduct):
+        side_by_side(work, count, ["cpu"])
+    else:
+        for k in range(count):
+            work(k, "cpu")
 
 
 def draw_decoys(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Comparison, Pairs, Space, chunks, unique_values
+from ..arrays import Comparison, Pairs, Rows, Space, chunks, unique_values
 from ..execution import side_by_side
 from ..judge.scores import Scorer, pair_similarity
 from .cells import Cells
@@ -28,8 +28,8 @@ TILE, STRIPS = (1024, 256), 8
 
 @dataclass(frozen=True)
 class Edges:
-    """Each edge once, ordered by image, then caption.  image, caption: (e,) int32 rows.  value: (e,), at first the
-    float32 similarity."""
+    """Each edge once, ordered by image, then caption.  image, caption: (e,) int32 rows.  value: (e,) float32, at first
+    the similarity."""
 
     image: np.ndarray
     caption: np.ndarray
@@ -41,7 +41,7 @@ class Edges:
         return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
 
     @staticmethod
-    def measured(code: np.ndarray, of: tuple[np.ndarray, np.ndarray]) -> Edges:
+    def measured(code: np.ndarray, of: tuple[Rows, Rows]) -> Edges:
         """Edges with their similarities.  code: of each, any number of times.  of: vectors of images and captions."""
         code = unique_values(code)
         image, caption = (code >> 32).astype(np.int32), code.astype(np.int32)
@@ -66,16 +66,16 @@ def _code(image: np.ndarray, caption: np.ndarray) -> np.ndarray:
 class Gallery:
     """Images and captions to be searched.
 
-    image, text: (m, k) float32 unit rows.  image_hubness, text_hubness: (m,).  temperature: of the scores. A score is
-    (similarity - t/2 (hubness of the image + hubness of the caption)) / t. The query's own hubness does not change the
-    ranking, and that of the other side is one more dimension of the inner product, so that the search is by score and
-    not by similarity.
+    image, text: (m, k) unit rows, read in single precision.  image_hubness, text_hubness: (m,).  temperature: of the
+    scores. A score is (similarity - t/2 (hubness of the image + hubness of the caption)) / t. The query's own hubness
+    does not change the ranking, and that of the other side is one more dimension of the inner product, so that the
+    search is by score and not by similarity.
     """
 
     def __init__(
         self,
-        image: np.ndarray,
-        text: np.ndarray,
+        image: Rows,
+        text: Rows,
         image_hubness: np.ndarray,
         text_hubness: np.ndarray,
         temperature: float,
@@ -91,7 +91,7 @@ class Gallery:
 
     @property
     def large(self) -> bool:
-        return self.device == "cpu" and max(len(self.image), len(self.text)) > EXACT
+        return self.device == "cpu" and max(self.image.shape[0], self.text.shape[0]) > EXACT
 
     @property
     def cells(self) -> Cells:
@@ -106,25 +106,25 @@ class Gallery:
             return Edges.measured(np.concatenate(codes), (self.image, self.text))
         if self.device != "cpu":
             return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
-        best_captions, best_images = _both_ways(self.image, self.text, self.image_hubness, self.text_hubness)
+        best_captions, best_images = _both_ways(self.image[:], self.text[:], self.image_hubness, self.text_hubness)
         caption, image, similarity = _found(*best_images, self.image_hubness)
         return Edges.union(*_joined(_found(*best_captions, self.text_hubness), (image, caption, similarity)))
 
-    def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def captions_for(self, image: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best captions of the gallery for (n, k) images: rows of `image`, rows of the gallery, similarities."""
         if self.large:
             query, found = _there(self.cells.captions_for(image, CANDIDATES))
             return query, found, pair_similarity(image, self.text, query, found)
-        self._captions = self._captions or _index(self.text, self.text_hubness, self.device)
+        self._captions = self._captions or _index(self.text[:], self.text_hubness, self.device)
         query, found, similarity = _search(self._captions, image, self.text_hubness)
         return query, found, similarity
 
-    def images_for(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def images_for(self, text: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best images of the gallery for (n, k) captions: rows of the gallery, rows of `text`, similarities."""
         if self.large:
             query, found = _there(self.cells.images_for(text, CANDIDATES))
             return found, query, pair_similarity(self.image, text, found, query)
-        self._images = self._images or _index(self.image, self.image_hubness, self.device)
+        self._images = self._images or _index(self.image[:], self.image_hubness, self.device)
         query, found, similarity = _search(self._images, text, self.image_hubness)
         return found, query, similarity
 
@@ -163,12 +163,12 @@ class ComparedGallery(Gallery):
         found = self.found.edges()
         return replace(found, value=self.comparison.of_pairs(self.image[found.image], self.text[found.caption]))
 
-    def captions_for(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        query, found, _ = self.found.captions_for(self.finder.images(image))
+    def captions_for(self, image: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        query, found, _ = self.found.captions_for(self.finder.images(image[:]))
         return query, found, self.comparison.of_pairs(image[query], self.text[found])
 
-    def images_for(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found, query, _ = self.found.images_for(self.finder.texts(text))
+    def images_for(self, text: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found, query, _ = self.found.images_for(self.finder.texts(text[:]))
         return found, query, self.comparison.of_pairs(self.image[found], text[query])
 
 
@@ -184,13 +184,13 @@ def _joined(*parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarr
     return image, caption, similarity
 
 
-def _search(index: Any, query: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n, k = len(query), min(CANDIDATES, len(penalty))
+def _search(index: Any, query: Rows, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n, k = query.shape[0], min(CANDIDATES, len(penalty))
     if n == 0 or k == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     product, found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
     for part in chunks(n, CHUNK):
-        product[part], found[part] = index.search(_widened(query[part], np.ones(len(query[part]))), k)
+        product[part], found[part] = index.search(_widened(query[part], np.ones(part.stop - part.start)), k)
     return _found(product, found, penalty)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import chunks
+from ..arrays import Rows, chunks
 from ..execution import side_by_side
 from .heaps import Best
 from .plan import grouped
@@ -67,20 +67,21 @@ class _Side:
 
 
 class Cells:
-    """(n, k) images and (m, k) captions, float32 unit rows, in cells.
+    """(n, k) images and (m, k) captions, unit rows that are read in single precision, in cells.
 
     image_penalty, text_penalty: (n,), (m,), what is taken off the inner products with each of them.  All searches
     return rows of the best, and -1 where fewer were seen.
     """
 
-    def __init__(self, image: np.ndarray, text: np.ndarray, image_penalty: np.ndarray, text_penalty: np.ndarray):
-        self.image_mean, self.text_mean = image.mean(0), text.mean(0)
+    def __init__(self, image: Rows, text: Rows, image_penalty: np.ndarray, text_penalty: np.ndarray):
+        self.image_mean, self.text_mean = _mean(image), _mean(text)
         images, captions = _centred(image, self.image_mean), _centred(text, self.text_mean)
         self.centres = _centres(images, captions)
         # The cells that each of them searches are kept for `both_ways`.
         self.near = [self._nearest(images), self._nearest(captions)]
         bonus = _bonus(image, self.image_mean, self.text_mean, image_penalty)
         self.images = _Side.of(images, bonus, self.near[0][:, 0], len(self.centres))
+        del images  # before the captions are ordered
         bonus = _bonus(text, self.text_mean, self.image_mean, text_penalty)
         self.captions = _Side.of(captions, bonus, self.near[1][:, 0], len(self.centres))
 
@@ -95,12 +96,12 @@ class Cells:
             found[-1][side.row] = best
         return found[0], found[1]
 
-    def captions_for(self, image: np.ndarray, k: int) -> np.ndarray:
+    def captions_for(self, image: Rows, k: int) -> np.ndarray:
         """(q, k) captions of other images."""
         query = _centred(image, self.image_mean)
         return self._best(query, self._nearest(query), self.captions, k)
 
-    def images_for(self, text: np.ndarray, k: int) -> np.ndarray:
+    def images_for(self, text: Rows, k: int) -> np.ndarray:
         """(q, k) images of other captions."""
         query = _centred(text, self.text_mean)
         return self._best(query, self._nearest(query), self.images, k)
@@ -118,9 +119,9 @@ class Cells:
         return best.sorted()[1]
 
     def _nearest(self, x: Tensor) -> np.ndarray:
-        """(n, PROBES) int32 cells of (n, k) vectors, the nearest first; all if there are fewer."""
+        """(n, PROBES) cells of (n, k) vectors, the nearest first; all if there are fewer."""
         probes = min(PROBES, len(self.centres))
-        found = np.empty((len(x), probes), np.int32)
+        found = np.empty((len(x), probes), np.min_scalar_type(len(self.centres)))
         parts = list(chunks(len(x), CHUNK))
 
         def of_part(i: int, _: str) -> None:
@@ -157,18 +158,24 @@ def _ends(cell: np.ndarray, cells: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=cells))])
 
 
-def _centred(x: np.ndarray, mean: np.ndarray) -> Tensor:
+def _mean(x: Rows) -> np.ndarray:
+    total = sum((x[part].sum(0, dtype=np.float64) for part in chunks(x.shape[0], CHUNK)), np.zeros(x.shape[1]))
+    return (total / max(1, x.shape[0])).astype(np.float32)
+
+
+def _centred(x: Rows, mean: np.ndarray) -> Tensor:
     import torch
 
     out = torch.empty(x.shape, dtype=half_precision())
-    for part in chunks(len(x), CHUNK):
+    for part in chunks(x.shape[0], CHUNK):
         out[part] = half(x[part] - mean)
     return out
 
 
-def _bonus(x: np.ndarray, mean: np.ndarray, other: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+def _bonus(x: Rows, mean: np.ndarray, other: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     """(n,) float32: what the mean of the other side adds to every product, less the penalty."""
-    return (x @ other - mean @ other - penalty).astype(np.float32)
+    products = np.concatenate([x[part] @ other for part in chunks(x.shape[0], CHUNK)])
+    return (products - mean @ other - penalty).astype(np.float32)
 
 
 def _centres(images: Tensor, captions: Tensor) -> Tensor:

@@ -12,14 +12,21 @@ iterations scale the plan that they give, which is sparse and in range (log-doma
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from ..arrays import chunks
+from ..execution import available_cores
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 #: Iterations between two updates in the log domain, and the most updates.
 INNER, OUTER = 20, 10
@@ -29,12 +36,15 @@ TOLERANCE = 1e-5
 RELAXATION = 1.7
 #: Rounding takes the edges in bands of mass, the largest first.
 BANDS = (0.1, 0.01, 0.0)
+#: Images, or captions, in one block of the plan.
+ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class Graph:
     """The pool's edges, each once.  image, caption: (e,) integers, below `images` and `captions`.
-    weight: (e,) float64, log.  capacity: the number of images that one caption can be given to."""
+    weight: (e,) log; single precision is enough below 100.  capacity: the number of images that one caption can be
+    given to."""
 
     image: np.ndarray
     caption: np.ndarray
@@ -45,23 +55,38 @@ class Graph:
 
 
 def transport(graph: Graph, none: float, device: str = "cpu") -> np.ndarray:
-    """(e,) float64 plan: row sums are at most one, column sums at most the capacity.
+    """(e,) plan, in the precision of the weights: row sums are at most one, column sums at most the capacity.
 
     none: weight of having no partner, in (0, 1].  device: "cpu" or a CUDA device of torch, where it is the same but for
     the last digits.
     """
-    xp: Any = np
-    side: Any = _Side
-    image: Any = graph.image
-    caption: Any = graph.caption
-    weight: Any = graph.weight
     if device != "cpu":
-        import torch
+        return _transport_on(device, graph, none)
+    shape, weight = (graph.images, graph.captions), graph.weight
+    with ThreadPoolExecutor(available_cores()) as threads:
+        by_image = _Side(graph.image, graph.caption, weight, shape, threads)
+        by_caption = _Side(graph.caption, graph.image, weight, shape[::-1], threads)
+        u, v = (x.astype(weight.dtype) for x in _potentials(graph, by_image, by_caption, none, np))
+    mass = u[graph.image]
+    mass += weight
+    mass += v[graph.caption]
+    return np.exp(mass, out=mass)
 
-        xp, side = torch, _DeviceSide
-        image, caption, weight = (torch.as_tensor(x, device=device) for x in (image, caption, weight))
-    rows = side(image, caption, weight, (graph.images, graph.captions))
-    columns = side(caption, image, weight, (graph.captions, graph.images))
+
+def _transport_on(device: str, graph: Graph, none: float) -> np.ndarray:
+    import torch
+
+    given = (graph.image, graph.caption, graph.weight.astype(np.float64))
+    image, caption, weight = (torch.as_tensor(x, device=device) for x in given)
+    shape = graph.images, graph.captions
+    sides = _DeviceSide(image, caption, weight, shape), _DeviceSide(caption, image, weight, shape[::-1])
+    u, v = _potentials(graph, *sides, none, torch)
+    found: np.ndarray = torch.exp(weight + u[image] + v[caption]).cpu().numpy()
+    return found
+
+
+def _potentials(graph: Graph, rows: Any, columns: Any, none: float, xp: Any) -> tuple[Any, Any]:
+    """log u of the images and log v of the captions.  xp: NumPy or torch."""
     log_none = rows.zeros + np.log(none), columns.zeros + np.log(none)
     u, v = rows.zeros, columns.zeros
     for _ in range(OUTER):
@@ -79,8 +104,7 @@ def transport(graph: Graph, none: float, device: str = "cpu") -> np.ndarray:
             b = _relaxed(b, 1 / (turned @ a + left_of_caption), beyond)
         u, v = u + xp.log(a), v + xp.log(b)
         del plan, turned  # before the next ones are made
-    plan = xp.exp(weight + u[image] + v[caption])
-    return np.asarray(plan if device == "cpu" else plan.cpu())
+    return u, v
 
 
 def _relaxed(factor: Any, plain: Any, beyond: float) -> Any:
@@ -89,35 +113,76 @@ def _relaxed(factor: Any, plain: Any, beyond: float) -> Any:
 
 
 class _Side:
-    """The edges sorted by image, or by caption, so that sums are over slices; in place, since there are many."""
+    """The edges sorted by image, or by caption, so that sums are over slices; in place, since there are many.
 
-    def __init__(self, group: np.ndarray, other: np.ndarray, weight: np.ndarray, shape: tuple[int, int]):
+    threads: what works on blocks of rows side by side; a block's results do not depend on the others.
+    """
+
+    def __init__(
+        self, group: np.ndarray, other: np.ndarray, weight: np.ndarray, shape: tuple[int, int], threads: Executor
+    ):
         order = grouped(group, shape[0])
-        self.other, self.weight, self.shape = other[order], weight[order], shape
-        count = np.bincount(group, minlength=shape[0])
-        self.ends = np.concatenate([[0], np.cumsum(count)])
-        self.present = np.flatnonzero(count)
-        self.lengths, self.start = count[self.present], self.ends[self.present]
+        self.other, self.weight, self.shape, self.threads = other[order], weight[order], shape, threads
+        self.count = np.bincount(group, minlength=shape[0])
+        self.ends = np.concatenate([[0], np.cumsum(self.count)])
         self.zeros = np.zeros(shape[0])
+
+    def _blocks(self, work: Callable[[slice, slice], T]) -> list[T]:
+        """work(rows, edges) of every block, in order."""
+
+        def of_rows(rows: slice) -> T:
+            return work(rows, slice(self.ends[rows.start], self.ends[rows.stop]))
+
+        return list(self.threads.map(of_rows, chunks(self.shape[0], ROWS)))
 
     def logsumexp(self, of_other: np.ndarray) -> np.ndarray:
         out = np.full(self.shape[0], -np.inf)
-        if len(self.weight):
-            x = of_other[self.other]
-            x += self.weight
-            top = np.maximum.reduceat(x, self.start)
-            x -= np.repeat(top, self.lengths)
-            total = np.add.reduceat(np.exp(x, out=x), self.start)
-            out[self.present] = top + np.log(total)
+        of_other = of_other.astype(self.weight.dtype)
+
+        def of_block(rows: slice, edges: slice) -> None:
+            x = of_other[self.other[edges]]
+            x += self.weight[edges]
+            count = self.count[rows]
+            present = np.flatnonzero(count)
+            if len(present):
+                start = self.ends[rows][present] - edges.start
+                top = np.maximum.reduceat(x, start)
+                x -= np.repeat(top, count[present])
+                out[rows.start + present] = top + np.log(np.add.reduceat(np.exp(x, out=x), start))
+
+        self._blocks(of_block)
         return out
 
-    def plan(self, of_group: np.ndarray, of_other: np.ndarray, capacity: int = 1) -> csr_array:
-        mass = np.repeat(of_group[self.present], self.lengths)
-        mass += self.weight
-        mass += of_other[self.other]
-        np.exp(mass, out=mass)
-        mass /= capacity
-        return csr_array((mass, self.other, self.ends), self.shape)
+    def plan(self, of_group: np.ndarray, of_other: np.ndarray, capacity: int = 1) -> _Plan:
+        of_group, of_other = of_group.astype(self.weight.dtype), of_other.astype(self.weight.dtype)
+        every = np.empty_like(self.weight)
+
+        def of_block(rows: slice, edges: slice) -> csr_array:
+            mass, other = every[edges], self.other[edges]
+            np.add(np.repeat(of_group[rows], self.count[rows]), self.weight[edges], out=mass)
+            mass += of_other[other]
+            np.exp(mass, out=mass)
+            mass /= capacity
+            return csr_array(
+                (mass, other, self.ends[rows.start : rows.stop + 1] - edges.start),
+                (rows.stop - rows.start, self.shape[1]),
+            )
+
+        return _Plan(self._blocks(of_block), every.dtype, self.threads)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A sparse matrix in blocks of rows."""
+
+    blocks: list[csr_array]
+    dtype: np.dtype
+    threads: Executor
+
+    def __matmul__(self, x: np.ndarray) -> np.ndarray:
+        x = x.astype(self.dtype)  # scipy would convert the plan instead, every time
+        products = list(self.threads.map(lambda block: block @ x, self.blocks))
+        return np.concatenate(products) if products else x[:0]
 
 
 class _DeviceSide:

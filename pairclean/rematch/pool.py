@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..arrays import Pairs
+from ..arrays import Pairs, chunks
 from ..judge.scores import Scorer, among, pair_codes, pair_similarity
 from .candidates import ComparedGallery, Edges, Finder, Gallery, best
 from .plan import Graph, round_plan, transport
@@ -24,12 +24,14 @@ ORPHANS = 0.3
 LEAST_MASS = 1e-4
 #: A pool of up to this many pairs is searched again when pairs join it; in a larger one only the new ones are searched.
 SEARCHED_ANEW = 20_000
+#: Edges that are scored at once.
+EDGES = 2**20
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The pairs that take part.  pairs: m, in the rematcher's space (`Pairs.through`), in memory; rows of pairs where a
-    `PairScorer` compares them.  clean: (m,) probability of staying together."""
+    """The pairs that take part.  pairs: m, in the rematcher's space, in memory; rows of pairs where a `PairScorer`
+    compares them.  clean: (m,) probability of staying together."""
 
     pairs: Pairs
     clean: np.ndarray
@@ -98,9 +100,9 @@ class _Sides:
     @staticmethod
     def of(pool: Pool, scorer: Scorer) -> _Sides:
         pairs, rows = pool.pairs, np.arange(len(pool))
-        image, text = pairs.image[:], pairs.text[:]
-        similarity = pair_similarity(image, text, rows, rows, scorer.comparison)
-        return _Sides(pairs.image_id, pairs.caption_id, pool.clean, *scorer.hubness(image, text), similarity)
+        similarity = pair_similarity(pairs.image, pairs.text, rows, rows, scorer.comparison)
+        hubness = scorer.hubness(pairs.image, pairs.text)
+        return _Sides(pairs.image_id, pairs.caption_id, pool.clean, *hubness, similarity)
 
     def before(self, others: _Sides) -> _Sides:
         both = zip(vars(self).values(), vars(others).values(), strict=True)
@@ -114,9 +116,13 @@ class _Sides:
 
     def scored(self, scorer: Scorer, edges: Edges, carried: np.ndarray, size: float) -> Edges:
         """Edges of similarities -> of scores, without captions that an image, or a copy of it, has already."""
-        codes = np.append(carried, pair_codes(self.image_id, self.caption_id))
-        new = edges.take(~among(pair_codes(self.image_id[edges.image], self.caption_id[edges.caption]), codes))
-        return replace(new, value=self.score(scorer, new.image, new.caption, new.value, size))
+        codes = np.sort(np.append(carried, pair_codes(self.image_id, self.caption_id)))
+        new, score = np.empty(len(edges.value), bool), np.empty(len(edges.value), np.float32)
+        for part in chunks(len(new), EDGES):
+            image, caption = edges.image[part], edges.caption[part]
+            new[part] = ~among(pair_codes(self.image_id[image], self.caption_id[caption]), codes)
+            score[part] = self.score(scorer, image, caption, edges.value[part], size)
+        return replace(edges, value=score).take(new)
 
 
 class CandidatePool:
@@ -175,7 +181,7 @@ class CandidatePool:
         added = Pool.joined(added, self.joined)
         new, n = _Sides.of(added, scorer), len(added)
         every = new.before(self.sides)
-        image, text = added.pairs.image[:], added.pairs.text[:]
+        image, text = added.pairs.image, added.pairs.text
         here = self._gallery(added.pairs, new, scorer)
         inside, there = here.captions_for(image), self.gallery.captions_for(image)
         out = tuple(map(np.concatenate, zip(inside, (there[0], there[1] + n, there[2]), strict=True)))
@@ -192,10 +198,11 @@ class CandidatePool:
         return self._settle(every, edges, options)
 
     def _gallery(self, pairs: Pairs, sides: _Sides, scorer: Scorer, *, device: str = "cpu") -> Gallery:
-        image, text = pairs.image[:], pairs.text[:]
         if self.finder is not None:
-            return ComparedGallery(image, text, self.finder, scorer.comparison)
-        return Gallery(image, text, sides.image_hubness, sides.text_hubness, scorer.temperature, device=device)
+            return ComparedGallery(pairs.image[:], pairs.text[:], self.finder, scorer.comparison)
+        return Gallery(
+            pairs.image, pairs.text, sides.image_hubness, sides.text_hubness, scorer.temperature, device=device
+        )
 
     def _settle(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Proposals:
         own = np.arange(len(sides.clean))
@@ -209,21 +216,19 @@ def _settle(sides: _Sides, stay: np.ndarray, edges: Edges, options: RematchOptio
     """stay: (m,) log odds that each pair stays together.  edges: of scores."""
     m = len(sides.clean)
     own = np.arange(m, dtype=np.int32)
-    partners = sides.partners(options.reuse)
-    weight = edges.value + np.log((1 - options.orphans) / partners)
-    can = weight > np.log(LEAST_MASS * options.orphans**2)  # no potential is above 1 / orphans
-    image, caption, weight = edges.image[can], edges.caption[can], weight[can]
-    place = (
-        own + m if options.reuse else own
-    )  # a pair that stays together takes its caption's place, unless captions are reused
+    # A pair that stays together takes its caption's place, unless captions are reused.
+    place = own + np.int32(m) if options.reuse else own
+    prior = np.log((1 - options.orphans) / sides.partners(options.reuse))
+    can = edges.value > np.log(LEAST_MASS * options.orphans**2) - prior  # no potential is above 1 / orphans
     graph = Graph(
-        np.concatenate([own, image]),
-        np.concatenate([place, caption]),
-        np.concatenate([stay, weight]),
+        np.concatenate([own, edges.image[can]]),
+        np.concatenate([place, edges.caption[can]]),
+        np.concatenate([stay.astype(np.float32), edges.value[can] + np.float32(prior)]),
         m,
         2 * m if options.reuse else m,
         options.capacity,
     )
+    image, caption = graph.image[m:], graph.caption[m:]
     plan = transport(graph, options.orphans, device)
     partner = round_plan(graph, plan)
     partner[partner == place] = -1

@@ -248,7 +248,9 @@ def _planned(
         scorer = _fitted(space, ranked.take(few), ranked.take(some), space.device)
 
     def embedded(rows: np.ndarray) -> Pool:
-        return Pool(ranked.take(rows).through(space), clean[rows])
+        if scorers is not None:
+            return Pool(ranked.take(rows).through(space), clean[rows])
+        return Pool(ranked.halved_through(space, rows), clean[rows])
 
     sure = Pool(matched, clean[held_out])
     unsure, again = np.setdiff1d(taking_part, held_out), np.intersect1d(taking_part, held_out)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from pairclean.rematch import plan as module
 from pairclean.rematch.plan import Graph, round_plan, transport
 
 
@@ -168,3 +169,17 @@ def test_the_plan_converges_where_weights_are_far_apart() -> None:
     rows = np.bincount(graph(40, 300, spread=4.0).image, small, 40)
     np.testing.assert_allclose(rows + left_of_image, 1, atol=2e-3)
     assert np.bincount(g.image, transport(g, 0.05), g.images).max() <= 1 + 1e-3
+
+
+@pytest.mark.parametrize("spread", [2.0, 4.0, 10.0])
+def test_single_precision_is_enough(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of any number of rows."""
+    for seed in range(5):
+        g = graph(200, 4000, seed, spread)
+        exact = transport(g, 0.05)
+        for rows in (7, 16_384):
+            monkeypatch.setattr(module, "ROWS", rows)
+            found = transport(replace(g, weight=g.weight.astype(np.float32)), 0.05)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, exact, atol=5e-5)
+            np.testing.assert_allclose(transport(g, 0.05), exact, rtol=1e-12)
