@@ -10,7 +10,7 @@ of image and caption. The same formula scores observed pairs, decoys and candida
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -174,7 +174,7 @@ class Scorer:
         r = self.reference
         images, captions = ~among(r.image_id, image_id), ~among(r.caption_id, caption_id)
         left = Reference(r.image[images], r.text[captions], r.image_id[images], r.caption_id[captions])
-        return Scorer(left, self.temperature, self.device, self.comparison)
+        return replace(self, reference=left)
 
     def hubness(self, image: Rows, text: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Hubness of each image among the reference captions, and of each caption among the reference images."""

@@ -1,20 +1,31 @@
 """Inner products in half precision, where the processor multiplies that faster than single precision.
 
 bfloat16 keeps eight bits of a number. What vectors have in common (the gap between images and captions, what all images
-show) is subtracted before and added in single precision afterwards, so that these bits describe what tells them apart.
+show) is subtracted before and added in single precision afterwards, so that these bits describe what tells them apart:
+with x' and y' taken off the two sides,
+
+    x y = (x - x')(y - y') + x' (y - y') + x y'
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import InnerProduct
+from ..arrays import Rows, chunks
+from ..execution import side_by_side
+from ..judge.scores import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: Vectors and references that are compared at once: their similarities stay in the cache.
+TILE = 512, 1024
+#: Vectors by whose mean a side is centred.
+CENTRED = 8192
 
 
 @cache
@@ -33,24 +44,34 @@ def half(x: np.ndarray) -> Tensor:
     return torch.from_numpy(x).to(half_precision())
 
 
-class HalfProduct(InnerProduct):
-    """`InnerProduct` that is computed in half precision where many vectors are compared with many."""
+@dataclass(frozen=True)
+class HalfScorer(Scorer):
+    """`Scorer` of inner products that computes hubness on a CPU in half precision."""
 
-    def with_texts(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
-        return _products(image, text)
-
-    def with_images(self, text: np.ndarray, image: np.ndarray) -> np.ndarray:
-        return _products(text, image)
-
-
-HALF_PRODUCT = HalfProduct()
+    def hubness(self, image: Rows, text: Rows) -> tuple[np.ndarray, np.ndarray]:
+        r = self.reference
+        return half_hubness(image, r.text, self.temperature), half_hubness(text, r.image, self.temperature)
 
 
-def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x y = (x - x')(y - y') + x' (y - y') + x y', with means x' and y'."""
-    mean, rest = x.mean(0), y.mean(0)
-    y = y - rest
-    found: np.ndarray = (half(x - mean) @ half(y).T).float().numpy()
-    found += (x @ rest)[:, None]
-    found += y @ mean
-    return found
+def half_hubness(x: Rows, other: np.ndarray, temperature: float) -> np.ndarray:
+    """`judge.scores.hubness` by products in half precision.  x: (n, k), other: (R, k) -> (n,) float64."""
+    import torch
+
+    mean, rest = x[:CENTRED].mean(0) if x.shape[0] else np.zeros(x.shape[1], np.float32), other.mean(0)
+    centred = other - rest
+    others = half(centred).split(TILE[1])
+    bonuses = torch.from_numpy(centred @ mean / np.float32(temperature)).split(TILE[1])
+    rows = list(chunks(x.shape[0], TILE[0]))
+
+    def of_rows(k: int, _: str) -> np.ndarray:
+        vectors = x[rows[k]]
+        left, total = half(vectors - mean), np.full(len(vectors), -np.inf)
+        for right, bonus in zip(others, bonuses, strict=True):
+            logits = torch.add(bonus, left @ right.T, alpha=1 / temperature)
+            top = logits.amax(1)
+            logits -= top[:, None]
+            summed = logits.exp_().sum(1).double()
+            total = np.logaddexp(total, (top + summed.log()).numpy())
+        return total + vectors @ rest / temperature
+
+    return np.concatenate(side_by_side(of_rows, len(rows), ["cpu"]) or [np.zeros(0)]) - np.log(len(other))

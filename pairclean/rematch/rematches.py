@@ -30,7 +30,7 @@ from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
 from .candidates import Finder
 from .pool import CandidatePool, Pool, RematchOptions
-from .products import HALF_PRODUCT
+from .products import HalfScorer
 
 #: The reference is this share of the pairs, from REFERENCE to MOST of them. All captions that are nearer to an image
 #: than any of the reference score alike; with a small reference there are many such captions in large data.
@@ -291,9 +291,9 @@ def _fitted(space: Model, reference: Pairs, matched: Pairs, device: str) -> Scor
     compare = space.comparison
     # Without a pair to fit it by, any temperature will do: nothing is calibrated then, and nothing is rematched.
     temperature = fit_temperature(matched.image[:], matched.text[:], compare) if len(matched) else 1.0
-    # That is off by about .02, where another draw of the reference would change hubness by .4.
-    measure = HALF_PRODUCT if compare is INNER_PRODUCT else compare
-    return Scorer(Reference.of(reference.through(space)), temperature, device, measure)
+    # Half precision is off by about .02, where another draw of the reference would change hubness by .4.
+    kind = HalfScorer if compare is INNER_PRODUCT and device == "cpu" else Scorer
+    return kind(Reference.of(reference.through(space)), temperature, device, compare)
 
 
 def _rematcher(learned: Learned, judgement: Judgement) -> tuple[Alignment, np.ndarray | None]:
