@@ -168,7 +168,7 @@ class CandidatePool:
     def propose(self, options: RematchOptions) -> Proposals:
         """For the pairs that joined, then for those of the pool."""
         if not len(self.joined):
-            return self._settle(self.sides, self.edges, options)
+            return _settle(self.sides, self._graph(self.sides, self.edges, options), options, self.device)
         nobody = np.zeros(0, np.int64)
         return self.propose_with(self.joined.take(nobody), self.scorer, nobody, options)
 
@@ -194,8 +194,8 @@ class CandidatePool:
             *map(np.concatenate, zip((x[out_best] for x in out), (x[back_best] for x in back), strict=True))
         )
         carried = self.options.carried[~among(self.options.carried, broken)]
-        edges = self.edges.after(every.scored(self.scorer, few, carried, self.partners), n)
-        return self._settle(every, edges, options)
+        few = every.scored(self.scorer, few, carried, self.partners)
+        return _settle(every, self._graph(every, self.edges.after(few, n), options), options, self.device)
 
     def _gallery(self, pairs: Pairs, sides: _Sides, scorer: Scorer, *, device: str = "cpu") -> Gallery:
         if self.finder is not None:
@@ -204,34 +204,36 @@ class CandidatePool:
             pairs.image, pairs.text, sides.image_hubness, sides.text_hubness, scorer.temperature, device=device
         )
 
-    def _settle(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Proposals:
-        own = np.arange(len(sides.clean))
+    def _graph(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Graph:
+        """What the plan is made of: each pair as it is, then the edges."""
+        m = len(sides.clean)
+        own = np.arange(m, dtype=np.int32)
         stay = logit(sides.clean, 1e-9)
         if options.prior is not None:
             stay = (stay + sides.score(self.scorer, own, own, sides.similarity, self.partners) + options.prior) / 2
-        return _settle(sides, stay, edges, options, self.device)
+        prior = np.log((1 - options.orphans) / sides.partners(options.reuse))
+        can = edges.value > np.log(LEAST_MASS * options.orphans**2) - prior  # no potential is above 1 / orphans
+        return Graph(
+            np.concatenate([own, edges.image[can]]),
+            np.concatenate([_places(m, options), edges.caption[can]]),
+            np.concatenate([stay.astype(np.float32), edges.value[can] + np.float32(prior)]),
+            m,
+            2 * m if options.reuse else m,
+            options.capacity,
+        )
 
 
-def _settle(sides: _Sides, stay: np.ndarray, edges: Edges, options: RematchOptions, device: str = "cpu") -> Proposals:
-    """stay: (m,) log odds that each pair stays together.  edges: of scores."""
+def _places(m: int, options: RematchOptions) -> np.ndarray:
+    """(m,) int32: a pair that stays together takes its caption's place, unless captions are reused."""
+    return np.arange(m, dtype=np.int32) + np.int32(m if options.reuse else 0)
+
+
+def _settle(sides: _Sides, graph: Graph, options: RematchOptions, device: str) -> Proposals:
     m = len(sides.clean)
-    own = np.arange(m, dtype=np.int32)
-    # A pair that stays together takes its caption's place, unless captions are reused.
-    place = own + np.int32(m) if options.reuse else own
-    prior = np.log((1 - options.orphans) / sides.partners(options.reuse))
-    can = edges.value > np.log(LEAST_MASS * options.orphans**2) - prior  # no potential is above 1 / orphans
-    graph = Graph(
-        np.concatenate([own, edges.image[can]]),
-        np.concatenate([place, edges.caption[can]]),
-        np.concatenate([stay.astype(np.float32), edges.value[can] + np.float32(prior)]),
-        m,
-        2 * m if options.reuse else m,
-        options.capacity,
-    )
-    image, caption = graph.image[m:], graph.caption[m:]
     plan = transport(graph, options.orphans, device)
     partner = round_plan(graph, plan)
-    partner[partner == place] = -1
+    partner[partner == _places(m, options)] = -1
+    image, caption = graph.image[m:], graph.caption[m:]
     # Copies of one caption share its mass: what counts is the text.
     text = np.where(partner >= 0, sides.caption_id[partner], 0)
     same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
