@@ -13,13 +13,14 @@ from .calibration import (
     keeping,
     read_calibration,
 )
+from .choice import ENCODER_SCORES, GIVEN
 from .compared import PairScorers
 from .crossfit import CrossFit, Scores, cosine_scores, separates_better
 from .decoy_fit import calibrate
 from .decoys import LEVEL, DecoyScale, Rate
 from .folds import FOLDS, Folds, assign_folds, fold_of
-from .held_out import clean_by_fold, draw_sure
-from .judgement import ENCODER_SCORES, NOISE_KINDS, UNJUDGED, HeldOutRetrieval, Histogram, Judgement, judge, judge_as
+from .held_out import HeldOutRetrieval, clean_by_fold, draw_sure
+from .judgement import NOISE_KINDS, UNJUDGED, Histogram, Judgement, judge, judge_as
 from .kinds import PairKinds, Partition
 from .languages import script_codes
 from .lemon import NeighbourIndex, lemon_scores
@@ -40,6 +41,7 @@ __all__ = [
     "FEWEST",
     "FEWEST_LABELS",
     "FOLDS",
+    "GIVEN",
     "LEVEL",
     "NOISE_KINDS",
     "REFERENCE",

@@ -1,42 +1,34 @@
-"""The judgement of every pair: which score is used, its calibration, and what both say."""
+"""The judgement of every pair: its score, the calibration of the scores, and what both say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
 from ..arrays import Pairs, chunks, single, unit
-from ..metrics.retrieval import retrieval
 from ..pairs import UserError
 from .agreement import spaces_agree
 from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge
+from .choice import ENCODER_SCORES, GIVEN, Choice, by_scorers, choose, encoder_scores, of_kind, with_phrases
 from .compared import PairScorers
-from .crossfit import CrossFit, Scores, cosine_scores, separates_better
+from .crossfit import CrossFit, Scores
 from .decoy_calibration import DecoyCalibration
 from .decoys import DecoyScale, Rate
 from .evidence import Scored
-from .held_out import clean_by_fold
-from .kinds import PairKinds
+from .held_out import HeldOutRetrieval, held_out_retrieval
 from .languages import unread_languages, unread_note, unread_scripts
-from .lemon import NeighbourIndex, lemon_scores
+from .lemon import NeighbourIndex
 from .partial import kind_cut, mixed_scores
-from .particulars import keeps_particulars, near_ranks
-from .phrased import NO_SPAN, PhraseReader, Words, read_sample
+from .phrased import NO_SPAN, PhraseReader, Words
 from .recalibration import Recalibration
 from .rounds import Learned
 from .scores import Scorer
 
-T = TypeVar("T")
-
-#: Scores in the encoder's own space. The others, "first" and "aligned", are in the space of a round of learning.
-ENCODER_SCORES = ("clip", "negclip", "lemon")
-#: The score by scorers that the user gave.
-GIVEN = "scorer"
 #: The kind of a mismatch: not known, the caption of another image, a caption of which half belongs to another image,
 #: the caption of an image of the same kind, a caption that says nothing of its image, an image that shows nothing.
 NOISE_KINDS = (None, "complete", "partial", "within_kind", "generic", "placeholder")
@@ -51,18 +43,6 @@ HISTOGRAM_BINS = 60
 NEARLY = 0.9
 DECOYS_KEPT = 20_000
 
-NOT_LEARNED = (
-    "Learning from the judged pairs did not set them further apart from random re-pairings, or less apart "
-    "from captions like their own, so they are judged by what it started from."
-)
-FOREIGN = (
-    "The encoder's own similarities do not tell matches from mismatches here, so that the alignment was learned from "
-    "nothing."
-)
-PARTLY = (
-    "Some captions are partly wrong. What was learned in the second round took them for right ones, so the pairs are "
-    "judged by the first."
-)
 _WRONG = "all captions are with the wrong images. Look at a few pairs, and at how images and captions were joined."
 NEARLY_ALL = f"Nearly {_WRONG}"
 ALL_WRONG = (
@@ -97,20 +77,6 @@ class Histogram:
         observed, random = (np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] for x in (pairs, decoys))
         expected = random * (rate * len(pairs) / len(decoys))
         return Histogram(edges.tolist(), observed.tolist(), expected.tolist())
-
-
-@dataclass(frozen=True)
-class HeldOutRetrieval:
-    """Recall among the judged-clean pairs of each fold, by the model that never saw them; the mean over the folds.
-
-    pairs: how many.  learned: whether the space in use differs from the encoder's.  zero_shot, aligned: what
-    `metrics.retrieval.retrieval` gives, in the encoder's space and in the one in use; None where it cannot be measured.
-    """
-
-    pairs: int
-    learned: bool
-    zero_shot: dict[str, float] | None
-    aligned: dict[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -198,16 +164,16 @@ def judge(
         return _unjudged(_too_few(len(rows)), similarity)
     kinds = learned.kinds(pairs, rows, learned.kind_column)
     if scorers is None:
-        choice = _choose(pairs, rows, learned, kinds, score, comparable, seed, device)
+        choice = choose(pairs, rows, learned, kinds, score, comparable, seed, device)
     else:
-        choice = _given(scorers, learned.near(pairs), rows, kinds, seed)
+        choice = by_scorers(scorers, learned.near(pairs), rows, kinds, seed)
     why = cannot_judge(choice.unbiased)
     if why:
         found = _unjudged(why, similarity, _everywhere(len(pairs), rows, choice.aligned_similarity))
         agree = comparable and spaces_agree(pairs, rows, seed=seed)
         return replace(found, notes=[*found.notes, ALL_WRONG]) if agree else found
     if words is not None and calibration == "decoy":
-        unbiased = _read(choice.first, choice.unbiased, learned, kinds, pairs, words, seed)
+        unbiased = with_phrases(choice.first, choice.unbiased, learned, kinds, pairs, words, seed)
         same = choice.scores is choice.unbiased
         choice = replace(choice, unbiased=unbiased, scores=unbiased if same else choice.scores)
     fitted = calibrate_scores(choice.unbiased, calibration, seed=seed)
@@ -217,7 +183,7 @@ def judge(
             choice = choice.by_first()
         else:
             if partly and words is not None:
-                again = _read(choice.cross_fit, choice.scores, learned, kinds, pairs, words, seed)
+                again = with_phrases(choice.cross_fit, choice.scores, learned, kinds, pairs, words, seed)
                 choice = replace(choice, scores=again)
             fitted = calibrate_scores(choice.scores, calibration, like=fitted, seed=seed)
     unread = np.zeros(len(rows), bool)
@@ -261,16 +227,16 @@ def judge_as(
     kinds = learned.kinds(pairs, rows, None)
     if models:
         cross_fit = learned.cross_fit(models, pairs, rows)
-        scores = cross_fit.scores(learned.near(pairs), kinds, seed=seed, scorers=_of(Scorer, earlier.scorers))
+        scores = cross_fit.scores(learned.near(pairs), kinds, seed=seed, scorers=of_kind(Scorer, earlier.scorers))
     else:
         cross_fit = CrossFit.single(ZeroShot(device=device), rows)
-        scores = _encoder_scores(earlier.score, cross_fit, learned.near(pairs), kinds, seed, earlier.scorers)
+        scores = encoder_scores(earlier.score, cross_fit, learned.near(pairs), kinds, seed, earlier.scorers)
     why = all_alike(scores)
     if why:
         return _unjudged(why, similarity)
-    choice = _Choice(earlier.score, cross_fit, scores, cross_fit, scores, scores.similarity, [APPLIED])
+    choice = Choice(earlier.score, cross_fit, scores, cross_fit, scores, scores.similarity, [APPLIED])
     if words is not None and earlier.calibration.kind == "decoy":
-        read = _read(cross_fit, scores, learned, kinds, pairs, words, seed)
+        read = with_phrases(cross_fit, scores, learned, kinds, pairs, words, seed)
         choice = replace(choice, scores=read, unbiased=read)
     # The rate is this data's own; the scale that turns scores into probabilities is the earlier one.
     rate = calibrate_scores(choice.scores, earlier.calibration.kind, seed=seed).rate
@@ -290,109 +256,8 @@ def judge_as(
     )
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """The score that is used, and the models that give it.
-
-    unbiased: scores of models that used no judgement of these pairs, which are those of `first`.
-    aligned_similarity: (n,) of the pairs.
-    """
-
-    score: str
-    cross_fit: CrossFit
-    scores: Scores
-    first: CrossFit
-    unbiased: Scores
-    aligned_similarity: np.ndarray
-    notes: list[str]
-
-    def by_first(self) -> _Choice:
-        """The same, judged by what used no judgement of these pairs."""
-        name = "first" if self.first.learned else "negclip"
-        return replace(self, score=name, cross_fit=self.first, scores=self.unbiased, notes=[*self.notes, PARTLY])
-
-
-def _read(
-    cross_fit: CrossFit, scores: Scores, learned: Learned, kinds: PairKinds, pairs: Pairs, words: Words, seed: int
-) -> Scores:
-    """The same scores, with a sample of the captions read by phrases; as they are if they are not a `Scorer`'s."""
-    if scores.kinds is None:
-        return scores
-    reader = PhraseReader(cross_fit, _of(Scorer, scores.scorers), learned.near(pairs), words)
-    return replace(scores, phrased=read_sample(reader, kinds.groups[len(kinds.groups) // 2], seed=seed))
-
-
-def _choose(
-    pairs: Pairs,
-    rows: np.ndarray,
-    learned: Learned,
-    kinds: PairKinds,
-    wanted: str,
-    comparable: bool,
-    seed: int,
-    device: str,
-) -> _Choice:
-    """The score that is wanted; "auto" takes the second round's, if it separates better and keeps particulars."""
-    near = learned.near(pairs)
-    first = learned.cross_fit(learned.first, pairs, rows)
-    scores = first.scores(near, kinds, seed=seed)
-    foreign = comparable and first.learned and learned.method != "canonical"
-    name, notes = "first" if first.learned else "negclip", [FOREIGN] if foreign else []
-    choice = _Choice(name, first, scores, first, scores, scores.similarity, notes)
-    if learned.aligned:
-        second = learned.cross_fit(learned.aligned, pairs, rows)
-        better = second.scores(near, kinds, seed=seed)
-        choice = replace(choice, aligned_similarity=better.similarity)
-        if wanted == "aligned" or (
-            wanted == "auto"
-            and separates_better(better, scores)
-            and keeps_particulars(
-                near_ranks(second, near, better, seed=seed), near_ranks(first, near, scores, seed=seed)
-            )
-        ):
-            choice = replace(choice, score="aligned", cross_fit=second, scores=better)
-        elif wanted == "auto":
-            choice = replace(choice, notes=[*notes, NOT_LEARNED])
-    if wanted in ENCODER_SCORES and wanted != choice.score:
-        encoder = CrossFit.single(ZeroShot(device=device), rows)
-        scores = _encoder_scores(wanted, encoder, near, kinds, seed)
-        choice = replace(choice, score=wanted, cross_fit=encoder, scores=scores, first=encoder, unbiased=scores)
-    return choice
-
-
-def _given(scorers: PairScorers, near: Pairs, rows: np.ndarray, kinds: PairKinds, seed: int) -> _Choice:
-    """By scorers that used no judgement of the pairs that they score."""
-    cross_fit = scorers.cross_fit(rows)
-    scores = cross_fit.scores(scorers.pairs(near), kinds, seed=seed)
-    return _Choice(GIVEN, cross_fit, scores, cross_fit, scores, scores.similarity * scorers.units(rows), [])
-
-
-def _encoder_scores(
-    name: str,
-    encoder: CrossFit,
-    pairs: Pairs,
-    kinds: PairKinds,
-    seed: int,
-    earlier: Sequence[Scorer | NeighbourIndex] | None = None,
-) -> Scores:
-    """By the encoder's similarity: of the pair alone, without its hubness, or with its neighbours'.
-
-    earlier: the scorers of an earlier judgement by the same score.
-    """
-    if name == "clip":
-        return cosine_scores(pairs, encoder.rows, seed=seed)
-    if name == "lemon":
-        index = None if earlier is None else _of(NeighbourIndex, earlier)[0]
-        return lemon_scores(pairs, encoder.rows, index=index, seed=seed)
-    return encoder.scores(pairs, kinds, seed=seed, scorers=None if earlier is None else _of(Scorer, earlier))
-
-
-def _of(kind: type[T], scorers: Sequence[object]) -> list[T]:
-    return [scorer for scorer in scorers if isinstance(scorer, kind)]
-
-
 def _judged(
-    choice: _Choice,
+    choice: Choice,
     calibration: Calibration,
     rate: Rate,
     pairs: Pairs,
@@ -406,7 +271,7 @@ def _judged(
     reader = None
     told = isinstance(calibration, DecoyCalibration) and calibration.reads_phrases
     if words is not None and scores.phrased is not None and told:
-        reader = PhraseReader(choice.cross_fit, _of(Scorer, scores.scorers), learned.near(pairs), words, None)
+        reader = PhraseReader(choice.cross_fit, of_kind(Scorer, scores.scorers), learned.near(pairs), words, None)
     span = np.full((len(rows), 2), NO_SPAN, np.int32)
     if reader and isinstance(calibration, DecoyCalibration) and calibration.partial is not None:
         assert scores.phrased is not None
@@ -454,7 +319,7 @@ def _judged(
         rate=rate,
         separation=scores.separation,
         histogram=Histogram.of(scores, rate.estimate),
-        retrieval=_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed) if vectors else None,
+        retrieval=held_out_retrieval(choice.cross_fit, pairs, everywhere, comparable, seed) if vectors else None,
     )
 
 
@@ -516,23 +381,3 @@ def _similarity(pairs: Pairs, rows: np.ndarray, comparable: bool) -> np.ndarray:
         x, y = (unit(single(vectors[rows[part]])) for vectors in (pairs.image, pairs.text))
         out[rows[part]] = (x * y).sum(1)
     return out
-
-
-def _retrieval(
-    cross_fit: CrossFit, pairs: Pairs, clean_probability: np.ndarray, comparable: bool, seed: int
-) -> HeldOutRetrieval:
-    found: dict[str, list[dict[str, float]]] = {"zero_shot": [], "aligned": []}
-    count = 0
-    for model, clean in clean_by_fold(cross_fit, clean_probability, seed=seed):
-        if len(clean) < 2:
-            continue
-        count += len(clean)
-        held_out = pairs.take(clean)
-        for name, space in (("aligned", model), *([("zero_shot", ZeroShot())] if comparable else [])):
-            x, y = space.embed_image(held_out.image), space.embed_text(held_out.text)
-            found[name].append(retrieval(x, y, image_id=held_out.image_id, caption_id=held_out.caption_id))
-    means = {
-        name: {key: float(np.mean([r[key] for r in folds])) for key in folds[0] if key != "queries"} if folds else None
-        for name, folds in found.items()
-    }
-    return HeldOutRetrieval(count, cross_fit.learned, **means)

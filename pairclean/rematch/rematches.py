@@ -11,6 +11,7 @@ from ..align import Alignment, ZeroShot
 from ..arrays import INNER_PRODUCT, Pairs, unique_values
 from ..judge import (
     ENCODER_SCORES,
+    GIVEN,
     NOISE_KINDS,
     REFERENCE,
     Faults,
@@ -24,7 +25,6 @@ from ..judge import (
     reference_rows,
     threshold_for,
 )
-from ..judge.judgement import GIVEN
 from ..judge.scores import Model
 from ..pairs import ReasonCode
 from .calibration import SURE, calibrate_rematching, fit_temperature
