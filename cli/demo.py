@@ -57,7 +57,7 @@ def _summary(scores: Mapping[str, Any], report: Mapping[str, Any], settings: str
     from rich.padding import Padding
     from rich.table import Table
 
-    from .text import percent
+    from .text import percent, right_of_kept
 
     rate, expected = report["mismatch_rate"], report["rematch"]["expected_precision"]
     interval = "" if rate["low"] is None else f" ({percent(rate['low'])} to {percent(rate['high'])})"
@@ -77,7 +77,7 @@ def _summary(scores: Mapping[str, Any], report: Mapping[str, Any], settings: str
         ("could be rematched", f"{scores['partners_on_offer']:,}", f"{scores['rematch_emitted']:,} rematched"),
         ("rematch precision", "", percent(scores["rematch_precision"]) + promised),
         ("rematch recall", "", percent(scores["rematch_recall"])),
-        ("right captions", percent(scores["correct_before"]), percent(scores["correct_after"]) + " of what is kept"),
+        ("right captions", percent(scores["correct_before"]), right_of_kept(scores)),
     ]
     for row in rows:
         table.add_row(*row)

@@ -180,7 +180,7 @@ def _detection(found: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    from .text import percent
+    from .text import percent, right_of_kept
 
     rate = found["mismatch_rate"]
     table = _table("planted", "found")
@@ -203,7 +203,7 @@ def _detection(found: Mapping[str, Any]) -> RenderableType:
         ("could be rematched", f"{found['partners_on_offer']:,}", f"{found['rematch_emitted']:,} rematched"),
         ("rematch precision", "", percent(found["rematch_precision"] if found["rematch_emitted"] else None)),
         ("rematch recall", "", percent(found["rematch_recall"])),
-        ("right captions", percent(found["correct_before"]), percent(found["correct_after"]) + " of the pairs kept"),
+        ("right captions", percent(found["correct_before"]), right_of_kept(found)),
     ]
     for row in rows:
         table.add_row(*row)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def safe(text: object) -> str:
     """`text` on one line, with every character that is not printable escaped."""
@@ -35,6 +38,11 @@ def duration(seconds: float) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def right_of_kept(scores: Mapping[str, Any]) -> str:
+    """The share of right captions in the cleaned data, by `evaluate`."""
+    return f"{percent(scores['correct_after'])} of the pairs kept" if scores["pairs_after"] else "no pair is kept"
 
 
 def counted(number: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pairclean_cli
 import pytest
 from pairclean_cli.main import app
-from pairclean_cli.text import duration, percent, safe, size
+from pairclean_cli.text import duration, percent, right_of_kept, safe, size
 from typer.testing import CliRunner, Result
 
 from pairclean import __version__
@@ -327,3 +327,9 @@ def test_numbers_as_people_say_them() -> None:
         *("0.3 s", "59.9 s", "1 min 00 s", "59 min 59 s", "2 h 01 min")
     ]
     assert [percent(0.3456), percent(None), percent(0.95, 0)] == ["34.6%", "–", "95%"]
+
+
+def test_nothing_that_is_kept_has_no_share_of_right_captions() -> None:
+    assert right_of_kept({"correct_after": 0.967, "pairs_after": 30}) == "96.7% of the pairs kept"
+    assert right_of_kept({"correct_after": 0.0, "pairs_after": 30}) == "0.0% of the pairs kept"
+    assert right_of_kept({"correct_after": 0.0, "pairs_after": 0}) == "no pair is kept"
