@@ -49,7 +49,7 @@ class _Side:
     """
 
     vectors: Tensor
-    bonus: np.ndarray
+    bonus: Tensor
     row: np.ndarray
     ends: np.ndarray
 
@@ -63,7 +63,7 @@ class _Side:
         row = grouped(cell, cells).astype(np.int64)
         ordered = vectors.new_zeros(len(row) + COLUMNS, vectors.shape[1])
         torch.index_select(vectors, 0, torch.from_numpy(row), out=ordered[: len(row)])
-        return _Side(ordered, bonus[row], row, _ends(cell, cells))
+        return _Side(ordered, torch.from_numpy(bonus[row]), row, _ends(cell, cells))
 
 
 class Cells:
@@ -113,7 +113,7 @@ class Cells:
         def of_block(i: int, _: str) -> None:
             block = blocks[i]
             for who, which, product in self._products(query[block], near[block], side):
-                best.add_rows(product + side.bonus[which], who + block.start, side.row[which])
+                best.add_rows(product, who + block.start, side.row[which])
 
         side_by_side(of_block, len(blocks), ["cpu"])
         return best.sorted()[1]
@@ -131,7 +131,8 @@ class Cells:
         return found
 
     def _products(self, query: Tensor, near: np.ndarray, side: _Side) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
-        """Cell by cell: (q,) int64 queries, the slice of the side that they are compared with, (q, c) float32 products.
+        """Cell by cell: (q,) int64 queries, the slice of the side that they are compared with, (q, c) float32 products
+        with the bonus of the side.
 
         near: (n, probes) cells of (n, k) queries.
         """
@@ -146,8 +147,8 @@ class Cells:
             rows, columns = stop - start, which.stop - which.start
             left = query.index_select(0, padded[start : start + _whole(rows, ROWS)])
             right = side.vectors[which.start : which.start + _whole(columns, COLUMNS)]
-            product = (left @ right.T)[:rows, :columns].float().numpy()
-            yield who[start:stop].astype(np.int64), which, product
+            product = torch.add(side.bonus[which], (left @ right.T)[:rows, :columns])
+            yield who[start:stop].astype(np.int64), which, product.numpy()
 
 
 def _whole(n: int, size: int) -> int:
