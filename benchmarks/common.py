@@ -69,13 +69,16 @@ class Data:
         return Data(self.name, self.image, text, self.image_id, ids, caption, self.table, self.encoder)
 
 
-def load(name: str) -> Data:
-    """A set of the development data, embedded by MODELS[name]; the vectors are kept for the next time."""
+def load(name: str, caption_column: str | None = None) -> Data:
+    """A set of the development data, embedded by MODELS[name]; the vectors are kept for the next time.
+
+    caption_column: what is taken as the captions, such as the names of classes; None takes those that are there.
+    """
     source = SHARED / "data" / name
     if name == "flickr8k_clip":
         return _flickr8k_clip(source)
-    run = CACHE / name
-    pipeline.embed(source, run, model=MODELS[name])
+    run = CACHE / (f"{name}-{caption_column}" if caption_column else name)
+    pipeline.embed(source, run, model=MODELS[name], caption_column=caption_column)
     made = Run.open(run)
     emb = Embeddings.open(made.embeddings, made.shards)
     rows = np.arange(len(emb))
