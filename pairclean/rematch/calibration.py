@@ -24,8 +24,9 @@ SUREST = 0.75
 BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
 #: Pairs drawn for one trial, as a share of the suspects. It is small because every broken pair makes the pool noisier.
 PORTION = 0.25
-#: Holds the slopes of the curve back, as a normal prior of deviation 10 does; where all are right, none is too steep.
-RIDGE = 0.01
+#: Holds the slopes of the curve back where few proposals were tried: steep curves of few promise too much. It is the
+#: precision of a normal prior of each, where a proposal counts once.
+RIDGE = 3.0
 #: The fewest pairs that can be broken, and the fewest proposals in all trials, for a calibration.
 FEWEST_SURE, FEWEST_SEEN = 20, 100
 
