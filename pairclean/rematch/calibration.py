@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from scipy.optimize import minimize
 
 from ..arrays import INNER_PRODUCT, Comparison, Pairs
 from ..judge.scores import pair_codes, pair_similarity
@@ -23,22 +24,25 @@ SUREST = 0.75
 BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
 #: Pairs drawn for one trial, as a share of the suspects. It is small because every broken pair makes the pool noisier.
 PORTION = 0.25
+#: Holds the slopes of the curve back where few proposals were tried: steep curves of few promise too much. It is the
+#: precision of a normal prior of each, where a proposal counts once.
+RIDGE = 3.0
 #: The fewest pairs that can be broken, and the fewest proposals in all trials, for a calibration.
 FEWEST_SURE, FEWEST_SEEN = 20, 100
 
 
 @dataclass(frozen=True)
 class RematchCalibration:
-    """P(a proposal is right) = sigmoid(intercept + slope * logit(mass)), and how it was fitted.
+    """P(a proposal is right), which rises with the logit x of its mass, and how it was fitted.
 
+    P = sigmoid(curve[0] + curve[1] x + curve[2] max(x, 0)), the last two not negative.
     orphans: the estimated share of the suspects without a partner in the data.  broken: pairs broken for calibration.
     options: of the plans for which it holds.
     probability, right, weight: (t,) of the proposals of the trials: the calibrated probability, whether the proposal
     was right, and how many proposals of the pool it represents.
     """
 
-    intercept: float
-    slope: float
+    curve: np.ndarray
     orphans: float
     broken: int
     options: RematchOptions
@@ -47,7 +51,7 @@ class RematchCalibration:
     weight: np.ndarray
 
     def __call__(self, mass: np.ndarray) -> np.ndarray:
-        return _sigmoid(self.intercept + self.slope * logit(mass))
+        return _sigmoid(_bent(mass) @ self.curve)
 
 
 def fit_temperature(image: np.ndarray, text: np.ndarray, comparison: Comparison = INNER_PRODUCT) -> float:
@@ -78,6 +82,10 @@ def calibrate_rematching(
     quarter, whose images are left out: these orphans show what is proposed where there is no partner. The share of
     orphans among the suspects is the mixture of the two groups' plan masses that explains the suspects' masses. Pairs
     that were not broken show how often the plan separates a clean pair. All of that is repeated with new draws.
+
+    A pair was matched before it was broken with its clean probability only. If it was not, the plan may find the
+    caption that its image really has, and that would look like a mistake. So what is fitted to the share that is
+    returned is P(right) times the clean probability.
     None if too few pairs can be broken.
     """
     options = suspects.options
@@ -116,9 +124,10 @@ def calibrate_rematching(
         weight[group] = stands_for / max(1, int(group.sum()))
     seen = proposed & (trial.group != SUSPECT)
     mass, right, weight = trial.mass[seen], trial.right[seen], weight[seen]
-    intercept, slope = _logistic(logit(mass), right, weight / weight.mean())
-    chance = _sigmoid(intercept + slope * logit(mass))
-    return RematchCalibration(intercept, slope, orphans, int(count * (size // 4) * 3), used, chance, right, weight)
+    matched = np.where(home, trial.matched, 1.0)[seen]
+    curve = fit_curve(mass, right, weight, matched)
+    chance = _sigmoid(_bent(mass) @ curve)
+    return RematchCalibration(curve, orphans, int(count * (size // 4) * 3), used, chance, right, weight)
 
 
 HOME, ORPHAN, WHOLE, SUSPECT = range(4)
@@ -127,12 +136,13 @@ HOME, ORPHAN, WHOLE, SUSPECT = range(4)
 @dataclass(frozen=True)
 class _Trial:
     """For every pair that took part: the mass of its proposal and of all other captions, whether the proposal is right
-    (not known for suspects), its clean probability, and its group."""
+    (not known for suspects), its clean probability, the one before it was broken, and its group."""
 
     mass: np.ndarray
     away: np.ndarray
     right: np.ndarray
     clean: np.ndarray
+    matched: np.ndarray
     group: np.ndarray
 
     @staticmethod
@@ -178,7 +188,9 @@ def _break(
     own = np.concatenate([pairs.caption_id[images], pairs.caption_id[whole], suspects.pairs.caption_id])
     right = (found.partner >= 0) & (caption_id[found.partner] == own)
     group = np.repeat(np.arange(4), (len(home), len(orphan), len(whole), len(suspects)))
-    return _Trial(found.mass, found.away, right, np.concatenate([added.clean, suspects.clean]), group)
+    clean = np.concatenate([added.clean, suspects.clean])
+    matched = np.concatenate([sure.clean[images], sure.clean[whole], suspects.clean])
+    return _Trial(found.mass, found.away, right, clean, matched, group)
 
 
 def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> float:
@@ -195,13 +207,30 @@ def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) ->
     return min(max(share, FEWEST_ORPHANS), 0.99)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    from sklearn.linear_model import LogisticRegression
+def fit_curve(mass: np.ndarray, right: np.ndarray, weight: np.ndarray, matched: np.ndarray) -> np.ndarray:
+    """The curve of a `RematchCalibration` of greatest likelihood for (t,) proposals.
 
-    both = np.concatenate([y, ~y])  # a little of both outcomes for every proposal keeps the slope finite
-    weights = np.concatenate([weight * 0.995, weight * 0.005])
-    fit = LogisticRegression(C=100.0).fit(np.concatenate([x, x])[:, None], both, sample_weight=weights)
-    return float(fit.intercept_[0]), max(float(fit.coef_[0, 0]), 1e-3)
+    matched: how likely it is that the pair was matched before; otherwise its proposal cannot be seen to be right.
+    """
+    x, weight = _bent(mass), weight / weight.mean()
+
+    def loss(curve: np.ndarray) -> tuple[float, np.ndarray]:
+        chance = _sigmoid(x @ curve)
+        seen = np.clip(matched * chance, 1e-12, 1 - 1e-12)
+        log = np.where(right, np.log(seen), np.log1p(-seen))
+        slope = weight * np.where(right, 1 - chance, -seen * (1 - chance) / (1 - seen))
+        pull = RIDGE * np.array([0.0, curve[1], curve[2]])
+        return float(pull @ curve / 2 - weight @ log), pull - x.T @ slope
+
+    rising = [(None, None), (1e-3, None), (0.0, None)]
+    curve: np.ndarray = minimize(loss, [0.0, 1.0, 0.0], jac=True, method="L-BFGS-B", bounds=rising).x
+    return curve
+
+
+def _bent(mass: np.ndarray) -> np.ndarray:
+    """(t,) masses -> (t, 3) what a curve is a weighted sum of."""
+    x = logit(mass)
+    return np.stack([np.ones_like(x), x, np.maximum(x, 0)], axis=1)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

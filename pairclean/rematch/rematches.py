@@ -262,17 +262,20 @@ def _planned(
     rows = np.concatenate([again, unsure])
     has = proposals.partner >= 0
     chance = np.where(has, calibration(proposals.mass), 0.0)
-    # A pair with a rematch that is right with probability p is itself matched with at most 1 - p. That flags a pair
-    # that the judge did not flag, unless the user asked for a share to keep.
-    wanted = flagged[rows] | ((chance > 1 - threshold) & (not fixed))
-    chosen, offered = settle(proposals.partner, chance, flagged[rows], wanted, min_precision, options.reuse)
+    # If a rematch is right with probability p, its pair is matched with at most 1 - p, and so is the pair whose caption
+    # it takes. That flags pairs that the judge did not flag, unless the user asked for a share to keep.
+    likely = (chance > 1 - threshold) & (not fixed)
+    chosen, offered = settle(proposals.partner, chance, flagged[rows], likely, min_precision, options.reuse)
     reason = found.reason
     reason[rows[has]] = REASONS.index(TAKEN)
     reason[rows[offered]] = REASONS.index(UNSURE)
     found.partner[rows[chosen]] = rows[proposals.partner[chosen]]
     found.probability[rows[chosen]] = chance[chosen]
+    keeps = ~(flagged[rows] | chosen)
     overturned = chosen & ~flagged[rows]
-    clean[rows[overturned]] = (clean[rows[overturned]] * (1 - chance[overturned])).astype(np.float32)
+    robbed = chosen & keeps[proposals.partner] & (capacity == 1 and not options.reuse)
+    for pairs_of, by in ((rows[overturned], overturned), (rows[proposals.partner[robbed]], robbed)):
+        clean[pairs_of] = (clean[pairs_of] * (1 - chance[by])).astype(np.float32)
     emitted = found.partner >= 0
     return replace(
         found,
@@ -320,19 +323,20 @@ def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:
 
 
 def settle(
-    partner: np.ndarray, chance: np.ndarray, flagged: np.ndarray, wanted: np.ndarray, min_precision: float, reuse: bool
+    partner: np.ndarray, chance: np.ndarray, flagged: np.ndarray, likely: np.ndarray, min_precision: float, reuse: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which proposals are emitted, and which would be if they were sure enough: two (m,) bool.
 
     partner: (m,) row of the proposed caption, -1 for none; chance: (m,) probability that it is right; flagged: (m,);
-    wanted: (m,) the proposals that may be emitted. Unless `reuse`, a caption is given away only if its own pair is
-    flagged or loses its image too.
+    likely: (m,) proposals that are right so probably that they flag a pair. Proposals are for pairs that are flagged,
+    or flagged by them. Unless `reuse`, a caption is given away only if its own pair is flagged, loses its image too, or
+    is flagged by that.
     """
-    offered = wanted & (partner >= 0)
+    offered = (flagged | likely) & (partner >= 0)
     while True:
         chosen = np.zeros(len(partner), bool)
         chosen[offered] = emit(chance[offered], min_precision)
-        held = offered & ~(reuse | (flagged | chosen)[partner])
+        held = offered & ~(reuse | likely | (flagged | chosen)[partner])
         if not held.any():
             return chosen, offered
         offered &= ~held

@@ -17,6 +17,7 @@ from pairclean.rematch import (
     propose,
 )
 from pairclean.rematch import calibration as module
+from pairclean.rematch.calibration import fit_curve
 
 
 def test_nearly_all_come_home() -> None:
@@ -97,11 +98,50 @@ def test_the_share_without_partners_is_estimated() -> None:
     assert shares == pytest.approx([0, 0.5, 1], abs=0.25)
 
 
-def test_a_calibration_is_a_rising_logistic_of_the_mass() -> None:
-    found = RematchCalibration(0.5, 2.0, 0.1, 100, RematchOptions(), *[np.zeros(0)] * 3)
-    mass = np.array([0.1, 0.5, 0.9])
-    np.testing.assert_allclose(found(mass), 1 / (1 + np.exp(-(0.5 + 2 * np.log(mass / (1 - mass))))))
+def test_a_calibration_rises_with_the_mass_and_bends_at_one_half() -> None:
+    found = RematchCalibration(np.array([0.5, 1.0, 2.0]), 0.1, 100, RematchOptions(), *[np.zeros(0)] * 3)
+    chance = found(np.array([0.2, 0.5, 0.8]))
+    np.testing.assert_allclose(np.log(chance / (1 - chance)), 0.5 + np.array([-1, 0, 3]) * np.log(4))
     assert np.isfinite(found(np.array([0.0, 1.0]))).all()
+
+
+def _proposals(n: int = 20_000) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Masses, and how likely it is that the proposals are right: 1, 2 and 1 are the coefficients."""
+    rng = np.random.default_rng(0)
+    mass = rng.uniform(0.02, 0.98, n)
+    x = np.log(mass / (1 - mass))
+    return mass, 1 / (1 + np.exp(-(1 + 2 * x + np.maximum(x, 0)))), rng
+
+
+def test_the_curve_of_proposals_is_found() -> None:
+    mass, chance, rng = _proposals()
+    right = rng.random(len(mass)) < chance
+    np.testing.assert_allclose(fit_curve(mass, right, np.ones(len(mass)), np.ones(len(mass))), [1, 2, 1], atol=0.3)
+
+
+def test_proposals_for_pairs_that_were_never_matched_do_not_count_as_mistakes() -> None:
+    """A tenth of the broken pairs were mismatched before, and nothing that is proposed for them is seen to be right."""
+    mass, chance, rng = _proposals()
+    clean = rng.uniform(0.8, 1, len(mass))
+    right = (rng.random(len(mass)) < chance) & (rng.random(len(mass)) < clean)
+    sure = mass > 0.8
+    assert chance[sure].mean() > 0.99
+
+    def said(matched: np.ndarray) -> float:
+        found = RematchCalibration(
+            fit_curve(mass, right, np.ones(len(mass)), matched), 0.1, 100, RematchOptions(), *[np.zeros(0)] * 3
+        )
+        return float(found(mass[sure]).mean())
+
+    assert said(clean) == pytest.approx(chance[sure].mean(), abs=0.01)
+    assert said(np.ones(len(mass))) < 0.97
+
+
+def test_a_few_proposals_that_are_all_right_make_no_endless_slope() -> None:
+    mass = np.linspace(0.3, 0.9, 100)
+    curve = fit_curve(mass, np.ones(100, bool), np.ones(100), np.ones(100))
+    assert (np.abs(curve) < 50).all()
+    assert (curve[1:] >= 0).all()
 
 
 def test_the_temperature_of_matched_pairs_is_found() -> None:
