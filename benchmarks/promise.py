@@ -204,8 +204,9 @@ def row(setting: Setting, draws: int) -> str:
         f"{f:.2f} at {'-' if np.isnan(p) else f'{p:.2f}'} ({e:.2f})" for f, p, e in zip(there, at, best, strict=True)
     ]
     orphans = " (half of them orphans)" if setting.orphans else ""
+    name = f"{setting.name}, {setting.captions}" if setting.captions else setting.name
     return (
-        f"| {', '.join(filter(None, (setting.name, setting.captions)))} | {sizes[0]:,} | {setting.rate:g}{orphans} | {draws} | {' | '.join(cells)} | "
+        f"| {name} | {sizes[0]:,} | {setting.rate:g}{orphans} | {draws} | {' | '.join(cells)} | "
         f"{kept(there, at, best)} |"
     )
 
