@@ -179,7 +179,9 @@ def single(x: np.ndarray) -> np.ndarray:
 def unique_values(values: np.ndarray) -> np.ndarray:
     """The distinct ones of (n,) integers, ascending: `np.unique` without its hashes, which take far longer to build."""
     values = np.sort(values)
-    return values[np.diff(values, prepend=values[:1] - 1) != 0]
+    new = np.ones(len(values), bool)
+    new[1:] = values[1:] != values[:-1]
+    return values[new]
 
 
 def unit(x: np.ndarray) -> np.ndarray:

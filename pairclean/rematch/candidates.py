@@ -41,8 +41,11 @@ class Edges:
         return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
 
     @staticmethod
-    def measured(code: np.ndarray, of: tuple[Rows, Rows]) -> Edges:
-        """Edges with their similarities.  code: of each, any number of times.  of: vectors of images and captions."""
+    def measured(codes: list[np.ndarray], of: tuple[Rows, Rows]) -> Edges:
+        """Edges with their similarities.  codes: each edge in any of these arrays; the list is left empty.  of: vectors
+        of images and captions."""
+        code = np.concatenate(codes)
+        codes.clear()
         code = unique_values(code)
         image, caption = (code >> 32).astype(np.int32), code.astype(np.int32)
         return Edges(image, caption, pair_similarity(*of, image, caption))
@@ -101,9 +104,10 @@ class Gallery:
     def edges(self) -> Edges:
         """The union of both directions' best CANDIDATES."""
         if self.large:
-            captions, images = self.cells.both_ways(CANDIDATES)
-            codes = _code(*_there(captions)), _code(*_there(images)[::-1])
-            return Edges.measured(np.concatenate(codes), (self.image, self.text))
+            found = list(self.cells.both_ways(CANDIDATES))
+            # One side after the other: these arrays are among the largest of all.
+            codes = [_code(*_there(found.pop(0))), _code(*_there(found.pop(0))[::-1])]
+            return Edges.measured(codes, (self.image, self.text))
         if self.device != "cpu":
             return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
         best_captions, best_images = _both_ways(self.image[:], self.text[:], self.image_hubness, self.text_hubness)

@@ -228,7 +228,8 @@ class _DevicePlan:
 def grouped(group: np.ndarray, size: int) -> np.ndarray:
     """A stable argsort of (n,) integers below `size`, in linear time."""
     n = len(group)
-    return csr_array((np.ones(n, np.int8), (group, np.arange(n))), (size, n)).indices
+    place: np.ndarray = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+    return csr_array((np.ones(n, np.int8), (group, place)), (size, n)).indices
 
 
 def round_plan(graph: Graph, mass: np.ndarray) -> np.ndarray:
