@@ -28,7 +28,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def embed(shards: Path, run: Path, model: str, *options: str, cores: list[int]) -> subprocess.Popen[bytes]:
-    command = ["pairclean", "--quiet", "embed", str(shards), str(run), "--model", model, "--workers", "1", *options]
+    command = ["pairclean", "embed", str(shards), str(run), "--quiet", "--model", model, "--workers", "1", *options]
     return subprocess.Popen(
         command,
         env={**os.environ, **ONE_THREAD},

@@ -10,11 +10,11 @@ since the size before. `GiB` is the most that the process held itself: what is m
 the page cache. `found` is the share of the moved captions that came home, `precision` the share of what was emitted
 that is right, 0.9 being asked for.
 
-Memory, counted and not run, of 10^7 pairs of 512-d half precision, half of them suspects. Vectors stay in their files
-and come in chunks, but those of the suspects: 4 KiB a suspect in single precision; 2 KiB for the cells of both sides;
-some 46 edges, 16 bytes each, and up to 130 more while a plan is made: 6.7 KiB. In all 13 KiB a suspect, 62 GiB; before
-that, near copies take 0.2 KiB a pair, 2 GiB. On a GPU the search takes 3 KiB for a suspect and a side, 30 GiB; what a
-plan takes there has not been counted.
+Memory of 10^7 pairs of 512-d half precision, half of them suspects, was not run. From 250,000 to 10^6 pairs it grows by
+5.1 KiB a pair, which makes 50 GiB. Vectors stay in their files and come in chunks, but those of the suspects: 2 KiB each
+in half precision, and 2 KiB for the cells of both sides; some 46 edges of 12 bytes each, and 48 more while a plan is
+made: 2.7 KiB. Near copies take 0.2 KiB a pair before that, 2 GiB. On a GPU the search takes 3 KiB for a suspect and a
+side, 30 GiB; what a plan takes there has not been counted.
 """
 
 from __future__ import annotations
