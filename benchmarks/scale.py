@@ -11,10 +11,10 @@ the page cache. `found` is the share of the moved captions that came home, `prec
 that is right, 0.9 being asked for.
 
 Memory of 10^7 pairs of 512-d half precision, half of them suspects, was not run. From 250,000 to 10^6 pairs it grows by
-5.1 KiB a pair, which makes 50 GiB. Vectors stay in their files and come in chunks, but those of the suspects: 2 KiB each
-in half precision, and 2 KiB for the cells of both sides; some 46 edges of 12 bytes each, and 48 more while a plan is
-made: 2.7 KiB. Near copies take 0.2 KiB a pair before that, 2 GiB. On a GPU the search takes 3 KiB for a suspect and a
-side, 30 GiB; what a plan takes there has not been counted.
+5.1 KiB a pair, which makes 50 GiB. Vectors stay in their files and come in chunks, but those of the suspects: 2 KiB
+each in half precision, and 2 KiB for the cells of both sides; some 46 edges of 12 bytes each, and 48 more while a plan
+is made: 2.7 KiB. Near copies take 0.2 KiB a pair before that, 2 GiB. On a GPU the search takes 3 KiB for a suspect and
+a side, 30 GiB; what a plan takes there has not been counted.
 """
 
 from __future__ import annotations
