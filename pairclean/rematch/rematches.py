@@ -265,7 +265,9 @@ def _planned(
     # If a rematch is right with probability p, its pair is matched with at most 1 - p, and so is the pair whose caption
     # it takes. That flags pairs that the judge did not flag, unless the user asked for a share to keep.
     likely = (chance > 1 - threshold) & (not fixed)
-    chosen, offered = settle(proposals.partner, chance, flagged[rows], likely, min_precision, options.reuse)
+    # With a greater capacity the caption may belong to both images, and nothing follows for its own pair.
+    alone = capacity == 1 and not options.reuse
+    chosen, offered = settle(proposals.partner, chance, flagged[rows], likely, min_precision, options.reuse, alone)
     reason = found.reason
     reason[rows[has]] = REASONS.index(TAKEN)
     reason[rows[offered]] = REASONS.index(UNSURE)
@@ -273,7 +275,7 @@ def _planned(
     found.probability[rows[chosen]] = chance[chosen]
     keeps = ~(flagged[rows] | chosen)
     overturned = chosen & ~flagged[rows]
-    robbed = chosen & keeps[proposals.partner] & (capacity == 1 and not options.reuse)
+    robbed = chosen & keeps[proposals.partner] & alone
     for pairs_of, by in ((rows[overturned], overturned), (rows[proposals.partner[robbed]], robbed)):
         clean[pairs_of] = (clean[pairs_of] * (1 - chance[by])).astype(np.float32)
     emitted = found.partner >= 0
@@ -323,20 +325,26 @@ def emit(probability: np.ndarray, min_precision: float) -> np.ndarray:
 
 
 def settle(
-    partner: np.ndarray, chance: np.ndarray, flagged: np.ndarray, likely: np.ndarray, min_precision: float, reuse: bool
+    partner: np.ndarray,
+    chance: np.ndarray,
+    flagged: np.ndarray,
+    likely: np.ndarray,
+    min_precision: float,
+    reuse: bool,
+    alone: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which proposals are emitted, and which would be if they were sure enough: two (m,) bool.
 
     partner: (m,) row of the proposed caption, -1 for none; chance: (m,) probability that it is right; flagged: (m,);
     likely: (m,) proposals that are right so probably that they flag a pair. Proposals are for pairs that are flagged,
     or flagged by them. Unless `reuse`, a caption is given away only if its own pair is flagged, loses its image too, or
-    is flagged by that.
+    is flagged by that, which it can be if a caption belongs to one image alone.
     """
     offered = (flagged | likely) & (partner >= 0)
     while True:
         chosen = np.zeros(len(partner), bool)
         chosen[offered] = emit(chance[offered], min_precision)
-        held = offered & ~(reuse | likely | (flagged | chosen)[partner])
+        held = offered & ~(reuse | (likely & alone) | (flagged | chosen)[partner])
         if not held.any():
             return chosen, offered
         offered &= ~held

@@ -33,13 +33,13 @@ def test_a_caption_is_given_away_only_if_its_own_pair_lets_it_go() -> None:
     nothing = np.zeros(5, bool)
     likely = np.array([False, True, False, False, False])
     # 2 wants the caption of 3, which stays; 1 is flagged by what it is offered, and lets go of what 0 wants.
-    chosen, offered = settle(partner, chance, flagged, likely, 0.9, False)
+    chosen, offered = settle(partner, chance, flagged, likely, 0.9, False, True)
     assert chosen.tolist() == [True, True, False, False, False]
     assert offered.tolist() == [True, True, False, False, False]
     # Where captions can be given again, nobody has to let go.
-    assert settle(partner, chance, flagged, likely, 0.9, True)[0].tolist() == [True, True, True, False, False]
+    assert settle(partner, chance, flagged, likely, 0.9, True, False)[0].tolist() == [True, True, True, False, False]
     # If pairs are flagged by nothing else, 1 stays, and what hangs on it too.
-    chosen, offered = settle(partner, chance, flagged, nothing, 0.9, False)
+    chosen, offered = settle(partner, chance, flagged, nothing, 0.9, False, True)
     assert not chosen.any()
     assert not offered.any()
 
@@ -47,8 +47,11 @@ def test_a_caption_is_given_away_only_if_its_own_pair_lets_it_go() -> None:
 def test_a_likely_rematch_takes_its_caption_from_a_pair_that_was_not_flagged() -> None:
     partner, chance = np.array([1, -1]), np.array([0.95, 0.0])
     flagged = np.array([True, False])
-    assert settle(partner, chance, flagged, np.array([True, False]), 0.9, False)[0].tolist() == [True, False]
-    assert settle(partner, chance, flagged, np.array([False, False]), 0.9, False)[0].tolist() == [False, False]
+    likely, unlikely = np.array([True, False]), np.zeros(2, bool)
+    assert settle(partner, chance, flagged, likely, 0.9, False, True)[0].tolist() == [True, False]
+    assert settle(partner, chance, flagged, unlikely, 0.9, False, True)[0].tolist() == [False, False]
+    # Where a caption may have two images, its own pair is not flagged by that, and keeps it.
+    assert settle(partner, chance, flagged, likely, 0.9, False, False)[0].tolist() == [False, False]
 
 
 def _moved(n: int = 500, seed: int = 0) -> Pairs:
@@ -77,3 +80,16 @@ def test_pairs_whose_captions_are_given_away_are_flagged() -> None:
     assert (pairs.caption_id[robbed] != pairs.image_id[robbed]).mean() > 0.8  # they had been moved
     kept = rematch(pairs, learned, judged, faults, keep_fraction=0.7)
     assert (kept.clean_probability < kept.flag_below).mean() == pytest.approx(0.3, abs=0.005)
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_no_pair_that_stays_shares_its_caption(capacity: int) -> None:
+    """Only captions of pairs that are flagged in the end are given away."""
+    pairs = _moved()
+    rows = np.arange(len(pairs))
+    learned, faults = learn_mended(pairs, rows >= 0, comparable=True, repair=False, method="zero-shot")
+    judged = judge(pairs, rows, learned, comparable=True)
+    found = rematch(pairs, learned, judged, faults, flag_below=0.02, capacity=capacity)
+    given = found.partner[found.partner >= 0]
+    assert len(given) > 10
+    assert (found.clean_probability[given] < found.flag_below).all()
