@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.audit import uneven
 from benchmarks.common import Data, load, moved
 from pairclean.arrays import Pairs
-from pairclean.judge import judge, learn
+from pairclean.judge import Judgement, judge, learn
 from pairclean.metrics.detection import auroc, expected_calibration_error
 
 
@@ -95,14 +95,18 @@ def _case(
 
 
 def measure(case: Case) -> tuple[float, ...]:
-    """True rate, estimate, low, high, AUROC, flag precision, flag recall, right pairs flagged, ECE."""
+    """What `figures` says of the case, judged."""
     rows = np.arange(len(case.pairs))
     comparable = case.method == "zero-shot"
     learned = learn(case.pairs, rows, method=case.method, comparable=comparable, kind_column=case.kind)
-    found = judge(case.pairs, rows, learned, comparable=comparable)
+    return figures(judge(case.pairs, rows, learned, comparable=comparable), case.noisy)
+
+
+def figures(found: Judgement, noisy: np.ndarray) -> tuple[float, ...]:
+    """True rate, estimate, low, high, AUROC, flag precision, flag recall, right pairs flagged, ECE; of judged pairs."""
     assert found.rate is not None
     judged = ~np.isnan(found.clean_probability)
-    p, noisy = found.clean_probability[judged], case.noisy[judged]
+    p, noisy = found.clean_probability[judged], noisy[judged]
     flagged = p < 0.5
     return (
         float(noisy.mean()),

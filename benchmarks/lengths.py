@@ -15,10 +15,10 @@ import argparse
 import numpy as np
 
 from benchmarks.common import MODELS, load
+from benchmarks.kinds import figures
 from pairclean.arrays import Pairs, unit
 from pairclean.embed.load import load_encoder
 from pairclean.judge import judge, learn
-from pairclean.metrics.detection import auroc
 from pairclean.pairs import caption_id
 from pairclean.synthetic.mismatches import plant
 
@@ -49,28 +49,15 @@ def with_short_captions(name: str) -> tuple[Pairs, np.ndarray]:
 
 
 def measure(pairs: Pairs, words: np.ndarray, rate: float, seed: int) -> tuple[float, ...]:
-    """True rate, estimate, low, high, AUROC, flag precision, recall, right pairs flagged, short said, short true."""
+    """`kinds.figures`, and the share of the short captions that are said to be mismatched, and that are."""
     rows = np.arange(len(pairs))
     carried = plant(np.zeros(len(rows)), rate, np.random.default_rng(seed))
     noisy = pairs.caption_id[carried] != pairs.caption_id
     short = words[carried] <= SHORT
     planted = pairs.carrying(carried).take(rows)
     found = judge(planted, rows, learn(planted, rows, method="zero-shot", comparable=True), comparable=True)
-    assert found.rate is not None
-    clean = found.clean_probability
-    flagged = clean < 0.5
-    return (
-        float(noisy.mean()),
-        found.rate.estimate,
-        found.rate.low,
-        found.rate.high,
-        auroc(-np.nan_to_num(clean, nan=0.5), noisy) if noisy.any() else float("nan"),
-        float(noisy[flagged].mean()) if flagged.any() else float("nan"),
-        float(flagged[noisy].mean()) if noisy.any() else float("nan"),
-        float(flagged[~noisy].mean()),
-        float(np.nanmean(1 - clean[short])),
-        float(noisy[short].mean()),
-    )
+    said = float(np.nanmean(1 - found.clean_probability[short]))
+    return *figures(found, noisy), said, float(noisy[short].mean())
 
 
 def main() -> None:
@@ -84,7 +71,7 @@ def main() -> None:
         for rate in RATES:
             found = [measure(pairs, words, rate, seed) for seed in range(seeds if rate else 1)]
             held = f"{sum(low <= true <= high for true, _, low, high, *_ in found)} of {len(found)}"
-            true, estimate, low, high, area, precision, recall, wrong, said, of_short = np.median(found, axis=0)
+            true, estimate, low, high, area, precision, recall, wrong, _, said, of_short = np.median(found, axis=0)
             print(
                 f"| {name} | {true:.3f} | {estimate:.3f} ({low:.3f} to {high:.3f}) | {held} | {area:.3f} | "
                 f"{precision:.2f} / {recall:.2f} | {wrong:.3f} | {said:.3f} for {of_short:.3f} |",
