@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Tests compare bytes with those of commands that run on one thread, and rounding depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples every time: what is new is looked for by `python -m benchmarks.fuzz_readers`.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
