@@ -39,7 +39,7 @@ from pairclean.judge import REFERENCE, Reference, Scorer, reference_rows
 from pairclean.metrics.detection import auroc
 from pairclean.pipeline import advance
 from pairclean.rematch import Pool, RematchOptions, candidates, fit_temperature, propose
-from pairclean.rematch.calibration import FEWEST_ORPHANS
+from pairclean.rematch.pool import FEWEST_ORPHANS
 from pairclean.rematch.rematches import MOST, SHARE
 from pairclean.run.results import open_judgement, open_rematches
 from pairclean.synthetic.mismatches import plant

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .scratch import MEMORY, Scratch
+
 #: Vectors that are converted at once.
 CHUNK = 8192
 
@@ -102,10 +104,10 @@ class Pairs:
         """The same pairs with (N, k) float32 unit vectors of `space`, in memory."""
         return Pairs(space.embed_image(self.image), space.embed_text(self.text), self.image_id, self.caption_id)
 
-    def halved_through(self, space: Space, rows: np.ndarray) -> Pairs:
-        """The pairs `rows` (n,) int64 with their vectors in `space`, which are held in half precision, in memory."""
+    def halved_through(self, space: Space, rows: np.ndarray, scratch: Scratch = MEMORY) -> Pairs:
+        """The pairs `rows` (n,) int64 with their vectors in `space`, which are held in half precision."""
         sides = ((self.image, space.embed_image), (self.text, space.embed_text))
-        image, text = (HalfPrecision.of(vectors, rows, embed) for vectors, embed in sides)
+        image, text = (HalfPrecision.of(vectors, rows, embed, scratch) for vectors, embed in sides)
         return Pairs(image, text, self.image_id[rows], self.caption_id[rows])
 
     def with_ids(self, image_id: np.ndarray, caption_id: np.ndarray) -> Pairs:
@@ -129,9 +131,11 @@ class HalfPrecision:
     held: np.ndarray
 
     @staticmethod
-    def of(vectors: Rows, rows: np.ndarray, embed: Callable[[np.ndarray], np.ndarray]) -> HalfPrecision:
+    def of(
+        vectors: Rows, rows: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], scratch: Scratch = MEMORY
+    ) -> HalfPrecision:
         """What `embed` makes of some rows, without holding all of it in single precision."""
-        held = np.empty((len(rows), embed(vectors[rows[:1]]).shape[1]), np.float16)
+        held = scratch.empty((len(rows), embed(vectors[rows[:1]]).shape[1]), np.float16)
         for part in chunks(len(rows), CHUNK):
             held[part] = embed(vectors[rows[part]])
         return HalfPrecision(held)

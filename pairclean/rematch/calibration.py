@@ -11,12 +11,10 @@ from scipy.optimize import minimize
 
 from ..arrays import INNER_PRODUCT, Comparison, Pairs
 from ..judge.scores import pair_codes, pair_similarity
-from .pool import ORPHANS, CandidatePool, Pool, RematchOptions, logit
+from .pool import FEWEST_ORPHANS, ORPHANS, CandidatePool, Pool, RematchOptions, logit
 
 #: Pairs at least this likely to be clean stay out of the pool: their captions are taken.
 SURE = 0.99
-#: The least share of orphans that is estimated.
-FEWEST_ORPHANS = 0.01
 #: The share of the flagged pairs, the surest ones, among which orphans are counted. On photos with and without orphans
 #: (a half and none) all gave .68 and .28, three quarters .50 and .10, and half .40 and .07.
 SUREST = 0.75

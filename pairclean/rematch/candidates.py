@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 from ..arrays import Comparison, Pairs, Rows, Space, chunks, unique_values
 from ..execution import side_by_side
 from ..judge.scores import Scorer, pair_similarity
+from ..scratch import MEMORY, Scratch
 from .cells import Cells
 from .heaps import Best
+from .plan import grouped
+from .products import largest
 
 CANDIDATES = 32
 #: Up to this many vectors the search is exact; beyond, on a CPU, it goes through cells.
@@ -28,7 +32,7 @@ TILE, STRIPS = (1024, 256), 8
 
 @dataclass(frozen=True)
 class Edges:
-    """Each edge once, ordered by image, then caption.  image, caption: (e,) int32 rows.  value: (e,) float32, at first
+    """Each edge once, those of an image together.  image, caption: (e,) int32 rows.  value: (e,) float32, at first
     the similarity."""
 
     image: np.ndarray
@@ -40,25 +44,8 @@ class Edges:
         code, first = np.unique(_code(image, caption), return_index=True)
         return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
 
-    @staticmethod
-    def measured(codes: list[np.ndarray], of: tuple[Rows, Rows]) -> Edges:
-        """Edges with their similarities.  codes: each edge in any of these arrays; the list is left empty.  of: vectors
-        of images and captions."""
-        code = np.concatenate(codes)
-        codes.clear()
-        code = unique_values(code)
-        image, caption = (code >> 32).astype(np.int32), code.astype(np.int32)
-        return Edges(image, caption, pair_similarity(*of, image, caption))
-
     def take(self, which: np.ndarray) -> Edges:
         return Edges(self.image[which], self.caption[which], self.value[which])
-
-    def after(self, few: Edges, n: int) -> Edges:
-        """These edges, renumbered behind n images and n captions, with the edges `few` of those merged in."""
-        image, caption = self.image + n, self.caption + n
-        place = np.searchsorted(_code(image, caption), _code(few.image, few.caption))
-        both = ((image, few.image), (caption, few.caption), (self.value, few.value))
-        return Edges(*(np.insert(many, place, added) for many, added in both))
 
 
 def _code(image: np.ndarray, caption: np.ndarray) -> np.ndarray:
@@ -70,8 +57,10 @@ class Gallery:
     """Images and captions to be searched.
 
     image, text: (m, k) unit rows, read in single precision.  image_hubness, text_hubness: (m,).  temperature: of the
-    scores. A score is (similarity - t/2 (hubness of the image + hubness of the caption)) / t. The query's own hubness
-    does not change the ranking, and that of the other side is one more dimension of the inner product, so that the
+    scores.  scratch: where large arrays are put.
+
+    A score is (similarity - t/2 (hubness of the image + hubness of the caption)) / t. The query's own hubness does
+    not change the ranking, and that of the other side is one more dimension of the inner product, so that the
     search is by score and not by similarity.
     """
 
@@ -84,8 +73,9 @@ class Gallery:
         temperature: float,
         *,
         device: str = "cpu",
+        scratch: Scratch = MEMORY,
     ):
-        self.image, self.text = image, text
+        self.image, self.text, self.scratch = image, text, scratch
         self.image_hubness, self.text_hubness = temperature / 2 * image_hubness, temperature / 2 * text_hubness
         self.device = device
         self._captions: Any = None
@@ -98,21 +88,44 @@ class Gallery:
 
     @property
     def cells(self) -> Cells:
-        self._cells = self._cells or Cells(self.image, self.text, self.image_hubness, self.text_hubness)
+        self._cells = self._cells or Cells(
+            self.image, self.text, self.image_hubness, self.text_hubness, scratch=self.scratch
+        )
         return self._cells
 
-    def edges(self) -> Edges:
-        """The union of both directions' best CANDIDATES."""
+    @property
+    def order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and captions so that those that edges connect lie together, as far as that is known."""
         if self.large:
-            found = list(self.cells.both_ways(CANDIDATES))
-            # One side after the other: these arrays are among the largest of all.
-            codes = [_code(*_there(found.pop(0))), _code(*_there(found.pop(0))[::-1])]
-            return Edges.measured(codes, (self.image, self.text))
-        if self.device != "cpu":
-            return Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
-        best_captions, best_images = _both_ways(self.image[:], self.text[:], self.image_hubness, self.text_hubness)
-        caption, image, similarity = _found(*best_images, self.image_hubness)
-        return Edges.union(*_joined(_found(*best_captions, self.text_hubness), (image, caption, similarity)))
+            return self.cells.images.row, self.cells.captions.row
+        return np.arange(self.image.shape[0]), np.arange(self.text.shape[0])
+
+    def edges(self) -> Iterator[Edges]:
+        """The union of both directions' best CANDIDATES, in blocks of images that follow one another in `order`."""
+        if self.large:
+            yield from self._edges_of_cells()
+        elif self.device != "cpu":
+            yield Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
+        else:
+            best_captions, best_images = _both_ways(self.image[:], self.text[:], self.image_hubness, self.text_hubness)
+            caption, image, similarity = _found(*best_images, self.image_hubness)
+            yield Edges.union(*_joined(_found(*best_captions, self.text_hubness), (image, caption, similarity)))
+
+    def _edges_of_cells(self) -> Iterator[Edges]:
+        captions, images = self.cells.both_ways(CANDIDATES)
+        image_row, caption_row = self.order
+        n, k = len(captions), images.shape[1]
+        back = grouped(images.ravel() + 1, n + 1)  # of each image the captions that found it, times k; first of none
+        ends = np.cumsum(np.bincount(images.ravel() + 1, minlength=n + 1))
+        for block in chunks(n, CHUNK):
+            image, caption = _there(captions[block])
+            here = slice(ends[block.start], ends[block.stop])
+            turned = np.repeat(np.arange(block.start, block.stop), np.diff(ends[block.start : block.stop + 1]))
+            code = np.concatenate([_code(image + block.start, caption), _code(turned, back[here] // k)])
+            code = unique_values(code)
+            image, caption = image_row[code >> 32], caption_row[code.astype(np.int32)]
+            similarity = pair_similarity(self.image, self.text, image, caption)
+            yield Edges(image.astype(np.int32), caption.astype(np.int32), similarity)
 
     def captions_for(self, image: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best captions of the gallery for (n, k) images: rows of `image`, rows of the gallery, similarities."""
@@ -163,9 +176,13 @@ class ComparedGallery(Gallery):
         self.image, self.text, self.finder, self.comparison = image, text, finder, comparison
         self.found = Gallery(*vectors, *hubness, finder.scorer.temperature, device=finder.device)
 
-    def edges(self) -> Edges:
-        found = self.found.edges()
-        return replace(found, value=self.comparison.of_pairs(self.image[found.image], self.text[found.caption]))
+    @property
+    def order(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.found.order
+
+    def edges(self) -> Iterator[Edges]:
+        for found in self.found.edges():
+            yield replace(found, value=self.comparison.of_pairs(self.image[found.image], self.text[found.caption]))
 
     def captions_for(self, image: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         query, found, _ = self.found.captions_for(self.finder.images(image[:]))
@@ -279,23 +296,8 @@ class _DeviceIndex:
             q = torch.from_numpy(query[part]).to(self.device)
             products = pad(q.half(), (0, -q.shape[1] % WHOLE)) @ self.half.T
             products[:, self.n :] = -torch.inf
-            near = _largest(products, most)
+            near = largest(products, most, GROUP)
             again = torch.bmm(self.base[near], q[:, :, None])[:, :, 0]
             best = torch.topk(again, k)
             product[part], found[part] = best.values.cpu().numpy(), near.gather(1, best.indices).cpu().numpy()
         return product, found
-
-
-def _largest(x: Any, k: int) -> Any:
-    """The columns of the k largest of every row, (n, k), in any order.  x: (n, m), a tensor; m a multiple of GROUP.
-
-    They lie in the k groups of columns whose maxima are largest; to sort all columns takes several times as long.
-    """
-    groups = x.shape[1] // GROUP
-    if groups <= k:
-        return x.topk(k, sorted=False).indices
-    grouped = x.view(len(x), GROUP, groups)  # columns that are `groups` apart are one group: maxima then read in order
-    group = grouped.amax(1).topk(k, sorted=False).indices
-    few = grouped.gather(2, group[:, None].expand(-1, GROUP, -1)).flatten(1)
-    at = few.topk(k, sorted=False).indices
-    return at // k * groups + group.gather(1, at % k)

@@ -13,19 +13,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..arrays import Pairs, chunks
+from ..arrays import Pairs
 from ..judge.scores import Scorer, among, pair_codes, pair_similarity
+from ..scratch import MEMORY, Scratch
 from .candidates import ComparedGallery, Edges, Finder, Gallery, best
-from .plan import Graph, round_plan, transport
+from .plan import Graph, Links, Part, round_plan, transport
 
 #: The assumed share of displaced images without a partner in the data, until it is estimated.
 ORPHANS = 0.3
-#: Edges that cannot carry more mass than this are left out of the plan.
+#: The least share that is estimated.
+FEWEST_ORPHANS = 0.01
+#: Edges that cannot carry more mass than this, whatever the share of orphans, are left out of the plan.
 LEAST_MASS = 1e-4
 #: A pool of up to this many pairs is searched again when pairs join it; in a larger one only the new ones are searched.
 SEARCHED_ANEW = 20_000
-#: Edges that are scored at once.
-EDGES = 2**20
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,17 @@ class _Sides:
         hubness = self.image_hubness[image], self.text_hubness[caption]
         return scorer.combine(similarity, *hubness, self.image_id[image], self.caption_id[caption], size=size)
 
+    def codes(self) -> np.ndarray:
+        return pair_codes(self.image_id, self.caption_id)
+
     def scored(self, scorer: Scorer, edges: Edges, carried: np.ndarray, size: float) -> Edges:
-        """Edges of similarities -> of scores, without captions that an image, or a copy of it, has already."""
-        codes = np.sort(np.append(carried, pair_codes(self.image_id, self.caption_id)))
-        new, score = np.empty(len(edges.value), bool), np.empty(len(edges.value), np.float32)
-        for part in chunks(len(new), EDGES):
-            image, caption = edges.image[part], edges.caption[part]
-            new[part] = ~among(pair_codes(self.image_id[image], self.caption_id[caption]), codes)
-            score[part] = self.score(scorer, image, caption, edges.value[part], size)
+        """Edges of similarities -> of scores, without captions that an image, or a copy of it, has already.
+
+        carried: the `pair_codes` of what images have.
+        """
+        image, caption = edges.image, edges.caption
+        new = ~among(pair_codes(self.image_id[image], self.caption_id[caption]), carried)
+        score = self.score(scorer, image, caption, edges.value, size).astype(np.float32)
         return replace(edges, value=score).take(new)
 
 
@@ -136,24 +140,47 @@ class CandidatePool:
         *,
         finder: Finder | None = None,
         device: str = "cpu",
+        scratch: Scratch = MEMORY,
     ):
         """options: `carried` is used for all plans, the others for the first of calibration.
 
         finder: of the candidates; None finds them by the vectors that are scored.  device: "cpu" or a CUDA device of
-        torch, which searches and plans.
+        torch, which searches and plans.  scratch: where large arrays are put.
         """
         self.pool, self.scorer, self.options, self.finder, self.device = pool, scorer, options, finder, device
+        self.scratch = scratch
         self.sides = _Sides.of(pool, scorer)
         self.gallery = self._gallery(pool.pairs, self.sides, scorer, device=device)
         self.partners = self.sides.partners(options.reuse)
-        self.edges = self.sides.scored(scorer, self.gallery.edges(), options.carried, self.partners)
+        self.edges = self._edges()
         self.joined = pool.take(np.zeros(0, np.int64))
+
+    def _edges(self) -> Part:
+        """The pool's edges with their scores."""
+        carried, m = np.append(self.options.carried, self.sides.codes()), len(self.pool)
+        carried.sort()
+        images, captions = self.gallery.order
+        place_of_image, place_of_caption = _inverse(images), _inverse(captions)
+        count, kept = np.zeros(m + 1, np.int64), []
+        for edges in self.gallery.edges():
+            edges = self.sides.scored(self.scorer, edges, carried, self.partners)
+            edges = edges.take(edges.value > self._least())
+            count[1:] += np.bincount(place_of_image[edges.image], minlength=m)
+            kept.append((place_of_caption[edges.caption], edges.value))
+        caption, score = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        return Part(Links(np.cumsum(count), caption, score, m), images, captions)
+
+    def _least(self) -> float:
+        """The score below which an edge has less than LEAST_MASS: no potential is above 1 / orphans."""
+        return float(np.log(LEAST_MASS * FEWEST_ORPHANS**2) + np.log(self.partners))
 
     def with_pairs(self, few: Pool) -> CandidatePool:
         """The pool with these pairs in front of it."""
         if len(self.pool) <= SEARCHED_ANEW:
             every = Pool.joined(few, self.pool)
-            return CandidatePool(every, self.scorer, self.options, finder=self.finder, device=self.device)
+            return CandidatePool(
+                every, self.scorer, self.options, finder=self.finder, device=self.device, scratch=self.scratch
+            )
         other = copy(self)
         other.joined = Pool.joined(few, self.joined)
         return other
@@ -168,7 +195,7 @@ class CandidatePool:
     def propose(self, options: RematchOptions) -> Proposals:
         """For the pairs that joined, then for those of the pool."""
         if not len(self.joined):
-            return _settle(self.sides, self._graph(self.sides, self.edges, options), options, self.device)
+            return _settle(self.sides, self._graph(self.sides, options), options, self.device)
         nobody = np.zeros(0, np.int64)
         return self.propose_with(self.joined.take(nobody), self.scorer, nobody, options)
 
@@ -193,53 +220,75 @@ class CandidatePool:
         few = Edges.union(
             *map(np.concatenate, zip((x[out_best] for x in out), (x[back_best] for x in back), strict=True))
         )
-        carried = self.options.carried[~among(self.options.carried, broken)]
+        carried = np.append(self.options.carried[~among(self.options.carried, broken)], every.codes())
         few = every.scored(self.scorer, few, carried, self.partners)
-        return _settle(every, self._graph(every, self.edges.after(few, n), options), options, self.device)
+        links = Links.of(few.image, few.caption, few.value, len(every.clean), len(every.clean))
+        return _settle(every, self._graph(every, options, links), options, self.device)
 
     def _gallery(self, pairs: Pairs, sides: _Sides, scorer: Scorer, *, device: str = "cpu") -> Gallery:
         if self.finder is not None:
             return ComparedGallery(pairs.image[:], pairs.text[:], self.finder, scorer.comparison)
         return Gallery(
-            pairs.image, pairs.text, sides.image_hubness, sides.text_hubness, scorer.temperature, device=device
+            pairs.image,
+            pairs.text,
+            sides.image_hubness,
+            sides.text_hubness,
+            scorer.temperature,
+            device=device,
+            scratch=self.scratch,
         )
 
-    def _graph(self, sides: _Sides, edges: Edges, options: RematchOptions) -> Graph:
-        """What the plan is made of: each pair as it is, then the edges."""
-        m = len(sides.clean)
-        own = np.arange(m, dtype=np.int32)
+    def _graph(self, sides: _Sides, options: RematchOptions, few: Links | None = None) -> Graph:
+        """What the plan is made of: each pair as it is, the pool's edges, and the few that were added.
+
+        The pairs of the pool are the last of those of `sides`.
+        """
+        m, own = len(sides.clean), np.arange(len(sides.clean))
         stay = logit(sides.clean, 1e-9)
         if options.prior is not None:
             stay = (stay + sides.score(self.scorer, own, own, sides.similarity, self.partners) + options.prior) / 2
-        prior = np.log((1 - options.orphans) / sides.partners(options.reuse))
-        can = edges.value > np.log(LEAST_MASS * options.orphans**2) - prior  # no potential is above 1 / orphans
-        return Graph(
-            np.concatenate([own, edges.image[can]]),
-            np.concatenate([_places(m, options), edges.caption[can]]),
-            np.concatenate([stay.astype(np.float32), edges.value[can] + np.float32(prior)]),
-            m,
-            2 * m if options.reuse else m,
-            options.capacity,
-        )
+        prior = float(np.log((1 - options.orphans) / sides.partners(options.reuse)))
+        captions, added = 2 * m if options.reuse else m, m - len(self.pool)
+        stays = Links.of(own, _places(m, options), stay.astype(np.float32), m, captions)
+        edges = Part(self.edges.links, self.edges.images + added, self.edges.captions + added, prior)
+        parts = [Part.whole(stays), edges] + ([Part.whole(few, prior)] if few is not None else [])
+        return Graph(tuple(parts), m, captions, options.capacity)
+
+
+def _inverse(order: np.ndarray) -> np.ndarray:
+    """(m,) int32, the place of each in an order of all."""
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return place
 
 
 def _places(m: int, options: RematchOptions) -> np.ndarray:
-    """(m,) int32: a pair that stays together takes its caption's place, unless captions are reused."""
-    return np.arange(m, dtype=np.int32) + np.int32(m if options.reuse else 0)
+    """(m,): a pair that stays together takes its caption's place, unless captions are reused."""
+    return np.arange(m) + (m if options.reuse else 0)
 
 
 def _settle(sides: _Sides, graph: Graph, options: RematchOptions, device: str) -> Proposals:
-    m = len(sides.clean)
+    m, stays = len(sides.clean), _places(len(sides.clean), options)
     plan = transport(graph, options.orphans, device)
-    partner = round_plan(graph, plan)
-    partner[partner == _places(m, options)] = -1
-    image, caption = graph.image[m:], graph.caption[m:]
+    partner = round_plan(plan)
+    partner[partner == stays] = -1
     # Copies of one caption share its mass: what counts is the text.
     text = np.where(partner >= 0, sides.caption_id[partner], 0)
-    same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
-    mass = np.bincount(image[same], plan[m:][same], m)
-    away = np.bincount(image, plan[m:], m)
+    mass, away = np.zeros(m), np.zeros(m)
+    for image, caption, of_edge in plan.blocks():
+        moves = caption != stays[image]
+        image, caption, of_edge = image[moves], caption[moves], of_edge[moves]
+        same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
+        _add(away, image, of_edge)
+        _add(mass, image[same], of_edge[same])
     return Proposals(partner, mass, away)
+
+
+def _add(total: np.ndarray, image: np.ndarray, mass: np.ndarray) -> None:
+    """Add the masses of edges to what their images have; those of an image follow one another."""
+    if len(image):
+        first = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
+        total[image[first]] += np.add.reduceat(mass, first)
 
 
 def logit(p: np.ndarray, least: float = 1e-6) -> np.ndarray:

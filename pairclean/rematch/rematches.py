@@ -27,6 +27,7 @@ from ..judge import (
 )
 from ..judge.scores import Model
 from ..pairs import ReasonCode
+from ..scratch import MEMORY, Scratch
 from .calibration import SURE, calibrate_rematching, fit_temperature
 from .candidates import Finder
 from .pool import CandidatePool, Pool, RematchOptions
@@ -98,12 +99,13 @@ def rematch(
     scorers: PairScorers | None = None,
     seed: int = 0,
     device: str = "cpu",
+    scratch: Scratch = MEMORY,
 ) -> Rematches:
     """Find captions for the noisy pairs among N.
 
     pairs: the encoder's vectors of the pairs as they came.  faults: captions among them that were given back.
     learned, judgement: of the pairs with these captions.  scorers: those that judged them. They rank the captions that
-    vectors find for an image.  The other arguments are options of `Config`.
+    vectors find for an image.  scratch: where large arrays are put.  The other arguments are options of `Config`.
     Raises UserError if `keep_precision` is more than any threshold reaches.
     """
     clean, home = _judged(judgement, faults, min_precision)
@@ -139,6 +141,7 @@ def rematch(
             scorers=scorers,
             seed=seed,
             device=device,
+            scratch=scratch,
         )
     return _as_they_came(found, home, faults, pairs.caption_id)
 
@@ -205,6 +208,7 @@ def _planned(
     scorers: PairScorers | None,
     seed: int,
     device: str,
+    scratch: Scratch,
 ) -> Rematches:
     """The rematches of a plan between the images and the captions of all noisy pairs.
 
@@ -250,11 +254,11 @@ def _planned(
     def embedded(rows: np.ndarray) -> Pool:
         if scorers is not None:
             return Pool(ranked.take(rows).through(space), clean[rows])
-        return Pool(ranked.halved_through(space, rows), clean[rows])
+        return Pool(ranked.halved_through(space, rows, scratch), clean[rows])
 
     sure = Pool(matched, clean[held_out])
     unsure, again = np.setdiff1d(taking_part, held_out), np.intersect1d(taking_part, held_out)
-    suspects = CandidatePool(embedded(unsure), scorer, options, finder=finder, device=searcher)
+    suspects = CandidatePool(embedded(unsure), scorer, options, finder=finder, device=searcher, scratch=scratch)
     calibration = calibrate_rematching(suspects, sure, judgement.decoy_clean_probability, seed=seed)
     if calibration is None:
         return replace(found, reason=np.where(flagged, REASONS.index(UNCALIBRATED), found.reason).astype(np.int8))

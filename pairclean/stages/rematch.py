@@ -8,6 +8,7 @@ from ..execution import Execution
 from ..options import THRESHOLD_RULES
 from ..run import Run
 from ..run.results import open_embeddings, open_faults, open_judgement, open_learned, save_rematches
+from ..scratch import Scratch
 
 
 def rematch(run: Run, execution: Execution) -> None:
@@ -24,5 +25,6 @@ def rematch(run: Run, execution: Execution) -> None:
         pool=config.pool,
         seed=config.seed,
         device=resolve_devices(execution.device)[0],
+        scratch=Scratch(run.path),
     )
     save_rematches(run, found)

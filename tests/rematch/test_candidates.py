@@ -17,12 +17,18 @@ def unit(n: int, k: int = 12, seed: int = 0) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+def found_by(gallery: Gallery) -> Edges:
+    """All blocks of edges together."""
+    parts = zip(*((block.image, block.caption, block.value) for block in gallery.edges()), strict=True)
+    return Edges(*map(np.concatenate, parts))
+
+
 def edges(image: np.ndarray, text: np.ndarray, t: float = 0.05) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The edges found, and the matrix of scores up to what the reference sample leaves out."""
     n = np.arange(len(image))
     scorer = Scorer(Reference(image, text, n, n), t)
     hubs = scorer.hubness(image, text)
-    found = Gallery(image, text, *hubs, t).edges()
+    found = found_by(Gallery(image, text, *hubs, t))
     np.testing.assert_allclose(found.value, (image @ text.T)[found.image, found.caption], atol=1e-3)
     return found.image, found.caption, image @ text.T / t - hubs[0][:, None] / 2 - hubs[1] / 2
 
@@ -56,7 +62,7 @@ def test_one_search_of_both_directions_finds_what_two_searches_find(monkeypatch:
     monkeypatch.setattr(module, "TILE", (50, 32))
     image, text = hubs(333)
     gallery = Gallery(image, text[:300], *(np.random.default_rng(k).random(n) for k, n in enumerate((333, 300))), 0.05)
-    found = gallery.edges()
+    found = found_by(gallery)
     queries = gallery.captions_for(image), gallery.images_for(text[:300])
     two = Edges.union(*(np.concatenate(parts) for parts in zip(*queries, strict=True)))
     assert np.array_equal(found.image, two.image)
@@ -68,7 +74,7 @@ def test_small_pools() -> None:
     for m in (1, 2, 20):
         assert len(edges(unit(m), unit(m, seed=1))[0]) == m * m
     nothing = unit(1)[:0]
-    found = Gallery(nothing, nothing, np.zeros(0), np.zeros(0), 0.05).edges()
+    found = found_by(Gallery(nothing, nothing, np.zeros(0), np.zeros(0), 0.05))
     assert len(found.image) == len(found.caption) == len(found.value) == 0
 
 
@@ -124,12 +130,12 @@ def test_cells_find_the_partner_across_a_gap_between_the_modalities(
         sides.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
     image, text = sides
     hubness = rng.uniform(0, 2, n)
-    exact = Gallery(image, text, hubness, hubness, 0.05).edges()
+    exact = found_by(Gallery(image, text, hubness, hubness, 0.05))
     monkeypatch.setattr(module, "EXACT", 1000)
     monkeypatch.setattr(cells, "PROBES", 32)
     monkeypatch.setattr(cells, "BLOCK", 999)
     monkeypatch.setattr(cells, "CHUNK", 777)
-    found = Gallery(image, text, hubness, hubness, 0.05).edges()
+    found = found_by(Gallery(image, text, hubness, hubness, 0.05))
     code, expected = found.image * n + found.caption, exact.image * n + exact.caption
     assert np.isin(expected, code).mean() > 0.8
     own = np.arange(n) * (n + 1)
@@ -150,12 +156,13 @@ def test_a_search_of_all_cells_finds_what_an_exact_search_does(
     hubness = [np.random.default_rng(k).uniform(0, 2, n) for k, n in enumerate((700, 650))]
     others, other_texts = unit(90, seed=3), unit(80, seed=4)
     exact = Gallery(image, text[:650], *hubness, 0.05)
-    expected = exact.edges(), exact.captions_for(others), exact.images_for(other_texts)
+    expected = found_by(exact), exact.captions_for(others), exact.images_for(other_texts)
     monkeypatch.setattr(module, "EXACT", 100)
     monkeypatch.setattr(cells, "PROBES", 10_000)
     monkeypatch.setattr(cells, "BLOCK", 300)
+    monkeypatch.setattr(module, "CHUNK", 250)
     gallery = Gallery(image, text[:650], *hubness, 0.05)
-    found = gallery.edges(), gallery.captions_for(others), gallery.images_for(other_texts)
+    found = found_by(gallery), gallery.captions_for(others), gallery.images_for(other_texts)
     codes = [
         [each.image.astype(np.int64) * 1000 + each.caption for each in (found[0], expected[0])],
         *([query * 1000 + row for query, row, _ in each] for each in zip(found[1:], expected[1:], strict=True)),
@@ -177,11 +184,3 @@ def test_more_candidates_than_captions_in_the_cells(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "EXACT", 1)
     for m in (2, 20):
         assert len(edges(unit(m), unit(m, seed=1))[0]) == m * m
-
-
-def test_a_few_edges_are_put_before_many() -> None:
-    many = Edges.union(np.array([1, 0, 1]), np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
-    few = Edges.union(np.array([0, 2, 3, 1]), np.array([2, 0, 1, 1]), np.array([0.4, 0.5, 0.6, 0.7]))
-    found = many.after(few, 2)
-    expected = [(0, 2, 0.4), (1, 1, 0.7), (2, 0, 0.5), (2, 3, 0.2), (3, 1, 0.6), (3, 2, 0.1), (3, 3, 0.3)]
-    assert list(zip(found.image.tolist(), found.caption.tolist(), found.value.tolist(), strict=True)) == expected

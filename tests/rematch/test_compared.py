@@ -72,7 +72,7 @@ def test_vectors_find_and_the_scorer_ranks() -> None:
     nothing = np.zeros((1, 24), np.float32)
     plain = Scorer(Reference(nothing, nothing, np.array([-1]), np.array([-1])), 1.0)  # without hubness
     gallery = ComparedGallery(rows.image[:], rows.text[:], Finder(vectors, ZeroShot(), plain), scorer.comparison)
-    edges = gallery.edges()
+    (edges,) = gallery.edges()
     np.testing.assert_allclose(edges.value, similarity[edges.image, edges.caption], rtol=1e-6)
     cosine = vectors.image[:] @ vectors.text[:].T
     image, caption, found = gallery.captions_for(rows.image[:20])

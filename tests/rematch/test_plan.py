@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
 from pairclean.rematch import plan as module
-from pairclean.rematch.plan import Graph, round_plan, transport
+from pairclean.rematch.plan import Graph, Links, Part, Plan, round_plan
 
 
-def graph(size: int, edges: int, seed: int = 0, spread: float = 2.0) -> Graph:
+@dataclass(frozen=True)
+class Edges:
+    """Each edge once, in any order."""
+
+    image: np.ndarray
+    caption: np.ndarray
+    weight: np.ndarray
+    images: int
+    captions: int
+    capacity: int = 1
+
+    def graph(self) -> Graph:
+        links = Links.of(self.image, self.caption, self.weight, self.images, self.captions)
+        return Graph((Part.whole(links),), self.images, self.captions, self.capacity)
+
+    def of(self, plan: Plan) -> np.ndarray:
+        """The plan's masses in the order of these edges."""
+        image, caption, mass = map(np.concatenate, zip(*plan.blocks(), strict=True)) if len(self.image) else [[]] * 3
+        found = np.zeros((self.images, self.captions), mass.dtype if len(self.image) else float)
+        found[image, caption] = mass
+        return found[self.image, self.caption]
+
+    def weighing(self, mass: np.ndarray) -> Plan:
+        """A plan of these masses."""
+        graph = replace(self, weight=np.log(mass)).graph()
+        return Plan(graph, np.zeros(self.images), np.zeros(self.captions))
+
+
+def transport(edges: Edges, none: float, device: str = "cpu") -> np.ndarray:
+    return edges.of(module.transport(edges.graph(), none, device))
+
+
+def rounded(edges: Edges, none: float) -> np.ndarray:
+    return round_plan(module.transport(edges.graph(), none))
+
+
+def graph(size: int, edges: int, seed: int = 0, spread: float = 2.0) -> Edges:
     """Random, in random order; the last image and the last caption have no edge."""
     rng = np.random.default_rng(seed)
     code = rng.choice((size - 1) ** 2, edges, replace=False)
-    return Graph(code // (size - 1), code % (size - 1), spread * rng.standard_normal(edges), size, size)
+    return Edges(code // (size - 1), code % (size - 1), spread * rng.standard_normal(edges), size, size)
 
 
-def full(weight: np.ndarray) -> Graph:
+def full(weight: np.ndarray) -> Edges:
     image, caption = np.divmod(np.arange(weight.size), len(weight))
-    return Graph(image, caption, weight.ravel().astype(float), *weight.shape)
+    return Edges(image, caption, weight.ravel().astype(float), *weight.shape)
 
 
-def dense_plan(g: Graph, none: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def dense_plan(g: Edges, none: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Plain Sinkhorn over matrices, to convergence: the plan, and what each image and each caption leaves to none."""
     w = np.zeros((g.images, g.images))
     w[g.image, g.caption] = np.exp(g.weight)
@@ -62,7 +98,7 @@ def test_a_plan_made_by_torch_is_the_same(capacity: int, device: str) -> None:
         g = replace(g, image=g.image.astype(np.int32), caption=g.caption.astype(np.int32), capacity=capacity)
         np.testing.assert_allclose(transport(g, 0.05, device), transport(g, 0.05), atol=1e-9)
     nothing = np.zeros(0, np.int64)
-    assert transport(Graph(nothing, nothing, np.zeros(0), 3, 3), 0.3, device).shape == (0,)
+    assert transport(Edges(nothing, nothing, np.zeros(0), 3, 3), 0.3, device).shape == (0,)
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
@@ -77,9 +113,9 @@ def test_sums_are_at_most_one_whatever_the_weights(scale: float) -> None:
 
 
 def test_extreme_weights_are_taken_or_left() -> None:
-    g = Graph(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([1000.0, -1000.0, 1000.0]), 2, 2)
+    g = Edges(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([1000.0, -1000.0, 1000.0]), 2, 2)
     np.testing.assert_allclose(transport(g, 0.3), [1, 0, 1], atol=0.01)
-    alone = Graph(np.array([0]), np.array([0]), np.array([-1000.0]), 1, 1)
+    alone = Edges(np.array([0]), np.array([0]), np.array([-1000.0]), 1, 1)
     assert transport(alone, 0.3)[0] == pytest.approx(0, abs=1e-300)
 
 
@@ -87,7 +123,7 @@ def test_one_edge_by_hand() -> None:
     """u (w v + o) = 1 and v (w u + o) = 1 with u = v: the mass is 1 - o u, u the positive root of w u² + o u = 1."""
     w, o = 2.5, 0.3
     u = (-o + np.sqrt(o * o + 4 * w)) / (2 * w)
-    found = transport(Graph(np.array([0]), np.array([0]), np.array([np.log(w)]), 1, 1), o)
+    found = transport(Edges(np.array([0]), np.array([0]), np.array([np.log(w)]), 1, 1), o)
     assert found[0] == pytest.approx(w * u * u, abs=1e-4)
     assert found[0] == pytest.approx(1 - o * u, abs=1e-4)
 
@@ -95,21 +131,21 @@ def test_one_edge_by_hand() -> None:
 def test_an_empty_graph() -> None:
     nothing = np.zeros(0, np.int64)
     for size in (0, 3):
-        g = Graph(nothing, nothing, np.zeros(0), size, size)
+        g = Edges(nothing, nothing, np.zeros(0), size, size)
         plan = transport(g, 0.3)
         assert plan.shape == (0,)
-        assert round_plan(g, plan).tolist() == [-1] * size
+        assert rounded(g, 0.3).tolist() == [-1] * size
 
 
 def test_the_order_of_edges_does_not_matter() -> None:
     g = graph(30, 200)
     order = np.random.default_rng(1).permutation(200)
-    shuffled = Graph(g.image[order], g.caption[order], g.weight[order], g.images, g.captions)
+    shuffled = Edges(g.image[order], g.caption[order], g.weight[order], g.images, g.captions)
     np.testing.assert_allclose(transport(shuffled, 0.3), transport(g, 0.3)[order], atol=1e-12)
-    assert np.array_equal(round_plan(shuffled, transport(g, 0.3)[order]), round_plan(g, transport(g, 0.3)))
+    assert np.array_equal(rounded(shuffled, 0.3), rounded(g, 0.3))
 
 
-def greedy(g: Graph, plan: np.ndarray) -> list[int]:
+def greedy(g: Edges, plan: np.ndarray) -> list[int]:
     """One edge at a time, the largest first."""
     chosen, taken = [-1] * g.images, set()
     for e in np.lexsort((g.caption, g.image, -plan)):
@@ -124,10 +160,10 @@ def greedy(g: Graph, plan: np.ndarray) -> list[int]:
 def test_rounding_is_greedy_and_one_to_one(ties: bool) -> None:
     for seed in range(20):
         g = graph(40, 300, seed)
-        plan = np.random.default_rng(seed).uniform(size=300)
+        plan = np.random.default_rng(seed).uniform(0.05, 1, size=300)
         if ties:
             plan = np.round(plan, 1)
-        chosen = round_plan(g, plan)
+        chosen = round_plan(g.weighing(plan))
         assert chosen.tolist() == greedy(g, plan)
         used = chosen[chosen >= 0]
         assert len(set(used)) == len(used)
@@ -139,7 +175,7 @@ def test_where_partners_are_clear_it_is_the_exact_assignment() -> None:
     partner = rng.permutation(50)
     weight = rng.standard_normal((50, 50))
     weight[np.arange(50), partner] += 8
-    chosen = round_plan(full(weight), transport(full(weight), 0.3))
+    chosen = rounded(full(weight), 0.3)
     assert np.array_equal(chosen, partner)
     assert np.array_equal(chosen, linear_sum_assignment(-weight)[1])
 
@@ -148,17 +184,17 @@ def test_transport_settles_who_has_a_caption_that_two_want() -> None:
     """Image 1 likes caption 0 best, but can have caption 1; image 0 can have nothing else."""
     weight = np.array([[3.0, -9.0], [3.3, 2.5]])
     assert (weight.argmax(1) == 0).all()
-    assert round_plan(full(weight), transport(full(weight), 0.01)).tolist() == [0, 1]
+    assert rounded(full(weight), 0.01).tolist() == [0, 1]
 
 
 def test_a_caption_goes_to_as_many_images_as_it_has_capacity() -> None:
     """Three images want caption 0 alone: one, two or three get it, the surest first."""
     image, caption = np.arange(3), np.zeros(3, np.int64)
     for capacity in (1, 2, 3):
-        g = Graph(image, caption, np.array([2.0, 4.0, 3.0]), 3, 1, capacity)
+        g = Edges(image, caption, np.array([2.0, 4.0, 3.0]), 3, 1, capacity)
         plan = transport(g, 0.01)
         assert plan.sum() == pytest.approx(capacity, abs=0.1)
-        assert (round_plan(g, plan) >= 0).tolist() == [capacity > 2, True, capacity > 1]
+        assert (rounded(g, 0.01) >= 0).tolist() == [capacity > 2, True, capacity > 1]
 
 
 def test_the_plan_converges_where_weights_are_far_apart() -> None:
@@ -183,3 +219,20 @@ def test_single_precision_is_enough(spread: float, monkeypatch: pytest.MonkeyPat
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, exact, atol=5e-5)
             np.testing.assert_allclose(transport(g, 0.05), exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_a_graph_in_parts_has_the_plan_of_the_whole(capacity: int, device: str) -> None:
+    """One part has all edges between some images and captions, in its own order, with a bonus; the other the rest."""
+    g, rng = replace(graph(40, 400, spread=3.0), capacity=capacity), np.random.default_rng(0)
+    images, captions = rng.permutation(40)[:30], rng.permutation(40)[:25]
+    inside = np.isin(g.image, images) & np.isin(g.caption, captions)
+    image, caption = (
+        np.argsort(order)[np.searchsorted(np.sort(order), ids[inside])]
+        for order, ids in ((images, g.image), (captions, g.caption))
+    )
+    some = Part(Links.of(image, caption, g.weight[inside] - 0.5, 30, 25), images, captions, 0.5)
+    rest = Part.whole(Links.of(g.image[~inside], g.caption[~inside], g.weight[~inside], 40, 40))
+    plan = module.transport(Graph((rest, some), 40, 40, capacity), 0.05, device)
+    np.testing.assert_allclose(g.of(plan), transport(g, 0.05), atol=1e-9)
+    assert np.array_equal(round_plan(plan), rounded(g, 0.05))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from world import World, unit
 
+from pairclean import scratch
+from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs
 from pairclean.judge import Reference, Scorer, pair_codes
-from pairclean.rematch import CandidatePool, Pool, RematchOptions, propose
+from pairclean.rematch import CandidatePool, Pool, RematchOptions, candidates, propose
 from pairclean.rematch import pool as module
 
 
@@ -150,3 +154,19 @@ def test_partners_are_as_sure_in_a_pool_much_larger_than_the_reference() -> None
     assert np.median(found.mass) > 0.5 * np.median(full.mass)
     there = np.isin(world.suspects.pairs.image_id, r.image_id[few])  # with their partner in the reference, or not
     assert np.median(found.mass[there]) > 0.9 * np.median(found.mass[~there])
+
+
+def test_a_pool_in_files_has_the_proposals_of_one_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "SMALL", 1)
+    monkeypatch.setattr(candidates, "EXACT", 10)
+    monkeypatch.setattr(module, "SEARCHED_ANEW", 10)
+    world = World(noise=0.6)
+    found = []
+    for where in (scratch.MEMORY, scratch.Scratch(tmp_path)):
+        held = world.suspects.pairs.halved_through(ZeroShot(), np.arange(300), where)
+        assert isinstance(held.image.held.base, np.memmap) == (where.folder is not None)  # type: ignore[attr-defined]
+        pool = CandidatePool(Pool(held, world.suspects.clean), world.scorer, scratch=where)
+        found.append(pool.with_pairs(world.sure.take(np.arange(50))).propose(RematchOptions()))
+    assert (found[0].partner >= 0).sum() > 150
+    for name, value in vars(found[0]).items():
+        assert np.array_equal(value, vars(found[1])[name]), name

@@ -8,7 +8,7 @@ import torch
 
 from pairclean.judge.scores import Reference, Scorer, hubness
 from pairclean.rematch import products as module
-from pairclean.rematch.products import HalfScorer, half_hubness
+from pairclean.rematch.products import HalfScorer, half_hubness, largest
 
 
 def across_a_gap(n: int, axis: int, seed: int) -> np.ndarray:
@@ -57,3 +57,10 @@ def test_hubness_has_a_small_error_and_no_bias(monkeypatch: pytest.MonkeyPatch) 
         error = half_hubness(image, text, temperature) - hubness(image, text, temperature)
         assert 0 < np.sqrt((error**2).mean()) < 0.02
         assert np.abs(error.mean()) < 2e-3
+
+
+@pytest.mark.parametrize(("columns", "k"), [(64, 3), (64, 8), (64, 20), (61, 3), (5, 5)])
+def test_the_largest_of_every_row(columns: int, k: int) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).permutation(40 * columns).astype(np.float32).reshape(40, columns))
+    found = largest(x, k, 8).sort().values
+    assert torch.equal(found, x.topk(k).indices.sort().values)
