@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pairclean"
 #: The rooms from the ground up: a file imports only from what stands to the left of its own room, and from its room.
 ROOMS = (
-    ("pairs", "files", "methods", "options", "arrays", "execution"),
+    ("pairs", "files", "scratch", "methods", "options", "arrays", "execution"),
     ("config", "metrics", "synthetic"),
     ("sources", "embed", "align", "paper", "judge", "rematch", "export", "report"),
     ("run",),

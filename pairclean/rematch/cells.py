@@ -1,5 +1,5 @@
 """A search of many images and captions in time n^1.5: the space is cut into cells, and a query is compared with what
-lies in the cells that are nearest to it.
+lies in the cells that are likeliest to have what fits it best.
 
 That is an inverted file whose lists are read by all their queries together, as products of matrices. Images and
 captions lie in different regions of the space. That offset does not distinguish captions, but would decide which cells
@@ -74,7 +74,7 @@ class _Side:
         cell, cells = _cell(vectors, centres), len(centres)
         self.row, self.ends = grouped(cell, cells).astype(np.int64), _ends(cell, cells)
         dtype = half_precision()
-        words = scratch.empty((len(self) + COLUMNS, vectors.rows.shape[1]), f"u{dtype.itemsize}")
+        words = scratch.empty((len(self) + COLUMNS, vectors.rows.shape[1]), f"i{dtype.itemsize}")
         self.vectors = torch.from_numpy(words).view(dtype)
         self.vectors[len(self) :] = 0
         total, squares = torch.zeros(centres.shape), torch.zeros(cells)

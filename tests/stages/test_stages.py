@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +18,10 @@ import pytest
 from PIL import Image
 
 import pairclean
+from pairclean import scratch
 from pairclean.align import ZeroShot
 from pairclean.embed import Embeddings
+from pairclean.pairs import UserError
 from pairclean.pipeline import redo
 from pairclean.rematch.rematches import UNCALIBRATED
 from pairclean.run import Execution, Run
@@ -276,3 +280,25 @@ def test_of_large_data_the_report_says_that_models_learned_from_a_sample(noisy: 
     assert _sampled(replace(learned, method="rcar"), 100_000) == []
     assert _sampled(replace(learned, method="zero-shot"), 10**9) == []
     assert _sampled(replace(learned, aligned=[]), 10**9) == []  # the encoder judges
+
+
+def test_a_disk_without_room_for_what_rematching_needs_is_said(
+    noisy: tuple[Run, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run can be gone on with."""
+    shutil.copytree(noisy[0].path, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    before = frame(run)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scratch, "SMALL", 1)
+        patched.setattr(scratch, "_reserve", full)
+        with pytest.raises(UserError, match=r"cannot write to .*run: No space left on device; make room, then go on"):
+            redo(run, "rematch", Execution(), min_precision=0.7)
+    assert redo(Run.open(run.path), "rematch", Execution(), min_precision=0.7) == ["rematch", "export", "report"]
+    found = frame(Run.open(run.path))
+    assert found["pair_id"].tolist() == before["pair_id"].tolist()
+    assert (found["verdict"] == "rematched").sum() >= (before["verdict"] == "rematched").sum() > 100
