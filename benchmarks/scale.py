@@ -35,11 +35,12 @@ from scipy.optimize import linear_sum_assignment
 
 from pairclean.arrays import Pairs, chunks, unit
 from pairclean.execution import Execution
-from pairclean.judge import REFERENCE, Reference, Scorer, reference_rows
+from pairclean.judge import REFERENCE, Reference, reference_rows
 from pairclean.metrics.detection import auroc
 from pairclean.pipeline import advance
 from pairclean.rematch import Pool, RematchOptions, candidates, fit_temperature, propose
 from pairclean.rematch.pool import FEWEST_ORPHANS
+from pairclean.rematch.products import HalfScorer
 from pairclean.rematch.rematches import MOST, SHARE
 from pairclean.run.results import open_judgement, open_rematches
 from pairclean.synthetic.mismatches import plant
@@ -100,7 +101,7 @@ def against_scipy(suspects: int, seed: int = 0) -> None:
     reference = Reference(image[rows], text[rows], image_id[rows], caption_id[rows])
 
     def ours() -> np.ndarray:
-        return propose(pool, Scorer(reference, fitted), RematchOptions(orphans=FEWEST_ORPHANS)).partner
+        return propose(pool, HalfScorer(reference, fitted), RematchOptions(orphans=FEWEST_ORPHANS)).partner
 
     def in_cells() -> np.ndarray:
         with mock.patch.object(candidates, "EXACT", 0):

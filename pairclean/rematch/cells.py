@@ -186,7 +186,7 @@ def _products(query: Tensor, side: _Side) -> Iterator[tuple[np.ndarray, slice, n
             yield who[first : first + rows].astype(np.int64), which, product.numpy()
 
 
-def _cell(x: _Centred, centres: Tensor) -> np.ndarray:
+def _cell(x: Tensor | _Centred, centres: Tensor) -> np.ndarray:
     """(n,) int32, the cell of each vector."""
     cell = np.empty(len(x), np.int32)
     parts = list(chunks(len(x), CHUNK))
@@ -228,9 +228,9 @@ def _centres(images: _Centred, captions: _Centred) -> Tensor:
     x = torch.cat([x[rng.choice(len(x), min(len(x), size), replace=False)] for x in (images, captions)])
     centres = x[torch.from_numpy(rng.choice(len(x), min(len(x), cells), replace=False))].float()
     for _ in range(STEPS):
-        total = torch.zeros_like(centres)
-        for part in x.split(CHUNK):
-            total.index_add_(0, (part @ centres.to(x.dtype).T).max(1).indices, part.float())
+        cell, total = torch.from_numpy(_cell(x, centres.to(x.dtype))), torch.zeros_like(centres)
+        for part in chunks(len(x), CHUNK):
+            total.index_add_(0, cell[part], x[part].float())
         empty = total.abs().sum(1, keepdim=True) == 0
         centres = torch.nn.functional.normalize(torch.where(empty, centres, total))
     return centres.to(x.dtype)
