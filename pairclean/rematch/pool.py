@@ -70,11 +70,12 @@ class RematchOptions:
 class Proposals:
     """For each pair of the pool.  partner: (m,) int64, the row of the proposed caption in the pool, -1 for none.
     mass: (m,) the plan's mass on that caption's text, all its copies together.  away: (m,) its mass on all other
-    captions."""
+    captions.  given: (m,) the mass of its own caption on all other images."""
 
     partner: np.ndarray
     mass: np.ndarray
     away: np.ndarray
+    given: np.ndarray
 
 
 def propose(pool: Pool, scorer: Scorer, options: RematchOptions = RematchOptions()) -> Proposals:
@@ -239,7 +240,8 @@ def _settle(sides: _Sides, graph: Graph, options: RematchOptions, device: str) -
     same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
     mass = np.bincount(image[same], plan[m:][same], m)
     away = np.bincount(image, plan[m:], m)
-    return Proposals(partner, mass, away)
+    given = np.bincount(caption, plan[m:], m)[:m]
+    return Proposals(partner, mass, away, given)
 
 
 def logit(p: np.ndarray, least: float = 1e-6) -> np.ndarray:
