@@ -16,7 +16,7 @@ from .pool import FEWEST_ORPHANS, ORPHANS, CandidatePool, Pool, RematchOptions, 
 #: Pairs at least this likely to be clean stay out of the pool: their captions are taken.
 SURE = 0.99
 #: The share of the flagged pairs, the surest ones, among which orphans are counted. On photos with and without orphans
-#: (a half and none) all gave .68 and .28, three quarters .50 and .10, and half .40 and .07.
+#: (a half and none) all gave .62 and .27, three quarters .51 and .08, and half .46 and .06.
 SUREST = 0.75
 #: The number of pairs broken in all, over FEWEST_TRIALS to MOST_TRIALS trials.
 BROKEN, FEWEST_TRIALS, MOST_TRIALS = 2000, 2, 40
@@ -25,6 +25,8 @@ PORTION = 0.25
 #: Holds the slopes of the curve back where few proposals were tried: steep curves of few promise too much. It is the
 #: precision of a normal prior of each, where a proposal counts once.
 RIDGE = 3.0
+#: No coefficient of the curve is larger.
+LARGEST = 20.0
 #: The fewest pairs that can be broken, and the fewest proposals in all trials, for a calibration.
 FEWEST_SURE, FEWEST_SEEN = 20, 100
 
@@ -78,12 +80,14 @@ def calibrate_rematching(
 
     Half of the broken pairs have their captions in the pool. A quarter do not, and have the captions of the last
     quarter, whose images are left out: these orphans show what is proposed where there is no partner. The share of
-    orphans among the suspects is the mixture of the two groups' plan masses that explains the suspects' masses. Pairs
-    that were not broken show how often the plan separates a clean pair. All of that is repeated with new draws.
+    orphans among the suspects is the mixture of the two groups' plan masses that explains the suspects' masses, those
+    of images and those of captions: one to one, as many captions lack an image as images lack a caption. Pairs that
+    were not broken show how often the plan separates a clean pair. All of that is repeated with new draws.
 
     A pair was matched before it was broken with its clean probability only. If it was not, the plan may find the
     caption that its image really has, and that would look like a mistake. So what is fitted to the share that is
-    returned is P(right) times the clean probability.
+    returned is P(right) times the clean probability. Nor is it known of a pair that was not broken that it is matched,
+    and those for which the plan proposes something mostly are not: they count as much as the plan leaves them together.
     None if too few pairs can be broken.
     """
     options = suspects.options
@@ -108,7 +112,9 @@ def calibrate_rematching(
             return None
         # Flagged pairs that are matched after all would look like orphans: the least sure ones are left out.
         displaced = trial.clean <= surest
-        orphans = _orphan_share(*(trial.away[group & displaced] for group in (home, orphan, suspect)))
+        orphans = _orphan_share(
+            [tuple(mass[group & displaced] for group in (home, orphan, suspect)) for mass in (trial.away, trial.given)]
+        )
         used, options = options, replace(options, orphans=min(orphans, ORPHANS))
     # Each group represents the estimated number of suspects of its kind.
     pool = np.concatenate([suspected, sure.clean[sure.clean < SURE] if not options.reuse else sure.clean])
@@ -120,6 +126,7 @@ def calibrate_rematching(
         (whole, clean),
     ):
         weight[group] = stands_for / max(1, int(group.sum()))
+    weight[whole] *= np.maximum(1 - trial.away[whole], 0)
     seen = proposed & (trial.group != SUSPECT)
     mass, right, weight = trial.mass[seen], trial.right[seen], weight[seen]
     matched = np.where(home, trial.matched, 1.0)[seen]
@@ -133,11 +140,13 @@ HOME, ORPHAN, WHOLE, SUSPECT = range(4)
 
 @dataclass(frozen=True)
 class _Trial:
-    """For every pair that took part: the mass of its proposal and of all other captions, whether the proposal is right
-    (not known for suspects), its clean probability, the one before it was broken, and its group."""
+    """For every pair that took part: the mass of its proposal, of its image on all other captions and of its caption on
+    all other images, whether the proposal is right (not known for suspects), its clean probability, the one before it
+    was broken, and its group."""
 
     mass: np.ndarray
     away: np.ndarray
+    given: np.ndarray
     right: np.ndarray
     clean: np.ndarray
     matched: np.ndarray
@@ -188,16 +197,17 @@ def _break(
     group = np.repeat(np.arange(4), (len(home), len(orphan), len(whole), len(suspects)))
     clean = np.concatenate([added.clean, suspects.clean])
     matched = np.concatenate([sure.clean[images], sure.clean[whole], suspects.clean])
-    return _Trial(found.mass, found.away, right, clean, matched, group)
+    return _Trial(found.mass, found.away, found.given, right, clean, matched, group)
 
 
-def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> float:
-    """Maximum-likelihood share of orphans among the suspects, from histograms of plan mass."""
-    if not len(home) + len(orphan):
+def _orphan_share(sides: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
+    """Maximum-likelihood share of orphans among the suspects, from histograms of plan mass.
+
+    sides: of images and of captions, the masses of pairs that can come home, of orphans, and of the suspects.
+    """
+    if not len(sides[0][0]) + len(sides[0][1]):
         return ORPHANS
-    edges = np.unique(np.quantile(np.concatenate([home, orphan]), np.linspace(0, 1, 13)[1:-1]))
-    h, o, s = (np.bincount(np.digitize(x, edges), minlength=len(edges) + 1) + 0.5 for x in (home, orphan, suspects))
-    h, o = h / h.sum(), o / o.sum()
+    h, o, s = np.concatenate([_histograms(*masses) for masses in sides], axis=1)
     share = ORPHANS
     for _ in range(200):
         posterior = share * o / (share * o + (1 - share) * h)
@@ -205,22 +215,31 @@ def _orphan_share(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) ->
     return min(max(share, FEWEST_ORPHANS), 0.99)
 
 
+def _histograms(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+    """(3, b), the first two of which add up to 1."""
+    edges = np.unique(np.quantile(np.concatenate([home, orphan]), np.linspace(0, 1, 13)[1:-1]))
+    h, o, s = (np.bincount(np.digitize(x, edges), minlength=len(edges) + 1) + 0.5 for x in (home, orphan, suspects))
+    return np.stack([h / h.sum(), o / o.sum(), s])
+
+
 def fit_curve(mass: np.ndarray, right: np.ndarray, weight: np.ndarray, matched: np.ndarray) -> np.ndarray:
-    """The curve of a `RematchCalibration` of greatest likelihood for (t,) proposals.
+    """The curve of a `RematchCalibration` for (t,) proposals: as many are right as it says, and where it says so.
 
     matched: how likely it is that the pair was matched before; otherwise its proposal cannot be seen to be right.
+    The likelihood would blame most mistakes of the surest proposals on pairs that had been mismatched, and promise more
+    than the trials show. So the weighted sums of `right` and of matched * P are made equal, but for the prior: where
+    all were matched, that is the likelihood.
     """
     x, weight = _bent(mass), weight / weight.mean()
 
     def loss(curve: np.ndarray) -> tuple[float, np.ndarray]:
-        chance = _sigmoid(x @ curve)
-        seen = np.clip(matched * chance, 1e-12, 1 - 1e-12)
-        log = np.where(right, np.log(seen), np.log1p(-seen))
-        slope = weight * np.where(right, 1 - chance, -seen * (1 - chance) / (1 - seen))
+        odds = x @ curve
         pull = RIDGE * np.array([0.0, curve[1], curve[2]])
-        return float(pull @ curve / 2 - weight @ log), pull - x.T @ slope
+        value = weight @ (matched * np.logaddexp(0, odds) - right * odds)
+        return float(pull @ curve / 2 + value), pull + x.T @ (weight * (matched * _sigmoid(odds) - right))
 
-    rising = [(None, None), (1e-3, None), (0.0, None)]
+    # More may be right than were likely to be matched, and then nothing else would hold the intercept back.
+    rising = [(-LARGEST, LARGEST), (1e-3, LARGEST), (0.0, LARGEST)]
     curve: np.ndarray = minimize(loss, [0.0, 1.0, 0.0], jac=True, method="L-BFGS-B", bounds=rising).x
     return curve
 

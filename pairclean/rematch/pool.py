@@ -71,11 +71,12 @@ class RematchOptions:
 class Proposals:
     """For each pair of the pool.  partner: (m,) int64, the row of the proposed caption in the pool, -1 for none.
     mass: (m,) the plan's mass on that caption's text, all its copies together.  away: (m,) its mass on all other
-    captions."""
+    captions.  given: (m,) the mass of its own caption on all other images."""
 
     partner: np.ndarray
     mass: np.ndarray
     away: np.ndarray
+    given: np.ndarray
 
 
 def propose(pool: Pool, scorer: Scorer, options: RematchOptions = RematchOptions()) -> Proposals:
@@ -274,14 +275,15 @@ def _settle(sides: _Sides, graph: Graph, options: RematchOptions, device: str) -
     partner[partner == stays] = -1
     # Copies of one caption share its mass: what counts is the text.
     text = np.where(partner >= 0, sides.caption_id[partner], 0)
-    mass, away = np.zeros(m), np.zeros(m)
+    mass, away, given = np.zeros(m), np.zeros(m), np.zeros(m)
     for image, caption, of_edge in plan.blocks():
         moves = caption != stays[image]
         image, caption, of_edge = image[moves], caption[moves], of_edge[moves]
         same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
         _add(away, image, of_edge)
+        np.add.at(given, caption, of_edge)
         _add(mass, image[same], of_edge[same])
-    return Proposals(partner, mass, away)
+    return Proposals(partner, mass, away, given)
 
 
 def _add(total: np.ndarray, image: np.ndarray, mass: np.ndarray) -> None:

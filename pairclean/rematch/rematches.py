@@ -235,7 +235,9 @@ def _planned(
         prior=None if trained else np.log(clean[every].sum() / (1 - clean[every]).sum()),
         carried=unique_values(pair_codes(near.image_id[every], near.caption_id[every])),
     )
-    held_out = draw_sure(clean, np.random.default_rng(seed)) if held_out is None else held_out
+    if held_out is None:
+        held_out = draw_sure(clean, np.random.default_rng(seed))
+    held_out = held_out[~np.isnan(clean[held_out])]  # what was learned from need not be judged
     size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
     sample = reference_rows(every, np.random.default_rng(seed), size)
     matched = near.take(held_out).through(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from world import unit
@@ -93,3 +95,17 @@ def test_no_pair_that_stays_shares_its_caption(capacity: int) -> None:
     given = found.partner[found.partner >= 0]
     assert len(given) > 10
     assert (found.clean_probability[given] < found.flag_below).all()
+
+
+def test_pairs_that_were_learned_from_and_not_judged_do_not_spoil_the_calibration() -> None:
+    pairs = _moved()
+    rows = np.arange(len(pairs))
+    learned, faults = learn_mended(pairs, rows >= 0, comparable=True, repair=False, method="canonical")
+    judged = judge(pairs, rows, learned, comparable=True)
+    assert learned.held_out is not None
+    clean = judged.clean_probability.copy()
+    clean[learned.held_out[:5]] = np.nan
+    found = rematch(pairs, learned, replace(judged, clean_probability=clean), faults)
+    assert found.emitted > 10
+    said, right, weight = found.trials.T
+    assert np.average(said, weights=weight) == pytest.approx(np.average(right, weights=weight), abs=0.03)
