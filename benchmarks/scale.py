@@ -1,4 +1,4 @@
-"""What does everything after embedding cost, for 10^4, 10^5 and 10^6 pairs?  And against exact assignment?
+"""What does everything after embedding cost, for 10^4, 10^5, 10^6 and more pairs?  And against exact assignment?
 
     python -m benchmarks.scale [--sizes N ...] [--method METHOD] [--device DEVICE]
     python -m benchmarks.scale --against scipy [--suspects N]
@@ -10,11 +10,11 @@ since the size before. `GiB` is the most that the process held itself: what is m
 the page cache. `found` is the share of the moved captions that came home, `precision` the share of what was emitted
 that is right, 0.9 being asked for.
 
-Memory of 10^7 pairs of 512-d half precision, half of them suspects, was not run. From 250,000 to 10^6 pairs it grows by
-5.1 KiB a pair, which makes 50 GiB. Vectors stay in their files and come in chunks, but those of the suspects: 2 KiB
-each in half precision, and 2 KiB for the cells of both sides; some 46 edges of 12 bytes each, and 48 more while a plan
-is made: 2.7 KiB. Near copies take 0.2 KiB a pair before that, 2 GiB. On a GPU the search takes 3 KiB for a suspect and
-a side, 30 GiB; what a plan takes there has not been counted.
+Memory of 10^7 pairs of 512-d half precision, half of them suspects, was not run. From 10^6 to 3·10^6 pairs it grows
+by 2.7 KiB a pair, which makes 26 GiB. Vectors stay in files and come in chunks; those of the suspects and of their
+cells take 4 KiB each on the disk of the run. In memory are some 47 edges for each suspect, 16 bytes each, 8 more
+while a plan is made, and more while they are sorted. Near copies take 0.2 KiB a pair before that, 2 GiB. On a GPU the
+search takes 3 KiB for a suspect and a side, 30 GiB; what a plan takes there has not been counted.
 """
 
 from __future__ import annotations
