@@ -17,8 +17,8 @@ SMALL = 2**26
 
 @dataclass(frozen=True)
 class Scratch:
-    """Makes arrays.  folder: where large ones are put, in files without a name, which no process can leave behind; None
-    keeps all of them in memory."""
+    """Makes arrays.  folder: where large ones are put, in files without a name, which end with the process however it
+    ends; None keeps all of them in memory."""
 
     folder: Path | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ def test_a_large_array_takes_room_on_the_disk_and_leaves_no_file(
     taken: list[int] = []
     reserve = module._reserve
 
-    def watched(file: object, size: int) -> None:
-        reserve(file, size)  # type: ignore[arg-type]
-        taken.append(os.fstat(file.fileno()).st_blocks * 512)  # type: ignore[attr-defined]
+    def watched(file: IO[bytes], size: int) -> None:
+        reserve(file, size)
+        taken.append(os.fstat(file.fileno()).st_blocks * 512)
 
     monkeypatch.setattr(module, "_reserve", watched)
     found = Scratch(tmp_path).empty((300, 7), np.float32)

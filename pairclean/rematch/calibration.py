@@ -86,8 +86,8 @@ def calibrate_rematching(
 
     A pair was matched before it was broken with its clean probability only. If it was not, the plan may find the
     caption that its image really has, and that would look like a mistake. So what is fitted to the share that is
-    returned is P(right) times the clean probability. Nor is it known of a pair that was not broken that it is matched,
-    and those for which the plan proposes something mostly are not: they count as much as the plan leaves them together.
+    returned is P(right) times the clean probability. A pair that was not broken need not be matched either, and mostly
+    is not where the plan proposes something: it counts with the mass that the plan does not move.
     None if too few pairs can be broken.
     """
     options = suspects.options
@@ -216,7 +216,7 @@ def _orphan_share(sides: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> flo
 
 
 def _histograms(home: np.ndarray, orphan: np.ndarray, suspects: np.ndarray) -> np.ndarray:
-    """(3, b), the first two of which add up to 1."""
+    """(3, b) of the same bins: shares of the two groups, which add up to 1 each, and counts of the suspects."""
     edges = np.unique(np.quantile(np.concatenate([home, orphan]), np.linspace(0, 1, 13)[1:-1]))
     h, o, s = (np.bincount(np.digitize(x, edges), minlength=len(edges) + 1) + 0.5 for x in (home, orphan, suspects))
     return np.stack([h / h.sum(), o / o.sum(), s])

@@ -14,7 +14,7 @@ from ..judge.scores import Scorer, pair_similarity
 from ..scratch import MEMORY, Scratch
 from .cells import Cells
 from .heaps import Best
-from .plan import grouped
+from .plan import ends_of, grouped
 from .products import largest
 
 CANDIDATES = 32
@@ -95,7 +95,8 @@ class Gallery:
 
     @property
     def order(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and captions so that those that edges connect lie together, as far as that is known."""
+        """An order of the images and one of the captions in which those that edges connect lie close together; where
+        none is known, the one that they came in."""
         if self.large:
             return self.cells.images.row, self.cells.captions.row
         return np.arange(self.image.shape[0]), np.arange(self.text.shape[0])
@@ -116,7 +117,7 @@ class Gallery:
         image_row, caption_row = self.order
         n, k = len(captions), images.shape[1]
         back = grouped(images.ravel() + 1, n + 1)  # of each image the captions that found it, times k; first of none
-        ends = np.cumsum(np.bincount(images.ravel() + 1, minlength=n + 1))
+        ends = ends_of(images.ravel() + 1, n + 1)[1:]
         for block in chunks(n, CHUNK):
             image, caption = _there(captions[block])
             here = slice(ends[block.start], ends[block.stop])

@@ -23,7 +23,7 @@ from ..arrays import Rows, chunks
 from ..execution import side_by_side
 from ..scratch import MEMORY, Scratch
 from .heaps import Best
-from .plan import grouped
+from .plan import ends_of, grouped
 from .products import half, half_precision, largest
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Side:
         import torch
 
         cell, cells = _cell(vectors, centres), len(centres)
-        self.row, self.ends = grouped(cell, cells).astype(np.int64), _ends(cell, cells)
+        self.row, self.ends = grouped(cell, cells).astype(np.int64), ends_of(cell, cells)
         dtype = half_precision()
         words = scratch.empty((len(self) + COLUMNS, vectors.rows.shape[1]), f"i{dtype.itemsize}")
         self.vectors = torch.from_numpy(words).view(dtype)
@@ -173,7 +173,7 @@ def _products(query: Tensor, side: _Side) -> Iterator[tuple[np.ndarray, slice, n
 
     near = side.near(query)
     cell, cells = near.ravel(), len(side.ends) - 1
-    who, ends = grouped(cell, cells) // near.shape[1], _ends(cell, cells)
+    who, ends = grouped(cell, cells) // near.shape[1], ends_of(cell, cells)
     padded = torch.from_numpy(np.pad(who, (0, ROWS)))
     for c in np.flatnonzero((np.diff(ends) > 0) & (np.diff(side.ends) > 0)):
         (start, stop), which = ends[c : c + 2], slice(*map(int, side.ends[c : c + 2]))
@@ -200,10 +200,6 @@ def _cell(x: Tensor | _Centred, centres: Tensor) -> np.ndarray:
 
 def _whole(n: int, size: int) -> int:
     return -(-n // size) * size
-
-
-def _ends(cell: np.ndarray, cells: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=cells))])
 
 
 def _mean(x: Rows) -> np.ndarray:

@@ -61,7 +61,7 @@ class Links:
     def of(image: np.ndarray, caption: np.ndarray, weight: np.ndarray, images: int, captions: int) -> Links:
         """(e,) edges in any order."""
         order = grouped(image, images)
-        return Links(_ends(image, images), caption[order].astype(np.int32, copy=False), weight[order], captions)
+        return Links(ends_of(image, images), caption[order].astype(np.int32, copy=False), weight[order], captions)
 
     @cached_property
     def turned(self) -> Links:
@@ -327,7 +327,8 @@ def _there(part: Part, device: str) -> tuple[Tensor, Tensor, Tensor]:
     return image, caption, torch.from_numpy(links.weight).to(device).double() + part.bonus
 
 
-def _ends(group: np.ndarray, size: int) -> np.ndarray:
+def ends_of(group: np.ndarray, size: int) -> np.ndarray:
+    """(size + 1,) int64: of (n,) integers below `size`, once sorted, those equal to g are ends[g] to ends[g + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=size))])
 
 

@@ -36,7 +36,9 @@ class Edges:
 
     def weighing(self, mass: np.ndarray) -> Plan:
         """A plan of these masses."""
-        graph = replace(self, weight=np.log(mass)).graph()
+        with np.errstate(divide="ignore"):
+            weight = np.log(mass)
+        graph = replace(self, weight=weight).graph()
         return Plan(graph, np.zeros(self.images), np.zeros(self.captions))
 
 
@@ -160,7 +162,7 @@ def greedy(g: Edges, plan: np.ndarray) -> list[int]:
 def test_rounding_is_greedy_and_one_to_one(ties: bool) -> None:
     for seed in range(20):
         g = graph(40, 300, seed)
-        plan = np.random.default_rng(seed).uniform(0.05, 1, size=300)
+        plan = np.random.default_rng(seed).uniform(size=300)
         if ties:
             plan = np.round(plan, 1)
         chosen = round_plan(g.weighing(plan))

@@ -10,7 +10,7 @@ from world import World, unit
 
 from pairclean import scratch
 from pairclean.align import ZeroShot
-from pairclean.arrays import Pairs
+from pairclean.arrays import HalfPrecision, Pairs
 from pairclean.judge import Reference, Scorer, pair_codes
 from pairclean.rematch import CandidatePool, Pool, RematchOptions, candidates, propose
 from pairclean.rematch import pool as module
@@ -164,7 +164,8 @@ def test_a_pool_in_files_has_the_proposals_of_one_in_memory(tmp_path: Path, monk
     found = []
     for where in (scratch.MEMORY, scratch.Scratch(tmp_path)):
         held = world.suspects.pairs.halved_through(ZeroShot(), np.arange(300), where)
-        assert isinstance(held.image.held.base, np.memmap) == (where.folder is not None)  # type: ignore[attr-defined]
+        assert isinstance(held.image, HalfPrecision)
+        assert isinstance(held.image.held.base, np.memmap) == (where.folder is not None)
         pool = CandidatePool(Pool(held, world.suspects.clean), world.scorer, scratch=where)
         found.append(pool.with_pairs(world.sure.take(np.arange(50))).propose(RematchOptions()))
     assert (found[0].partner >= 0).sum() > 150
