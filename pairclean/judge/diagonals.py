@@ -6,20 +6,24 @@ all diagonals, which the FFT gives at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from ..arrays import Pairs, Rows, Space, chunks
+from ..execution import available_cores, side_by_side
 
 #: Beyond NEAR rows, the PEAKS highest sums along the diagonals of a window are candidates.
 NEAR, PEAKS = 16, 8
 #: Height of a peak that is tested, in standard deviations of the sums.
 PEAK = 5.0
-#: Rivals on either side of a pairing.
+#: Rivals on either side of a pairing, and how far away the captions are that an image is compared with for all of them.
 BESIDE = 2
+REACH = NEAR + BESIDE
 #: Rows of images in a window of diagonals; its captions reach as far on either side. Sets up to thrice as long are one
 #: window. Larger ones are also searched as a whole, by vectors projected to PROJECTED dimensions.
 WINDOW, PROJECTED = 16_384, 64
@@ -27,8 +31,8 @@ WINDOW, PROJECTED = 16_384, 64
 SHORTEST = 32
 #: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
 SAMPLE = 20_000
-#: Rows scored at once: of a pairing, and where all small offsets of the same rows follow, from the cache.
-CHUNK, CACHED = 8192, 512
+#: Rows scored at once: of a pairing, and of all small offsets.  Columns of which spectra are taken at once.
+CHUNK, BAND, COLUMNS = 8192, 64, 16
 
 
 @dataclass(frozen=True)
@@ -83,44 +87,49 @@ class Diagonals:
     @cached_property
     def sweep(self) -> Sweep:
         """What one reading of all vectors tells."""
-        n, reach = self.n, NEAR + BESIDE
-        step = n if n <= 3 * WINDOW else WINDOW
-        found = Sweep(np.zeros(n, np.float32), np.zeros((n, 2 * reach + 1), np.float16), [], None)
-        if step < n:
+        n = self.n
+        windows = [slice(0, n)] if n <= 3 * WINDOW else list(chunks(n, WINDOW))
+        found = Sweep(np.zeros(n, np.float32), np.zeros((n, 2 * REACH + 1), np.float16), [], None)
+        if len(windows) > 1:
             found.projected = _Projected(*(np.empty((n, PROJECTED), np.float32) for _ in range(2)))
-        before, here = self._text(slice(0, 0)), self._text(slice(0, step))
-        for part in chunks(n, step):
-            after = self._text(slice(part.stop, min(n, part.stop + step)))
-            image, text, first = self._image(part), np.concatenate([before, here, after]), part.start - len(before)
-            self._near(found, image, text, part.start, first)
-            found.peaks += _peaks(image, text, part.start, first)
-            if found.projected is not None:
-                for out, side in ((found.projected.image, image), (found.projected.text, here)):
-                    out[part] = side @ _projection(side.shape[1])
-            before, here = here, after
+        # One run of windows for each core; what is found in a window does not depend on the others.
+        strips = list(chunks(len(windows), -(-len(windows) // available_cores())))
+
+        def of_strip(k: int, _: str) -> list[Pairing]:
+            return self._of_windows(found, windows, strips[k])
+
+        found.peaks = list(chain.from_iterable(side_by_side(of_strip, len(strips), ["cpu"])))
         if found.projected is not None:
-            found.peaks += _peaks(found.projected.image, found.projected.text, 0, 0)
+            captions = _Block(found.projected.text, _length(2 * n))
+            found.peaks += _peaks(found.projected.image, [captions], 0, 0)
         found.peaks = list(dict.fromkeys(found.peaks))
         return found
 
-    def _near(self, found: Sweep, image: np.ndarray, text: np.ndarray, start: int, first: int) -> None:
-        """Score images with the captions around them.  start, first: the rows of the first image and caption here."""
-        reach = NEAR + BESIDE
-        for part in chunks(len(image), CACHED):
-            for offset in range(-reach, reach + 1):
-                low, high = max(part.start, -offset - start), min(part.stop, self.n - offset - start)
-                if low < high:
-                    to = offset + start - first
-                    scores = products(image[low:high], text[low + to : high + to])
-                    found.near[start + low : start + high, reach + offset] = scores
-                    if not offset:
-                        found.own[start + low : start + high] = scores
+    def _of_windows(self, found: Sweep, windows: list[slice], strip: slice) -> list[Pairing]:
+        """Fill in what some windows tell.  Returns their peaks."""
+        length = _length(2 * (windows[0].stop - windows[0].start))
+
+        def captions(k: int) -> _Block:
+            return _Block.keeping(self._text(windows[k] if 0 <= k < len(windows) else slice(0, 0)), length)
+
+        peaks: list[Pairing] = []
+        blocks = [captions(strip.start - 1), captions(strip.start)]
+        for k in range(strip.start, strip.stop):
+            part, blocks = windows[k], [*blocks[-2:], captions(k + 1)]
+            image, (before, here, after) = self._image(part), (block.vectors for block in blocks)
+            near = products_beside(image, before, here, after)
+            found.near[part], found.own[part] = near, near[:, REACH]
+            peaks += _peaks(image, blocks, part.start, part.start - len(before))
+            if found.projected is not None:
+                for out, side in ((found.projected.image, image), (found.projected.text, here)):
+                    out[part] = side @ _projection(side.shape[1])
+        return peaks
 
 
 @dataclass
 class Sweep:
-    """own: (N,) float32 scores of the pairs as they are.  near: (N, 2 (NEAR + BESIDE) + 1) float16, of each image with
-    the captions up to NEAR + BESIDE rows away.  peaks: pairings beyond NEAR rows whose sum of scores stands out from
+    """own: (N,) float32 scores of the pairs as they are.  near: (N, 2 REACH + 1) float16, of each image with the
+    captions up to REACH rows away.  peaks: pairings beyond NEAR rows whose sum of scores stands out from
     those beside it.  projected: of sets that are longer than a window, vectors for a first look at such pairings.
     """
 
@@ -183,40 +192,87 @@ def _projection(dimensions: int) -> np.ndarray:
     return drawn if dimensions > PROJECTED else np.eye(dimensions, PROJECTED, dtype=np.float32)
 
 
-def _peaks(image: np.ndarray, text: np.ndarray, start: int, first: int) -> Iterator[Pairing]:
-    """Pairings that stand out.  image, text: consecutive vectors.  start, first: their first rows."""
-    shifted, turned = _sums(image, text)
-    to, stop = first - start, start + len(image)
-    for lag in _standing_out(shifted, len(image), lambda lags: np.abs(lags + to) <= NEAR):
-        yield Pairing(lag + to, False, start, stop)
-    for lag in _standing_out(turned, len(image), lambda lags: np.zeros(len(lags), bool)):
-        yield Pairing(first + len(text) - 1 - lag + start, True, start, stop)
+@dataclass(frozen=True)
+class _Block:
+    """Consecutive vectors, (m, d).  length: of their columns' spectra, padded with zeros.  kept: (d, length // 2 + 1)
+    complex64, these spectra; None where they are computed when they are needed."""
+
+    vectors: np.ndarray
+    length: int
+    kept: np.ndarray | None = None
+
+    @staticmethod
+    def keeping(vectors: np.ndarray, length: int) -> _Block:
+        kept = np.empty((vectors.shape[1], length // 2 + 1), np.complex64)
+        for part in chunks(len(kept) if len(vectors) else 0, COLUMNS):
+            kept[part] = _spectrum(vectors[:, part], length)
+        return _Block(vectors, length, kept)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def spectrum(self, columns: slice) -> np.ndarray:
+        return _spectrum(self.vectors[:, columns], self.length) if self.kept is None else self.kept[columns]
 
 
-def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of x_i y_(i + k), and those with y in reverse order, for the lags k from 1 - n to m - 1.
+def _length(least: int) -> int:
+    """The length of spectra for at least so many rows, those of images and captions together."""
+    from scipy.fft import next_fast_len
 
-    x: (n, d), y: (m, d).  Returns two (n + m - 1,).  Reversal of y conjugates its spectrum, but for the phase of m - 1.
+    return int(next_fast_len(least, real=True))
+
+
+def _spectrum(x: np.ndarray, length: int) -> np.ndarray:
+    """(n, c) -> (c, length // 2 + 1) complex, of its columns padded with zeros."""
+    from scipy.fft import rfft
+
+    found: np.ndarray = rfft(np.ascontiguousarray(x.T), length, axis=1)
+    return found
+
+
+def _peaks(image: np.ndarray, blocks: Sequence[_Block], start: int, first: int) -> list[Pairing]:
+    """Pairings that stand out.  image, blocks: consecutive vectors.  start, first: their first rows."""
+    n, m = len(image), sum(map(len, blocks))
+    shifted, turned = _sums(image, blocks)
+    to, stop = first - start, start + n
+    lags = _standing_out(shifted, n, lambda lags: np.abs(lags + to) <= NEAR)
+    found = [Pairing(lag + to, False, start, stop) for lag in lags]
+    lags = _standing_out(turned[::-1], n, lambda lags: np.zeros(len(lags), bool))
+    return found + [Pairing(first + m - 1 - lag + start, True, start, stop) for lag in lags]
+
+
+def _sums(x: np.ndarray, blocks: Sequence[_Block]) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of x_i y_(i + k), for the lags k from 1 - n to m - 1, and of x_i y_(k - i), for k from 0 to n + m - 2.
+
+    x: (n, d).  blocks: of y, m rows together.  Returns two (n + m - 1,) float32.  A block's spectrum serves the windows
+    on both sides of it too, and short spectra stay in the cache.
     """
-    from scipy.fft import irfft, next_fast_len, rfft
+    from scipy.fft import irfft
 
-    n, m = len(x), len(y)
-    size = next_fast_len(n + m, real=True)
-    shifted, turned = np.zeros((2, size // 2 + 1), np.complex64)
-    for part in chunks(x.shape[1], 16):
-        of_x, of_y = (rfft(side[:, part], size, axis=0) for side in (x, y))
-        np.conj(of_x, out=of_x)
-        shifted += np.einsum("ij,ij->i", of_x, of_y)
-        turned += np.einsum("ij,ij->i", of_x, np.conj(of_y, out=of_y))
-    turned = turned * np.exp(-2j * np.pi * (m - 1) / size * np.arange(len(turned)))
-    lags = np.arange(-(n - 1), m) % size
-    return irfft(shifted, size)[lags], irfft(turned, size)[lags]
+    n, m = len(x), sum(map(len, blocks))
+    present, length = [block for block in blocks if len(block)], blocks[0].length
+    correlated, convolved = np.zeros((2, len(present), length // 2 + 1), np.complex64)
+    product = np.empty(length // 2 + 1, np.complex64)
+    for part in chunks(x.shape[1], COLUMNS):
+        for of_x, *of_blocks in zip(_spectrum(x[:, part], length), *(b.spectrum(part) for b in present), strict=True):
+            mirrored = of_x.conj()
+            for of_y, one, other in zip(of_blocks, correlated, convolved, strict=True):
+                one += np.multiply(mirrored, of_y, out=product)
+                other += np.multiply(of_x, of_y, out=product)
+    shifted, turned = np.zeros((2, n + m - 1), np.float32)
+    at = 0
+    for block, one, other in zip(present, correlated, convolved, strict=True):
+        to = slice(at, at + n + len(block) - 1)
+        shifted[to] += irfft(one, length)[np.arange(1 - n, len(block)) % length]
+        turned[to] += irfft(other, length)[: n + len(block) - 1]
+        at += len(block)
+    return shifted, turned
 
 
 def _standing_out(total: np.ndarray, n: int, known: Callable[[np.ndarray], np.ndarray]) -> list[int]:
     """The lags k at which a sum stands out from those at the two lags on either side.
 
-    total: (n + m - 1,), as `_sums` returns them.  known: lags -> bool, those that are left out.
+    total: (n + m - 1,) by lag, as `_sums` returns them.  known: lags -> bool, those that are left out.
     """
     m = len(total) - n + 1
     lags = np.arange(-(n - 1), m)
@@ -233,3 +289,23 @@ def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n, d), (n, d) -> (n,) inner products of the rows."""
     found: np.ndarray = np.einsum("ij,ij->i", x, y)
     return found
+
+
+def products_beside(x: np.ndarray, before: np.ndarray, here: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(n, 2 REACH + 1) float32: the inner products of x_i with the rows i - REACH to i + REACH of `here`, and of what
+    comes before and after it; 0 where there are none.  x, here: (n, d), before, after: any number of rows.
+
+    In blocks of rows each of which is multiplied with all that lie beside any of them: the product of two matrices
+    takes a third of the time of the products that are needed alone.
+    """
+    n, d = x.shape
+    blocks = -(-n // BAND)
+    rows, around = np.zeros((blocks * BAND, d), np.float32), np.zeros((blocks * BAND + 2 * REACH, d), np.float32)
+    rows[:n], around[REACH : REACH + n] = x, here
+    last, first = before[-REACH:], after[:REACH]
+    around[REACH - len(last) : REACH], around[REACH + n : REACH + n + len(first)] = last, first
+    beside = sliding_window_view(around, BAND + 2 * REACH, axis=0)[::BAND]  # (blocks, d, BAND + 2 REACH)
+    every = rows.reshape(blocks, BAND, d) @ beside
+    block, row, column = every.strides
+    band = as_strided(every, (blocks, BAND, 2 * REACH + 1), (block, row + column, column))
+    return band.reshape(-1, 2 * REACH + 1)[:n]

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 
 from ..arrays import Rows, chunks, single, unit
+from ..execution import available_cores, side_by_side
 from .folds import BOILERPLATE
 
 #: SHARE of the USUAL quantile of nearest-neighbour distances, which copies do not move unless nearly all vectors have
@@ -32,7 +33,9 @@ TABLES, BESIDE = 16, 64
 #: Distances are measured of vectors whose sketches differ by no more bits than chance gives, in standard deviations,
 #: at the largest distance that counts, for vectors that are nearer to the middle than all but this share.
 DEVIATIONS, NEAREST_THE_MIDDLE = 4, 0.05
-CHUNK = 65_536
+#: Vectors whose mean is the middle, pairs whose distance is measured at once, and vectors that are sketched at once: in
+#: the cache.
+CHUNK, SKETCHED = 65_536, 4096
 
 
 def near_identities(vectors: Rows, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -46,7 +49,9 @@ def near_identities(vectors: Rows, ids: np.ndarray, rows: np.ndarray) -> np.ndar
     distinct, first, row_of = np.unique(ids[rows], return_index=True, return_inverse=True)
     if len(distinct) < 2:
         return ids
-    looked_at = _Vectors(vectors, rows[first])
+    order = np.argsort(first)  # vectors are read in the order in which they lie on the disk
+    distinct, row_of = distinct[order], np.argsort(order)[row_of]
+    looked_at = _Vectors(vectors, rows[first[order]])
     component = _by_sketch(looked_at) if len(distinct) > EXACT else _by_distance(looked_at)
     together = np.bincount(component)[component] <= BOILERPLATE
     smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
@@ -97,29 +102,47 @@ def _by_sketch(vectors: _Vectors) -> np.ndarray:
     if not near or not radius:  # nearly all vectors have an equal one: then no distance is far smaller than usual
         return component
     most = _most_different(near**0.5 / radius)
-    beginning = np.uint32(32 - np.ceil(np.log2(n)))  # of words: so many bits that few vectors share them by chance
-    for table in range(TABLES):
-        word = sketch[:, table] >> beginning
-        order = np.lexsort((sketch[:, (table + 1) % TABLES], word))
-        word = word[order]
-        at = np.arange(n - 1)
-        found = [np.zeros((2, 0), np.int64)]
-        for beside in range(1, BESIDE + 1):
-            at = at[at + beside < n]
-            at = at[word[at] == word[at + beside]]
-            if not len(at):
-                break
-            pair = order[[at, at + beside]]
-            pair = pair[:, component[pair[0]] != component[pair[1]]]
-            bits = np.bitwise_count(sketch[pair[0]] ^ sketch[pair[1]]).sum(1, dtype=np.int64)
-            pair = pair[:, bits <= most]
-            for part in chunks(pair.shape[1], CHUNK):
-                apart = np.square(vectors[pair[0, part]] - vectors[pair[1, part]]).sum(1)
-                found.append(pair[:, part][:, apart < near])
-            if sum(pairs.shape[1] for pairs in found) > n // 8:  # a template: all of it need not be compared with all
-                component, found = _components(component, *np.concatenate(found, axis=1)), found[:1]
-        component = _components(component, *np.concatenate(found, axis=1))
+    for tables in chunks(TABLES, available_cores()):  # those of earlier ones need not be compared again
+
+        def of_table(k: int, _: str, first: int = tables.start, known: np.ndarray = component) -> np.ndarray:
+            return _of_table(vectors, sketch, first + k, known, near, most)
+
+        for found in side_by_side(of_table, tables.stop - tables.start, ["cpu"]):
+            component = _components(component, np.arange(n), found)
     return component
+
+
+def _of_table(
+    vectors: _Vectors, sketch: np.ndarray, table: int, component: np.ndarray, near: float, most: float
+) -> np.ndarray:
+    """(n,) components that one table joins.
+
+    component: those that are known.  near: squared distance below which vectors are near-identical.  most: bits in
+    which the sketches of these differ.
+    """
+    n = len(vectors)
+    beginning = np.uint32(32 - np.ceil(np.log2(n)))  # of words: so many bits that few vectors share them by chance
+    key = (sketch[:, table] >> beginning).astype(np.uint64) << np.uint64(32)
+    key |= sketch[:, (table + 1) % TABLES]
+    order = np.argsort(key, kind="stable")
+    word = (key >> np.uint64(32))[order]
+    at = np.arange(n - 1)
+    found = [np.zeros((2, 0), np.int64)]
+    for beside in range(1, BESIDE + 1):
+        at = at[at + beside < n]
+        at = at[word[at] == word[at + beside]]
+        if not len(at):
+            break
+        pair = order[[at, at + beside]]
+        pair = pair[:, component[pair[0]] != component[pair[1]]]
+        bits = np.bitwise_count(sketch[pair[0]] ^ sketch[pair[1]]).sum(1, dtype=np.int64)
+        pair = pair[:, bits <= most]
+        for part in chunks(pair.shape[1], CHUNK):
+            apart = np.square(vectors[pair[0, part]] - vectors[pair[1, part]]).sum(1)
+            found.append(pair[:, part][:, apart < near])
+        if sum(pairs.shape[1] for pairs in found) > n // 8:  # a template: all of it need not be compared with all
+            component, found = _components(component, *np.concatenate(found, axis=1)), found[:1]
+    return _components(component, *np.concatenate(found, axis=1))
 
 
 def _most_different(distance: float) -> float:
@@ -146,15 +169,21 @@ def _sketches(vectors: _Vectors, rng: np.random.Generator) -> tuple[np.ndarray, 
     middle = vectors[np.sort(rng.choice(n, min(n, CHUNK), replace=False))].mean(0)
     radius = float(np.quantile(np.linalg.norm(x - middle, axis=1), NEAREST_THE_MIDDLE))
     offset = middle @ planes
-    sketch, nearest = np.empty((n, TABLES), np.uint32), np.full(len(query), np.inf, np.float32)
-    for part in chunks(n, CHUNK):
+    sketch = np.empty((n, TABLES), np.uint32)
+    parts = list(chunks(n, SKETCHED))
+
+    def of_part(k: int, _: str) -> np.ndarray:
+        """(q,) of each query the largest 2 x y - y y: the nearest of these vectors has it."""
+        part = parts[k]
         y = vectors[part]
         sketch[part] = np.packbits(y @ planes > offset, axis=1).view(np.uint32)
-        squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
+        closeness = 2 * (y @ x.T) - np.einsum("ij,ij->i", y, y)[:, None]
         here = np.flatnonzero((query >= part.start) & (query < part.stop))
-        squared[here, query[here] - part.start] = np.inf
-        nearest = np.minimum(nearest, squared.min(1))
-    return sketch, np.maximum(nearest, 0), radius
+        closeness[query[here] - part.start, here] = -np.inf
+        return np.asarray(closeness.max(0))
+
+    closest = np.max(side_by_side(of_part, len(parts), ["cpu"]), axis=0)
+    return sketch, np.maximum(np.square(x).sum(1) - closest, 0), radius
 
 
 def _components(component: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:

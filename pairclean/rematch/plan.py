@@ -16,16 +16,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from ..arrays import chunks
 from ..execution import available_cores
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 #: The most iterations between two updates in the log domain, and the most updates. A factor that changes by less than
 #: the tolerance, relatively, has converged.
@@ -110,9 +107,33 @@ class Graph:
     capacity: int = 1
 
 
+class Plan(Protocol):
+    """The masses of a graph's edges: those of an image sum to one at most, those of a caption to its capacity."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    def open_edges(
+        self, least: float, below: float, chosen: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images, captions and masses of the edges of a band of mass that can still be taken, (e,) each.
+
+        chosen: (images,) int64, -1 where none is.  places: (captions,) int64 that are left.
+        """
+
+    def totals(
+        self, stays: np.ndarray, text: np.ndarray, wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sums over the edges by which an image moves: of each image, of each image to captions with the text that is
+        wanted, and of each caption; (images,), (images,) and (captions,) float64.
+
+        stays: (images,) int64, the captions that images stay with.  text: (captions,), wanted: (images,) int64.
+        """
+
+
 @dataclass(frozen=True)
-class Plan:
-    """The masses of a graph's edges by potentials.  u: (images,), v: (captions,) log, in the precision of the weights.
+class ComputedPlan:
+    """A plan by its potentials.  u: (images,), v: (captions,) log, in the precision of the weights.
 
     Masses are computed when they are asked for: there are too many to be kept.
     """
@@ -122,10 +143,7 @@ class Plan:
     v: np.ndarray
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Images, captions and masses of all edges, (e,) each, in blocks.
-
-        The masses of an image sum to one at most, those of a caption to its capacity.
-        """
+        """Images, captions and masses of all edges, (e,) each, in blocks; the edges of an image follow one another."""
         for part in self.graph.parts:
             links, u, v = part.links, self.u[part.images], self.v[part.captions]
             for rows, edges in part.blocks():
@@ -135,6 +153,38 @@ class Plan:
                 mass += v[caption]
                 yield np.repeat(part.images[rows], count), part.captions[caption], np.exp(mass, out=mass)
 
+    def open_edges(
+        self, least: float, below: float, chosen: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))]
+        for image, caption, mass in self.blocks():
+            now = np.flatnonzero((mass >= least) & (mass < below))
+            now = now[(chosen[image[now]] < 0) & (places[caption[now]] > 0)]
+            found.append((image[now].astype(np.int32), caption[now].astype(np.int32), mass[now]))
+        image, caption, mass = map(np.concatenate, zip(*found, strict=True))
+        return image, caption, mass
+
+    def totals(
+        self, stays: np.ndarray, text: np.ndarray, wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        of_image, of_wanted = np.zeros((2, self.graph.images))
+        of_caption = np.zeros(self.graph.captions)
+        for image, caption, mass in self.blocks():
+            moves = np.flatnonzero(caption != stays[image])
+            image, caption, mass = image[moves], caption[moves], mass[moves]
+            same = np.flatnonzero(text[caption] == wanted[image])
+            _add(of_image, image, mass)
+            _add(of_wanted, image[same], mass[same])
+            of_caption += np.bincount(caption, mass, len(of_caption))
+        return of_image, of_wanted, of_caption
+
+
+def _add(total: np.ndarray, image: np.ndarray, mass: np.ndarray) -> None:
+    """Add the masses of edges to what their images have; those of an image follow one another."""
+    if len(image):
+        first = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
+        total[image[first]] += np.add.reduceat(mass, first)
+
 
 def transport(graph: Graph, none: float, device: str = "cpu") -> Plan:
     """The plan of a graph.
@@ -142,19 +192,23 @@ def transport(graph: Graph, none: float, device: str = "cpu") -> Plan:
     none: weight of having no partner, in (0, 1].  device: "cpu" or a CUDA device of torch, where it is the same but for
     the last digits.
     """
-    dtype = np.result_type(*(part.links.weight for part in graph.parts)) if graph.parts else np.dtype(np.float64)
     if device != "cpu":
-        u, v = _potentials_on(device, graph, none)
-    else:
-        with ThreadPoolExecutor(available_cores()) as threads:
-            by_image = _Side(graph.parts, graph.images, dtype, threads)
-            by_caption = _Side((part.turned for part in graph.parts), graph.captions, dtype, threads)
-            u, v = _potentials(graph, by_image, by_caption, none, np)
-    return Plan(graph, u.astype(dtype), v.astype(dtype))
+        from .device_plan import transport_on
+
+        return transport_on(device, graph, none)
+    dtype = np.result_type(*(part.links.weight for part in graph.parts)) if graph.parts else np.dtype(np.float64)
+    with ThreadPoolExecutor(available_cores()) as threads:
+        by_image = _Side(graph.parts, graph.images, dtype, threads)
+        by_caption = _Side((part.turned for part in graph.parts), graph.captions, dtype, threads)
+        u, v = potentials(graph, by_image, by_caption, none, np)
+    return ComputedPlan(graph, u.astype(dtype), v.astype(dtype))
 
 
-def _potentials(graph: Graph, rows: Any, columns: Any, none: float, xp: Any) -> tuple[Any, Any]:
-    """log u of the images and log v of the captions.  xp: NumPy or torch."""
+def potentials(graph: Graph, rows: Any, columns: Any, none: float, xp: Any) -> tuple[Any, Any]:
+    """log u of the images and log v of the captions.
+
+    rows, columns: the edges by image and by caption, `_Side` or what it is on a device.  xp: NumPy or torch.
+    """
     log_none = rows.zeros + np.log(none), columns.zeros + np.log(none)
     u, v = rows.zeros, columns.zeros
     for _ in range(OUTER):
@@ -266,67 +320,6 @@ class _PartOfSide:
         return np.concatenate(products) if products else x[:0]
 
 
-class _DeviceSide:
-    """`_Side` of tensors on a GPU, where torch's sums over slices are fast; on a CPU they take ten times as long."""
-
-    def __init__(self, group: Tensor, other: Tensor, weight: Tensor, size: int):
-        import torch
-
-        self.group, order = torch.sort(group, stable=True)
-        self.other, self.weight = other[order], weight[order]
-        self.ends = torch.searchsorted(self.group, torch.arange(size + 1, device=group.device, dtype=group.dtype))
-        self.zeros = torch.zeros(size, dtype=torch.float64, device=group.device)
-
-    def logsumexp(self, of_other: Tensor) -> Tensor:
-        import torch
-
-        x = self.weight + of_other[self.other]
-        top = torch.segment_reduce(x, "max", offsets=self.ends, initial=-torch.inf)
-        scaled = torch.exp(x - top[self.group])
-        return torch.segment_reduce(scaled, "sum", offsets=self.ends).log() + torch.clamp(top, min=-1e300)
-
-    def plan(self, of_group: Tensor, of_other: Tensor, capacity: int = 1) -> _DevicePlan:
-        import torch
-
-        mass = torch.exp(self.weight + of_group[self.group] + of_other[self.other]) / capacity
-        return _DevicePlan(mass, self.other, self.ends)
-
-
-@dataclass(frozen=True)
-class _DevicePlan:
-    """A sparse matrix on a GPU.  mass, other: (e,) by row; row i has those from ends[i] to ends[i + 1]."""
-
-    mass: Tensor
-    other: Tensor
-    ends: Tensor
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        import torch
-
-        return torch.segment_reduce(self.mass * x[self.other], "sum", offsets=self.ends)
-
-
-def _potentials_on(device: str, graph: Graph, none: float) -> tuple[np.ndarray, np.ndarray]:
-    import torch
-
-    image, caption, weight = (torch.cat(x) for x in zip(*(_there(part, device) for part in graph.parts), strict=True))
-    rows = _DeviceSide(image, caption, weight, graph.images)
-    columns = _DeviceSide(caption, image, weight, graph.captions)
-    u, v = _potentials(graph, rows, columns, none, torch)
-    return u.cpu().numpy(), v.cpu().numpy()
-
-
-def _there(part: Part, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, captions and weights of a part's edges, (e,) on a device."""
-    import torch
-
-    links = part.links
-    count = torch.from_numpy(np.diff(links.ends)).to(device)
-    image = torch.repeat_interleave(torch.from_numpy(part.images).to(device), count)
-    caption = torch.from_numpy(part.captions).to(device)[torch.from_numpy(links.caption).to(device).long()]
-    return image, caption, torch.from_numpy(links.weight).to(device).double() + part.bonus
-
-
 def ends_of(group: np.ndarray, size: int) -> np.ndarray:
     """(size + 1,) int64: of (n,) integers below `size`, once sorted, those equal to g are ends[g] to ends[g + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=size))])
@@ -350,8 +343,9 @@ def round_plan(plan: Plan) -> np.ndarray:
     chosen, places = np.full(graph.images, -1), np.full(graph.captions, graph.capacity)
     below = np.inf
     for least in BANDS:  # the first band leaves little of the others to sort
-        image, caption = _open_edges(plan, least, below, chosen, places)
-        below = least
+        image, caption, mass = plan.open_edges(least, below, chosen, places)
+        order = np.lexsort((caption, image, -mass))
+        image, caption, below = image[order], caption[order], least
         while len(image):
             first = np.empty(graph.images, np.int64)
             first[image[::-1]] = np.arange(len(image))[::-1]  # the last one written remains
@@ -362,20 +356,6 @@ def round_plan(plan: Plan) -> np.ndarray:
             open_ = (chosen[image] < 0) & (places[caption] > 0)
             image, caption = image[open_], caption[open_]
     return chosen
-
-
-def _open_edges(
-    plan: Plan, least: float, below: float, chosen: np.ndarray, places: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images and captions of the edges of a band of mass that can still be taken, the largest first."""
-    found = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))]
-    for image, caption, mass in plan.blocks():
-        now = np.flatnonzero((mass >= least) & (mass < below))
-        now = now[(chosen[image[now]] < 0) & (places[caption[now]] > 0)]
-        found.append((image[now].astype(np.int32), caption[now].astype(np.int32), mass[now]))
-    image, caption, mass = map(np.concatenate, zip(*found, strict=True))
-    order = np.lexsort((caption, image, -mass))
-    return image[order], caption[order]
 
 
 def _rank(group: np.ndarray, size: int) -> np.ndarray:

@@ -274,23 +274,9 @@ def _settle(sides: _Sides, graph: Graph, options: RematchOptions, device: str) -
     partner = round_plan(plan)
     partner[partner == stays] = -1
     # Copies of one caption share its mass: what counts is the text.
-    text = np.where(partner >= 0, sides.caption_id[partner], 0)
-    mass, away, given = np.zeros(m), np.zeros(m), np.zeros(m)
-    for image, caption, of_edge in plan.blocks():
-        moves = caption != stays[image]
-        image, caption, of_edge = image[moves], caption[moves], of_edge[moves]
-        same = (partner[image] >= 0) & (sides.caption_id[caption] == text[image])
-        _add(away, image, of_edge)
-        np.add.at(given, caption, of_edge)
-        _add(mass, image[same], of_edge[same])
-    return Proposals(partner, mass, away, given)
-
-
-def _add(total: np.ndarray, image: np.ndarray, mass: np.ndarray) -> None:
-    """Add the masses of edges to what their images have; those of an image follow one another."""
-    if len(image):
-        first = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
-        total[image[first]] += np.add.reduceat(mass, first)
+    text = np.resize(sides.caption_id, graph.captions)  # twice where captions are reused
+    away, mass, given = plan.totals(stays, text, sides.caption_id[partner])
+    return Proposals(partner, np.where(partner >= 0, mass, 0.0), away, given[:m])
 
 
 def logit(p: np.ndarray, least: float = 1e-6) -> np.ndarray:

@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from pairclean.rematch import plan as module
-from pairclean.rematch.plan import Graph, Links, Part, Plan, round_plan
+from pairclean.rematch.device_plan import DevicePlan
+from pairclean.rematch.plan import ComputedPlan, Graph, Links, Part, Plan, round_plan
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Edges:
 
     def of(self, plan: Plan) -> np.ndarray:
         """The plan's masses in the order of these edges."""
-        image, caption, mass = map(np.concatenate, zip(*plan.blocks(), strict=True)) if len(self.image) else [[]] * 3
-        found = np.zeros((self.images, self.captions), mass.dtype if len(self.image) else float)
+        image, caption, mass = _edges(plan)
+        found = np.zeros((self.images, self.captions), mass.dtype)
         found[image, caption] = mass
         return found[self.image, self.caption]
 
@@ -39,7 +40,18 @@ class Edges:
         with np.errstate(divide="ignore"):
             weight = np.log(mass)
         graph = replace(self, weight=weight).graph()
-        return Plan(graph, np.zeros(self.images), np.zeros(self.captions))
+        return ComputedPlan(graph, np.zeros(self.images), np.zeros(self.captions))
+
+
+def _edges(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All edges and their masses."""
+    if isinstance(plan, DevicePlan):
+        image, caption, mass = (x.cpu().numpy() for x in (plan.rows.group, plan.rows.other, plan.mass))
+        return image, caption, mass
+    assert isinstance(plan, ComputedPlan)
+    nothing = (np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.float32))
+    image, caption, mass = map(np.concatenate, zip(nothing, *plan.blocks(), strict=True))
+    return image, caption, mass
 
 
 def transport(edges: Edges, none: float, device: str = "cpu") -> np.ndarray:
@@ -101,6 +113,31 @@ def test_a_plan_made_by_torch_is_the_same(capacity: int, device: str) -> None:
         np.testing.assert_allclose(transport(g, 0.05, device), transport(g, 0.05), atol=1e-9)
     nothing = np.zeros(0, np.int64)
     assert transport(Edges(nothing, nothing, np.zeros(0), 3, 3), 0.3, device).shape == (0,)
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_what_a_plan_is_asked_for(capacity: int, device: str) -> None:
+    """Sums over the edges that move, and the edges that can still be taken: on both devices what all masses say."""
+    rng = np.random.default_rng(0)
+    g = replace(graph(40, 300, spread=3.0), capacity=capacity)
+    stays, text, wanted = rng.permutation(40), rng.integers(0, 12, 40), rng.integers(0, 12, 40)
+    stays[:20] = -1
+    chosen, places = np.where(rng.random(40) < 0.3, 0, -1), rng.integers(0, 2, 40)
+    for plan in (module.transport(g.graph(), 0.05), module.transport(g.graph(), 0.05, device)):
+        image, caption, mass = _edges(plan)
+        moved = mass * (caption != stays[image])
+        assert (moved != mass).any()
+        expected = (
+            np.bincount(image, moved, 40),
+            np.bincount(image, moved * (text[caption] == wanted[image]), 40),
+            np.bincount(caption, moved, 40),
+        )
+        np.testing.assert_allclose(plan.totals(stays, text, wanted), expected, atol=1e-12)
+        found = plan.open_edges(1e-3, 0.2, chosen, places)
+        open_ = (mass >= 1e-3) & (mass < 0.2) & (chosen[image] < 0) & (places[caption] > 0)
+        assert 0 < open_.sum() < ((mass >= 1e-3) & (mass < 0.2)).sum()
+        assert set(zip(*found, strict=True)) == set(zip(image[open_], caption[open_], mass[open_], strict=True))
+    assert np.array_equal(round_plan(plan), rounded(g, 0.05))
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
