@@ -12,7 +12,6 @@ from functools import cached_property
 from itertools import chain
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from ..arrays import Pairs, Rows, Space, chunks
 from ..execution import available_cores, side_by_side
@@ -31,8 +30,9 @@ WINDOW, PROJECTED = 16_384, 64
 SHORTEST = 32
 #: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
 SAMPLE = 20_000
-#: Rows scored at once: of a pairing, and of all small offsets.  Columns of which spectra are taken at once.
-CHUNK, BAND, COLUMNS = 8192, 64, 16
+#: Rows scored at once: of a pairing, and where all small offsets of the same rows follow, from the cache. Columns of
+#: which spectra are taken at once.
+CHUNK, CACHED, COLUMNS = 8192, 512, 16
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,25 @@ class Diagonals:
         for k in range(strip.start, strip.stop):
             part, blocks = windows[k], [*blocks[-2:], captions(k + 1)]
             image, (before, here, after) = self._image(part), (block.vectors for block in blocks)
-            near = products_beside(image, before, here, after)
-            found.near[part], found.own[part] = near, near[:, REACH]
+            around = np.concatenate([before[-REACH:], here, after[:REACH]])
+            self._near(found, image, around, part.start, part.start - min(REACH, len(before)))
             peaks += _peaks(image, blocks, part.start, part.start - len(before))
             if found.projected is not None:
                 for out, side in ((found.projected.image, image), (found.projected.text, here)):
                     out[part] = side @ _projection(side.shape[1])
         return peaks
+
+    def _near(self, found: Sweep, image: np.ndarray, text: np.ndarray, start: int, first: int) -> None:
+        """Score images with the captions around them.  start, first: the rows of the first image and caption here."""
+        for part in chunks(len(image), CACHED):
+            for offset in range(-REACH, REACH + 1):
+                low, high = max(part.start, -offset - start), min(part.stop, self.n - offset - start)
+                if low < high:
+                    to = offset + start - first
+                    scores = products(image[low:high], text[low + to : high + to])
+                    found.near[start + low : start + high, REACH + offset] = scores
+                    if not offset:
+                        found.own[start + low : start + high] = scores
 
 
 @dataclass
@@ -289,23 +301,3 @@ def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n, d), (n, d) -> (n,) inner products of the rows."""
     found: np.ndarray = np.einsum("ij,ij->i", x, y)
     return found
-
-
-def products_beside(x: np.ndarray, before: np.ndarray, here: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(n, 2 REACH + 1) float32: the inner products of x_i with the rows i - REACH to i + REACH of `here`, and of what
-    comes before and after it; 0 where there are none.  x, here: (n, d), before, after: any number of rows.
-
-    In blocks of rows each of which is multiplied with all that lie beside any of them: the product of two matrices
-    takes a third of the time of the products that are needed alone.
-    """
-    n, d = x.shape
-    blocks = -(-n // BAND)
-    rows, around = np.zeros((blocks * BAND, d), np.float32), np.zeros((blocks * BAND + 2 * REACH, d), np.float32)
-    rows[:n], around[REACH : REACH + n] = x, here
-    last, first = before[-REACH:], after[:REACH]
-    around[REACH - len(last) : REACH], around[REACH + n : REACH + n + len(first)] = last, first
-    beside = sliding_window_view(around, BAND + 2 * REACH, axis=0)[::BAND]  # (blocks, d, BAND + 2 REACH)
-    every = rows.reshape(blocks, BAND, d) @ beside
-    block, row, column = every.strides
-    band = as_strided(every, (blocks, BAND, 2 * REACH + 1), (block, row + column, column))
-    return band.reshape(-1, 2 * REACH + 1)[:n]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pairclean.judge import diagonals as module
-from pairclean.judge.diagonals import REACH, products_beside
 
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:
@@ -24,12 +23,3 @@ def test_sums_along_all_diagonals(kept: bool, lengths: tuple[int, ...], monkeypa
     shifted, turned = module._sums(x, made)
     np.testing.assert_allclose(shifted, [s.trace(k) for k in range(1 - n, m)], atol=1e-3)
     np.testing.assert_allclose(turned, [s[:, ::-1].trace(m - 1 - k) for k in range(n + m - 1)], atol=1e-3)
-
-
-@pytest.mark.parametrize(("before", "n", "after"), [(0, 200, 0), (5, 64, 100), (100, 10, 2)])
-def test_products_with_the_rows_beside(before: int, n: int, after: int) -> None:
-    x, text = drawn(n, 8), drawn(before + n + after, 8, seed=1)
-    found = products_beside(x, *np.split(text, [before, before + n]))
-    s = np.pad(x @ text.T, ((0, 0), (REACH, REACH)))
-    expected = [s[i, before + i : before + i + 2 * REACH + 1] for i in range(n)]
-    np.testing.assert_allclose(found, expected, atol=1e-5)

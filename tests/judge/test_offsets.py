@@ -95,6 +95,7 @@ def test_large_data_are_searched_in_windows(monkeypatch: pytest.MonkeyPatch) -> 
     """Far offsets within reach of a window, and, by projected vectors, offsets beyond it."""
     monkeypatch.setattr(diagonals, "WINDOW", 200)
     monkeypatch.setattr(diagonals, "CHUNK", 64)
+    monkeypatch.setattr(diagonals, "CACHED", 50)
     monkeypatch.setattr(diagonals, "available_cores", lambda: 3)
     captions = np.arange(N)
     captions[0:150], captions[160:310] = np.arange(160, 310), np.arange(0, 150)
