@@ -22,9 +22,10 @@ CANDIDATES = 32
 EXACT = 100_000
 CHUNK = 65_536
 #: Of the search on a GPU: how many times the requested number of results is compared again in single precision; numbers
-#: in the largest array that one block of queries needs, 1 GiB in single precision; columns of which only the maximum is
-#: looked at first; dimensions that tensor cores take at once.
-AGAIN, BLOCK, GROUP, WHOLE = 4, 2**28, 128, 8
+#: in the largest array that one block of queries needs, and of how many bytes of free memory one of them may be: a
+#: matrix product of few rows would take as long as reading the gallery; columns of which only the maximum is looked at
+#: first; dimensions that tensor cores take at once.
+AGAIN, BLOCK, ROOM, GROUP, WHOLE = 4, 2**28, 16, 128, 8
 #: Images and captions in one block of the exact search of both directions: 1 MiB of float32. How many strips of the
 #: captions are searched side by side.
 TILE, STRIPS = (1024, 256), 8
@@ -292,7 +293,8 @@ class _DeviceIndex:
 
         product, found = np.empty((len(query), k), np.float32), np.empty((len(query), k), np.int64)
         most = min(AGAIN * k, self.n)
-        step = max(1, BLOCK // max(len(self.half), GROUP * most, most * self.base.shape[1]))
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.startswith("cuda") else 0
+        step = max(1, max(BLOCK, free // ROOM) // max(len(self.half), GROUP * most, most * self.base.shape[1]))
         for part in chunks(len(query), step):
             q = torch.from_numpy(query[part]).to(self.device)
             products = pad(q.half(), (0, -q.shape[1] % WHOLE)) @ self.half.T

@@ -50,6 +50,7 @@ def test_verdicts_are_those_of_a_cpu(method: str) -> None:
 def test_candidates_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the maxima of groups of columns, in several blocks."""
     monkeypatch.setattr(candidates, "BLOCK", 2**24)
+    monkeypatch.setattr(candidates, "ROOM", 2**60)
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in vectors(30_000))
     penalties = np.random.default_rng(1).uniform(0, 2, (2, len(image)))
     found, expected = (next(Gallery(image, text, *penalties, 0.05, device=d).edges()) for d in ("cuda", "cpu"))
