@@ -191,7 +191,7 @@ def grouped(values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """The distinct ones of (n,) integers, ascending, and where each of them stands, ascending."""
     order = np.argsort(values, kind="stable")
     distinct, start = np.unique(values[order], return_index=True)
-    return distinct, np.split(order, start[1:])
+    return distinct, np.split(order, start[1:]) if len(distinct) else []
 
 
 def unit(x: np.ndarray) -> np.ndarray:

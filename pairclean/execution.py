@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_devices: dict[str, threading.Lock] = {}
+_devices: dict[str, threading.RLock] = {}
 _thread = threading.local()
 
 
@@ -96,7 +96,7 @@ def alone_on(device: str) -> AbstractContextManager[object]:
 
     A GPU does one thing after another anyway, and every thread's similarities would take memory there.
     """
-    return nullcontext() if device == "cpu" else _devices.setdefault(device, threading.Lock())
+    return nullcontext() if device == "cpu" else _devices.setdefault(device, threading.RLock())
 
 
 def single_thread() -> None:

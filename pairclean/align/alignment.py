@@ -137,10 +137,11 @@ class Alignment:
             return single_unit(x[:])
         head.eval()
         parts = []
-        with alone_on(self.device), torch.inference_mode():
+        with torch.inference_mode():
             for part in chunks(x.shape[0], 16384):
-                batch = torch.from_numpy(single(x[part])).to(self.device)
-                parts.append(head(batch).cpu().numpy())
+                batch = torch.from_numpy(single(x[part]))
+                with alone_on(self.device):
+                    parts.append(head(batch.to(self.device)).cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, head.width), np.float32)
 
     def save(self, path: Path) -> None:

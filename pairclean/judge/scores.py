@@ -114,10 +114,11 @@ def hubness_at(
 def _hubness_on(device: str, x: Rows, other: np.ndarray, temperatures: Sequence[float], out: np.ndarray) -> np.ndarray:
     import torch
 
-    with alone_on(device):
-        there = torch.from_numpy(other).to(device)
-        for part in chunks(x.shape[0], 4096):
-            similarity = torch.from_numpy(x[part]).to(device) @ there.T
+    there = torch.from_numpy(other).to(device)
+    for part in chunks(x.shape[0], 4096):
+        here = torch.from_numpy(x[part])
+        with alone_on(device):
+            similarity = here.to(device) @ there.T
             for at, temperature in zip(out, temperatures, strict=True):
                 at[part] = torch.logsumexp(similarity / temperature, 1).cpu().numpy()
     return out - np.log(len(other))
