@@ -187,7 +187,24 @@ def unique_values(values: np.ndarray) -> np.ndarray:
     return values[new]
 
 
+def grouped(values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The distinct ones of (n,) integers, ascending, and where each of them stands, ascending."""
+    order = np.argsort(values, kind="stable")
+    distinct, start = np.unique(values[order], return_index=True)
+    return distinct, np.split(order, start[1:]) if len(distinct) else []
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows scaled to unit length; zero rows stay zero."""
-    length = np.sqrt(np.einsum("ij,ij->i", x, x))  # np.linalg.norm would hold the squares of all entries
-    return x / np.maximum(length, 1e-12)[:, None]
+    return np.asarray(x / _lengths(x))
+
+
+def single_unit(x: np.ndarray) -> np.ndarray:
+    """`unit` of x in single precision, which is computed in place where x has to be converted."""
+    found = single(x)
+    return np.divide(found, _lengths(found), out=None if np.may_share_memory(found, x) else found)
+
+
+def _lengths(x: np.ndarray) -> np.ndarray:
+    """(n, 1), at least 1e-12; np.linalg.norm would hold the squares of all entries."""
+    return np.asarray(np.maximum(np.sqrt(np.einsum("ij,ij->i", x, x)), 1e-12)[:, None])

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from .options import Engine
 from .pairs import UserError
 
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
 T = TypeVar("T")
+
+_devices: dict[str, threading.RLock] = {}
+_thread = threading.local()
 
 
 class Progress:
@@ -83,6 +91,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def alone_on(device: str) -> AbstractContextManager[object]:
+    """Lets one thread at a time compute on a device of torch, and as many as want to on the CPU.
+
+    A GPU does one thing after another anyway, and every thread's similarities would take memory there.
+    """
+    return nullcontext() if device == "cpu" else _devices.setdefault(device, threading.RLock())
+
+
 def single_thread() -> None:
     """Make torch and FAISS compute on the calling thread alone, if they are there; other threads are left as they are.
 
@@ -95,9 +111,20 @@ def single_thread() -> None:
 
         torch.get_num_threads()  # torch sets the number of a thread when it is first used there, and would do so later
     if "torch" in sys.modules or "faiss" in sys.modules:
-        from threadpoolctl import threadpool_limits
+        _libraries().limit(limits=1, user_api="openmp")
 
-        threadpool_limits(1, user_api="openmp")
+
+def _libraries() -> ThreadpoolController:
+    """Those with threads of their own that are loaded by now."""
+    return _libraries_of(len(sys.modules))
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries_of(modules: int) -> ThreadpoolController:
+    """To look for them takes milliseconds, and is done again only after something was imported."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def side_by_side(
@@ -106,7 +133,8 @@ def side_by_side(
     """The results of work(k, device) for k from 0 to count - 1, in order.
 
     devices: of torch. Each of several devices does one piece of work at a time, in a thread of its own; what is free
-    takes the next piece. A single CPU does as many at a time as it has cores, each on a single thread.
+    takes the next piece. A single CPU does as many at a time as it has cores, each on a single thread; a piece of such
+    work that asks for the cores itself is done on its own thread, since the others are at work.
     done: called in the calling thread for each result, in order.
 
     On a CPU, small models and products of small matrices gain little from more threads, and lose much to threads that
@@ -122,10 +150,8 @@ def side_by_side(
         return found
 
     on_cores = list(devices) == ["cpu"]
-    if not on_cores and len(devices) == 1:
+    if len(devices) == 1 and (not on_cores or getattr(_thread, "on_core", False)):
         return collected(work(k, devices[0]) for k in range(count))
-    from threadpoolctl import threadpool_limits
-
     workers = ["cpu"] * available_cores() if on_cores else list(devices)
     free: SimpleQueue[str] = SimpleQueue()
     for device in workers:
@@ -138,9 +164,13 @@ def side_by_side(
         finally:
             free.put(device)
 
-    pool = ThreadPoolExecutor(max(1, min(count, len(workers))), initializer=single_thread if on_cores else None)
+    def on_core() -> None:
+        _thread.on_core = True
+        single_thread()
+
+    pool = ThreadPoolExecutor(max(1, min(count, len(workers))), initializer=on_core if on_cores else None)
     try:
-        with threadpool_limits(1) if on_cores else nullcontext():
+        with _libraries().limit(limits=1) if on_cores else nullcontext():
             return collected(pool.map(on_free_device, range(count)))
     finally:  # not `with`: an interrupt must not wait for models that nobody needs any more
         pool.shutdown(wait=False, cancel_futures=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pairclean.align import Alignment
-from pairclean.arrays import Pairs, single, unique_values
+from pairclean.arrays import Pairs, grouped, single, single_unit, unique_values, unit
 
 
 def some(n: int = 6) -> Pairs:
@@ -75,3 +75,23 @@ def test_half_precision_is_converted_without_loss() -> None:
     numbers.flags.writeable = False  # as vectors in files are
     assert np.array_equal(single(numbers), numbers.astype(np.float32))
     assert single(numbers.astype(np.float64)).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rows_of_unit_length_leave_what_they_are_made_of_as_it_was(dtype: type) -> None:
+    x = np.random.default_rng(0).standard_normal((7, 5)).astype(dtype)
+    x[3] = 0
+    before = x.copy()
+    found = single_unit(x)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, unit(single(x)))
+    assert np.array_equal(x, before)
+    assert not np.may_share_memory(found, x)
+
+
+@pytest.mark.parametrize("values", [[], [4], [3, -1, 3, 0, -1, 3]])
+def test_groups_are_where_each_value_stands(values: list[int]) -> None:
+    x = np.array(values, np.int64)
+    distinct, places = grouped(x)
+    assert distinct.tolist() == sorted(set(values))
+    assert [of.tolist() for of in places] == [[i for i, v in enumerate(values) if v == k] for k in distinct.tolist()]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from types import ModuleType
 
 import pytest
 import torch
 
-from pairclean.execution import side_by_side
+from pairclean import execution
+from pairclean.execution import alone_on, side_by_side
 
 
 def test_devices_work_at_the_same_time_each_on_one_thing() -> None:
@@ -81,3 +84,45 @@ def test_a_fault_on_one_device_ends_the_work() -> None:
     with pytest.raises(MemoryError, match="the device is full"):
         side_by_side(work, 1000, ["cuda:0", "cuda:1"])
     assert len(begun) < 1000
+
+
+def test_work_on_a_core_that_asks_for_the_cores_stays_on_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pairclean.execution.available_cores", lambda: 2)
+
+    def work(k: int, device: str) -> bool:
+        inner = side_by_side(lambda i, device: (i, device, threading.get_ident()), 3, ["cpu"])
+        return inner == [(i, "cpu", threading.get_ident()) for i in range(3)]
+
+    assert side_by_side(work, 4, ["cpu"]) == [True] * 4
+    assert threading.get_ident() not in side_by_side(lambda k, device: threading.get_ident(), 4, ["cpu"])
+
+
+def test_one_thread_at_a_time_computes_on_a_device_and_all_on_the_cpu() -> None:
+    inside, most, both = [0], [0], threading.Barrier(2)
+
+    def on_device() -> None:
+        with alone_on("cuda:7"), alone_on("cuda:7"):  # what is there already does not wait for itself
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.02)
+            inside[0] -= 1
+
+    def on_cpu() -> None:
+        with alone_on("cpu"):
+            both.wait(60)  # passes only if the other thread is there too
+
+    for work in (on_device, on_cpu):
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert most == [1]
+    assert not both.broken
+
+
+def test_libraries_are_looked_for_again_only_after_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = execution._libraries()
+    assert execution._libraries() is found
+    monkeypatch.setitem(sys.modules, "a_module_with_threads", ModuleType("a_module_with_threads"))
+    assert execution._libraries() is not found

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import INNER_PRODUCT, Comparison, Pairs, Rows, chunks, single, unit
+from ..arrays import INNER_PRODUCT, Comparison, Pairs, Rows, chunks, single, single_unit
+from ..execution import alone_on
 from .canonical import LinearMap
 
 HIDDEN = 256
@@ -133,13 +134,14 @@ class Alignment:
 
     def _embed(self, head: Head | Layers | None, x: Rows) -> np.ndarray:
         if head is None:
-            return unit(single(x[:]))
+            return single_unit(x[:])
         head.eval()
         parts = []
         with torch.inference_mode():
             for part in chunks(x.shape[0], 16384):
-                batch = torch.from_numpy(single(x[part])).to(self.device)
-                parts.append(head(batch).cpu().numpy())
+                batch = torch.from_numpy(single(x[part]))
+                with alone_on(self.device):
+                    parts.append(head(batch.to(self.device)).cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, head.width), np.float32)
 
     def save(self, path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..align.zero_shot import ZeroShot
 from ..arrays import INNER_PRODUCT, Comparison, Pairs, chunks, unique_values
-from .embedded import CHUNK, Vectors, both_sides, embedded
+from .embedded import PART, Vectors, both_sides, embedded
 from .evidence import Scored
 from .kinds import PairKinds, draw_within
 from .scores import (
@@ -25,6 +25,7 @@ from .scores import (
     Scorer,
     draw_decoys,
     hubness_at,
+    on_all_cores,
     pair_codes,
     pair_similarity,
     reference_rows,
@@ -224,18 +225,15 @@ class CrossFit:
             images, captions = both_sides(model, pairs, members)
             ids = pairs.image_id[members], pairs.caption_id[members]
             near = Standing.of((images, captions), ids, kind, hubs, temperature, rng, model.comparison)
-            for part in chunks(len(place), CHUNK):
-                at = np.arange(len(place))[part]
-                standing[place[part]] = near(images[part], captions[part], f.similarity[part], at, at)
+            every = np.arange(len(place))
+            standing[place] = near.measured(images, captions, f.similarity, every, every)
             limit = STANDING // len(self.models)
             drawn = [f.decoys, *f.within]
             of_drawn = []
             for each in drawn:
                 some = np.sort(rng.permutation(len(each.left))[:limit])
                 found = np.full(len(each.left), np.nan)
-                for measured in (some[p] for p in chunks(len(some), CHUNK)):
-                    left, right = each.left[measured], each.right[measured]
-                    found[measured] = near(images[left], captions[right], each.similarity[measured], left, right)
+                found[some] = near.measured(images, captions, each.similarity[some], each.left[some], each.right[some])
                 of_drawn.append(found)
             has_vectors = model.comparison is INNER_PRODUCT
             siblings = Siblings.of(captions, *ids, standing[place]) if f.within and has_vectors else None
@@ -272,24 +270,36 @@ class CrossFit:
         out = []
         for (model, place), reference in zip(self.members(), references, strict=True):
             members = self.rows[place]
-            similarity = np.empty(len(place), np.float32)
-            image_hubness, text_hubness = np.empty((2, len(temperatures), len(place)))
-            caption_spread = np.empty(len(place))
-            by, device = model.comparison, model.device
             images, captions = both_sides(model, pairs, members)
-            for part in chunks(len(place), CHUNK):
-                x, y = images[part], captions[part]
-                similarity[part] = by.of_pairs(x, y)
-                image_hubness[:, part] = hubness_at(x, reference.text, temperatures, device, by.with_texts)
-                text_hubness[:, part] = hubness_at(y, reference.image, temperatures, device, by.with_images)
-                caption_spread[part] = spread(y, reference.image, by.with_images)
-            limit = max(1, DECOY_PAIRS // len(self.models))
+            measured = _measured(model, reference, images, captions, len(place), temperatures)
+            by, limit = model.comparison, max(1, DECOY_PAIRS // len(self.models))
             ids = pairs.image_id[members], pairs.caption_id[members]
             decoys = Decoys.draw(images, captions, *ids, rng, comparison=by, limit=limit)
             groups = np.zeros((0, len(place))) if kinds is None else kinds.groups[:, place]
             within = [Decoys.draw_within(images, captions, of, *ids, rng, comparison=by, limit=limit) for of in groups]
-            out.append(_Fold(place, similarity, image_hubness, text_hubness, caption_spread, decoys, within))
+            out.append(_Fold(place, *measured, decoys, within))
         return out
+
+
+def _measured(
+    model: Model, reference: Reference, images: Vectors, captions: Vectors, n: int, temperatures: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Similarity, image_hubness, text_hubness and spread of n pairs, as in `_Fold`."""
+    similarity, caption_spread = np.empty(n, np.float32), np.empty(n)
+    image_hubness, text_hubness = np.empty((2, len(temperatures), n))
+    by, device = model.comparison, model.device
+    parts = list(chunks(n, PART))
+
+    def measure(k: int, _: str) -> None:
+        part = parts[k]
+        x, y = images[part], captions[part]
+        similarity[part] = by.of_pairs(x, y)
+        image_hubness[:, part] = hubness_at(x, reference.text, temperatures, device, by.with_texts)
+        text_hubness[:, part] = hubness_at(y, reference.image, temperatures, device, by.with_images)
+        caption_spread[part] = spread(y, reference.image, by.with_images)
+
+    on_all_cores(measure, len(parts), by)
+    return similarity, image_hubness, text_hubness, caption_spread
 
 
 def cosine_scores(pairs: Pairs, rows: np.ndarray, *, seed: int = 0) -> Scores:

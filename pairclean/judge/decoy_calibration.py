@@ -153,12 +153,17 @@ class DecoyCalibration:
 
         return bool(ndtr(self.model.mu / np.sqrt(1 + self.model.sigma**2)) >= LEAST_RANKED)
 
-    def share_among(self, scored: Scored) -> float:
-        """The mismatch rate of these pairs, if those that are matched are like the matched pairs of the whole."""
-        ratio = binormal.ratio_to_random(self.model, self.scale(scored))
+    def share_among(self, z: np.ndarray) -> float:
+        """The mismatch rate of some pairs, if those that are matched are like the matched pairs of the whole.
+
+        z: (n,) the evidence of these pairs.
+        """
+        ratio = binormal.ratio_to_random(self.model, z)
         share = 0.5
         for _ in range(200):
-            share = float((share / (share + (1 - share) * ratio)).mean())
+            before, share = share, float((share / (share + (1 - share) * ratio)).mean())
+            if share == before:  # and stays so
+                break
         return share
 
     def to_json(self) -> dict[str, Any]:

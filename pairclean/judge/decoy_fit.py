@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..arrays import grouped
 from . import binormal, bivariate
 from .apart import fit_apart, kinds_apart
 from .binormal import Binormal
@@ -70,14 +71,10 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
         of_all = binormal.fit(binormal.histogram(z, weight))
         identities = Identities.fit(scores.scored, kinds.clusters, of_all, z, weight)
     single = identities.group(scores.scored) < 0
-
-    def among(which: np.ndarray) -> _Evidence:
-        return _Evidence.of(scores, scale, z, which, weight)
-
     by_phrase = None if scores.phrased is None else ByPhrase.of(scores, scale.overall, single, weight)
     apart: dict[int, Bivariate] = {}
     if like is not None:
-        evidence = among(single & ~like.is_apart(scores.scored))
+        evidence = _Evidence.of(scores, scale, z, single & ~like.is_apart(scores.scored), weight)
         model, joint = evidence.fit_like(like)
         doubt = like.doubt and _doubt(evidence.counts, *(end.mismatched for end in like.doubt))
         if like.apart:
@@ -91,18 +88,19 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
         if like.partial is None or by_phrase is None:
             return found
         return _with_phrases(found, by_phrase, z, evidence.counts, like.partial.mismatched)[0]
-    evidence = among(single)
+    evidence = _Evidence.of(scores, scale, z, single, weight)
     model, joint, low, high, why = evidence.fit()
     if joint is not None:
         kind = scores.scored.text_kind
-        every = np.unique(kind[single])
+        among = np.flatnonzero(single)
+        every, members_of = grouped(kind[among])
         counts = [
             bivariate.histogram(z[members], scores.scored.standing[members], weight[members])
-            for members in (single & (kind == k) for k in every)
+            for members in (among[places] for places in members_of)
         ]
         chosen = kinds_apart(np.stack(counts), joint)
         if len(chosen):
-            evidence = among(single & ~np.isin(kind, every[chosen]))
+            evidence = evidence.of_pairs(scores.scored, z, single & ~np.isin(kind, every[chosen]), weight)
             model, joint, low, high, why = evidence.fit()
             models = fit_apart(np.stack(counts)[chosen], evidence.alike(joint))
             apart = dict(zip(every[chosen].tolist(), models, strict=True))
@@ -152,6 +150,16 @@ class _Evidence:
             [bivariate.smoothed(bivariate.histogram(part.z, part.v)) for part in within],
             LEARNED_PER_PAIR if scores.learned else GAIN_PER_PAIR,
             scores.kinds is not None and scores.kinds.siblings >= MOST_KNOWN,
+        )
+
+    def of_pairs(self, scored: Scored, z: np.ndarray, which: np.ndarray, weight: np.ndarray) -> _Evidence:
+        """With other pairs, and the same re-pairings.  which: (n,) bool."""
+        pairs = Sample.of(z[which], scored.take(which), weight[which])
+        return replace(
+            self,
+            samples=(pairs, *self.samples[1:]),
+            counts=binormal.histogram(pairs.z, pairs.weight),
+            joint_counts=bivariate.histogram(pairs.z, pairs.v, pairs.weight),
         )
 
     @property

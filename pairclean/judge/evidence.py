@@ -10,16 +10,20 @@ fixed, their kinds say so. For random mismatches the evidence is standard normal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..arrays import chunks, grouped
+from ..execution import side_by_side
 from .decoys import DecoyScale
 
 #: A kind with fewer decoys is judged on the scale of all decoys.
 FEWEST_DECOYS = 200
+#: Scores whose evidence one thread computes.
+SPAN = 65_536
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,11 @@ class EvidenceScale:
         overall = DecoyScale.fit(decoys.score)
         image, text = _by_kind(decoys.score, decoys.image_kind), _by_kind(decoys.score, decoys.text_kind)
         bare = EvidenceScale(overall, image, text, overall)
-        return EvidenceScale(overall, image, text, DecoyScale.fit(bare._lower(decoys)))
+        return EvidenceScale(overall, image, text, DecoyScale.fit(_in_spans(bare._lower, decoys)))
 
     def __call__(self, scored: Scored) -> np.ndarray:
         """(n,) float64, strictly increasing in the score within a pair of kinds."""
-        return probit(self.lower(self._lower(scored)))
+        return _in_spans(lambda part: probit(self.lower(self._lower(part))), scored)
 
     def _lower(self, scored: Scored) -> np.ndarray:
         sides = ((self.image, scored.image_kind), (self.text, scored.text_kind))
@@ -106,6 +110,18 @@ class EvidenceScale:
         return EvidenceScale(DecoyScale.from_json(data["overall"]), image, text, DecoyScale.from_json(data["lower"]))
 
 
+def _in_spans(evidence: Callable[[Scored], np.ndarray], scored: Scored) -> np.ndarray:
+    """(n,) float64: `evidence` of some of the pairs on each core."""
+    out = np.empty(len(scored.score))
+    spans = list(chunks(len(out), SPAN))
+
+    def of_span(k: int, _: str) -> None:
+        out[spans[k]] = evidence(scored.take(spans[k]))
+
+    side_by_side(of_span, len(spans), ["cpu"])
+    return out
+
+
 def probit(logit: np.ndarray) -> np.ndarray:
     """The standard normal z that a share p of all exceed.  logit: (n,) float64, of p."""
     from scipy.special import log_expit, ndtri_exp
@@ -115,11 +131,10 @@ def probit(logit: np.ndarray) -> np.ndarray:
 
 
 def _by_kind(score: np.ndarray, kind: np.ndarray) -> dict[int, DecoyScale]:
-    order = np.argsort(kind, kind="stable")
-    kinds, start = np.unique(kind[order], return_index=True)
+    kinds, places = grouped(kind)
     scales = {}
     if len(kinds) > 1:
-        for k, members in zip(kinds.tolist(), np.split(order, start[1:]), strict=True):
+        for k, members in zip(kinds.tolist(), places, strict=True):
             if len(members) >= FEWEST_DECOYS and np.ptp(score[members]) > 1e-9:
                 scales[k] = DecoyScale.fit(score[members], knots=64)
     return scales

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, chunks, single, unit
+from ..arrays import Pairs, chunks, single_unit
+from ..execution import side_by_side
 from ..pairs import UserError
 from .agreement import spaces_agree
 from .calibration import FEWEST, Calibration, Kind, all_alike, calibrate_scores, cannot_judge
@@ -19,6 +20,7 @@ from .compared import PairScorers
 from .crossfit import CrossFit, Scores
 from .decoy_calibration import DecoyCalibration
 from .decoys import DecoyScale, Rate
+from .embedded import PART
 from .evidence import Scored
 from .held_out import HeldOutRetrieval, held_out_retrieval
 from .languages import unread_languages, unread_note, unread_scripts
@@ -187,13 +189,13 @@ def judge(
                 choice = replace(choice, scores=again)
             fitted = calibrate_scores(choice.scores, calibration, like=fitted, seed=seed)
     unread = np.zeros(len(rows), bool)
-    if isinstance(fitted, DecoyCalibration):
+    if isinstance(fitted, DecoyCalibration) and (scripts is not None or captions is not None):
+        z = fitted.scale(choice.scores.scored)
         if scripts is not None:
-            unread |= unread_scripts(choice.scores.scored, fitted, scripts[rows])
+            unread |= unread_scripts(z, fitted, scripts[rows])
         if captions is not None:
-            cluster = learned.text_clusters(pairs, rows)
-            asked = np.where(unread, -1, cluster)
-            unread |= unread_languages(choice.scores.scored, fitted, asked, lambda members: captions(rows[members]))
+            asked = np.where(unread, -1, kinds.fine)
+            unread |= unread_languages(z, fitted, asked, lambda members: captions(rows[members]))
     if unread.any() and (~unread).sum() >= FEWEST:
         options: Any = {"words": words, "scorers": scorers, "comparable": comparable, "seed": seed, "device": device}
         rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
@@ -377,7 +379,13 @@ def _everywhere(n: int, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _similarity(pairs: Pairs, rows: np.ndarray, comparable: bool) -> np.ndarray:
     """(N,) float32 cosines of the encoder's own vectors, NaN except at `rows`, or everywhere if not comparable."""
     out = np.full(len(pairs), np.nan, np.float32)
-    for part in chunks(len(rows) if comparable else 0, 65536):
-        x, y = (unit(single(vectors[rows[part]])) for vectors in (pairs.image, pairs.text))
-        out[rows[part]] = (x * y).sum(1)
+    parts = list(chunks(len(rows) if comparable else 0, PART))
+
+    def of_part(k: int, _: str) -> None:
+        some = rows[parts[k]]
+        x, y = single_unit(pairs.image[some]), single_unit(pairs.text[some])
+        x *= y
+        out[some] = x.sum(1)
+
+    side_by_side(of_part, len(parts), ["cpu"])
     return out

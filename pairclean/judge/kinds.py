@@ -20,7 +20,8 @@ import numpy as np
 
 from ..align.alignment import Alignment
 from ..align.zero_shot import ZeroShot
-from ..arrays import Pairs, Rows, chunks, single, unique_values, unit
+from ..arrays import Pairs, Rows, chunks, single_unit, unique_values, unit
+from ..execution import side_by_side
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -34,7 +35,8 @@ REPEATED, REPEATED_SHARE = 8, 1 / 5000
 FEWEST_OF_COLUMN = 20
 #: Vectors per kind that k-means sees, at most, and its iterations.
 TRAINED, ITERATIONS = 256, 25
-CHUNK = 65_536
+#: Vectors that a thread assigns at once.
+CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Kinds:
     def count(self) -> int:
         return len(self.centroids) + len(self.repeated)
 
-    def cluster(self, vectors: Rows, rows: np.ndarray, embed: Embed = unit) -> np.ndarray:
+    def cluster(self, vectors: Rows, rows: np.ndarray, embed: Embed = single_unit) -> np.ndarray:
         """(n,) int64 in [0, clusters): the nearest centroid of each of `rows`.  embed: into the centroids' space."""
         return clusters_of([self], vectors, rows, embed)[0]
 
@@ -75,12 +77,12 @@ class Kinds:
         rows: np.ndarray,
         count: int,
         seed: int = 0,
-        embed: Embed = unit,
+        embed: Embed = single_unit,
     ) -> Kinds:
         """At most `count` clusters of the distinct identities among `rows`, by spherical k-means.
 
-        vectors: (N, d); ids: (N,) their identities; partner: (N,) identities of the other side.  embed: (n, d) float32
-        vectors -> (n, k) float32 unit rows.
+        vectors: (N, d); ids: (N,) their identities; partner: (N,) identities of the other side.  embed: (n, d) vectors,
+        any float -> (n, k) float32 unit rows.
         """
         distinct, first, inverse = np.unique(ids[rows], return_index=True, return_inverse=True)
         _, other = np.unique(partner[rows], return_inverse=True)
@@ -96,14 +98,19 @@ class Kinds:
         return Kinds(_centroids(vectors, rows[first], count, seed, embed), repeated)
 
 
-def clusters_of(several: Sequence[Kinds], vectors: Rows, rows: np.ndarray, embed: Embed = unit) -> np.ndarray:
+def clusters_of(several: Sequence[Kinds], vectors: Rows, rows: np.ndarray, embed: Embed = single_unit) -> np.ndarray:
     """(len(several), n) int64, `cluster` of each of several kinds in one space; every vector is embedded once."""
     out = np.zeros((len(several), len(rows)), np.int64)
-    if any(kinds.clusters > 1 for kinds in several):
-        for part in chunks(len(rows), CHUNK):
-            x = embed(single(vectors[rows[part]]))
-            for nearest, kinds in zip(out, several, strict=True):
-                nearest[part] = (x @ kinds.centroids.T).argmax(1)
+    parts = list(chunks(len(rows), CHUNK)) if any(kinds.clusters > 1 for kinds in several) else []
+    centroids = np.concatenate([kinds.centroids for kinds in several])
+    ends = np.cumsum([kinds.clusters for kinds in several])[:-1]
+
+    def assign(k: int, _: str) -> None:
+        fit = embed(vectors[rows[parts[k]]]) @ centroids.T
+        for nearest, of_kinds in zip(out, np.split(fit, ends, axis=1), strict=True):
+            nearest[parts[k]] = of_kinds.argmax(1)
+
+    side_by_side(assign, len(parts), ["cpu"])
     return out
 
 
@@ -113,7 +120,7 @@ def _centroids(vectors: Rows, rows: np.ndarray, count: int, seed: int, embed: Em
     rng = np.random.default_rng(seed)
     if len(rows) > TRAINED * count:
         rows = np.sort(rng.choice(rows, TRAINED * count, replace=False))
-    x = np.ascontiguousarray(embed(single(vectors[rows])))
+    x = np.ascontiguousarray(embed(vectors[rows]))
     if count < 2 or len(rows) <= count:
         return unit(x.mean(0, keepdims=True)) if len(x) else np.zeros((1, x.shape[1]), np.float32)
     kmeans: Any = faiss.Kmeans(
@@ -173,6 +180,7 @@ class PairKinds:
 
     groups: (scales, n) int64, the clusters within which captions are re-paired, the coarsest first.
     peer_image, peer_text: (n,) int64, the kinds among which an image, and a caption, is compared with others.
+    fine: (n,) int64, the finest clusters of the captions.
     clusters: of images and of captions; kinds from these numbers on are single, repeated identities.
     """
 
@@ -181,13 +189,14 @@ class PairKinds:
     groups: np.ndarray
     peer_image: np.ndarray
     peer_text: np.ndarray
+    fine: np.ndarray
     clusters: tuple[int, int] = (1, 1)
 
     @staticmethod
     def single(n: int) -> PairKinds:
         """All pairs of one kind, and none within it."""
         kind = np.zeros(n, np.int64)
-        return PairKinds(kind, kind, np.zeros((0, n), np.int64), kind, kind)
+        return PairKinds(kind, kind, np.zeros((0, n), np.int64), kind, kind, kind)
 
     @staticmethod
     def of(
@@ -204,16 +213,16 @@ class PairKinds:
         model = model or ZeroShot()
         of_image = partition.image.cluster(pairs.image, rows, model.embed_image)
         image = partition.image.with_repeated(of_image, pairs.image_id[rows])
-        of_scale = [partition.coarse, partition.text, partition.fine] if column is None else [partition.text]
+        of_scale = [partition.coarse, partition.text, partition.fine]
         scales = clusters_of(of_scale, pairs.text, rows, model.embed_text)
-        of_text = scales[len(scales) // 2]
+        _, of_text, fine = scales
         text = partition.text.with_repeated(of_text, pairs.caption_id[rows])
         clusters = partition.image.clusters, partition.text.clusters
         if column is not None:
             known = column[rows]
             peer_image, peer_text = _or_cluster(known, of_image, clusters[0]), _or_cluster(known, of_text, clusters[1])
-            return PairKinds(image, text, known[None], peer_image, peer_text, clusters)
-        return PairKinds(image, text, scales, of_image, of_text, clusters)
+            return PairKinds(image, text, known[None], peer_image, peer_text, fine, clusters)
+        return PairKinds(image, text, scales, of_image, of_text, fine, clusters)
 
 
 def _or_cluster(column: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:

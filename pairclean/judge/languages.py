@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
+from ..arrays import grouped
+from ..execution import side_by_side
 from .decoy_calibration import DecoyCalibration
-from .evidence import Scored
 
 #: Letters of a caption that are looked at.
 LETTERS = 200
@@ -26,20 +29,29 @@ _JOINED = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK"}
 
 def script_of(caption: str | None) -> str:
     """The writing system of most letters of a caption, by its Unicode name (LATIN, CJK); "" if it has no letters."""
-    letters = [c for c in (caption or "")[: 4 * LETTERS] if c.isalpha()][:LETTERS]
-    names = Counter(unicodedata.name(c, "").split(" ")[0].split("-")[0] for c in letters)
+    start = (caption or "")[: 4 * LETTERS]
+    if start.isascii():
+        return "LATIN" if any(map(str.isalpha, start)) else ""
+    names = Counter(map(_script_of_letter, islice(filter(str.isalpha, start), LETTERS)))
     if not names:
         return ""
     name = names.most_common(1)[0][0]
     return _JOINED.get(name, name)
 
 
+@functools.cache
+def _script_of_letter(letter: str) -> str:
+    return unicodedata.name(letter, "").split(" ")[0].split("-")[0]
+
+
 def script_codes(captions: Iterable[str | None]) -> np.ndarray:
     """(n,) int64, equal for captions of one script; captions without letters have that of most captions, 0."""
-    scripts = [script_of(caption) for caption in captions]
-    order = [name for name, _ in Counter(name for name in scripts if name).most_common()]
-    codes = {name: code for code, name in enumerate(order)}
-    return np.array([codes.get(name, 0) for name in scripts], np.int64)
+    number: dict[str, int] = {"": 0}  # in the order in which scripts are met
+    found = np.fromiter((number.setdefault(script_of(caption), len(number)) for caption in captions), np.int64)
+    count = np.bincount(found, minlength=len(number))[1:]
+    code = np.zeros(len(number), np.int64)
+    code[1 + np.argsort(-count, kind="stable")] = np.arange(len(count))
+    return code[found]
 
 
 def language_of(captions: Sequence[str]) -> str:
@@ -55,51 +67,52 @@ def language_of(captions: Sequence[str]) -> str:
     return str(py3langid.classify(text)[0])
 
 
-def unread_scripts(scored: Scored, calibration: DecoyCalibration, script: np.ndarray) -> np.ndarray:
+def unread_scripts(z: np.ndarray, calibration: DecoyCalibration, script: np.ndarray) -> np.ndarray:
     """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches.
 
-    script: (n,) int64 of `script_codes`.
+    z: (n,) float64 evidence of the pairs.  script: (n,) int64 of `script_codes`.
     """
     unread = np.zeros(len(script), bool)
     if not script.any():
         return unread
-    usual = calibration.share_among(scored.take(script == 0))
+    usual = calibration.share_among(z[script == 0])
     for code in range(1, int(script.max()) + 1):
         members = script == code
         if members.sum() >= FEWEST_UNREAD:
-            share = calibration.share_among(scored.take(members))
+            share = calibration.share_among(z[members])
             unread |= members & (share > max(UNREAD, usual + MARGIN))
     return unread
 
 
 def unread_languages(
-    scored: Scored,
+    z: np.ndarray,
     calibration: DecoyCalibration,
     cluster: np.ndarray,
     captions: Callable[[np.ndarray], Sequence[str]],
 ) -> np.ndarray:
     """(n,) bool: pairs of kinds of captions in another language than most, in which matches cannot be told.
 
-    cluster: (n,) int64 kinds of the captions, negative for those that are not asked about.  captions: of some of the n
-    pairs, by their positions.
+    z: (n,) float64 evidence of the pairs.  cluster: (n,) int64 kinds of their captions, negative for those that are not
+    asked about.  captions: of some of the n pairs, by their positions.
     """
-    kinds, size = np.unique(cluster[cluster >= 0], return_counts=True)
-    kinds = kinds[size >= FEWEST_UNREAD]
-    shares = {int(k): calibration.share_among(scored.take(cluster == k)) for k in kinds}
-    if max(shares.values(), default=0.0) <= UNREAD:
+    of_kind = {
+        k: members for k, members in zip(*grouped(cluster), strict=True) if k >= 0 and len(members) >= FEWEST_UNREAD
+    }
+    every = list(of_kind.values())
+    found = side_by_side(lambda k, _: calibration.share_among(z[every[k]]), len(every), ["cpu"])
+    shares = dict(zip(of_kind, found, strict=True))
+    if max(found, default=0.0) <= UNREAD:
         return np.zeros(len(cluster), bool)  # languages need not be told
     rng = np.random.default_rng(0)
-    language = {}
-    for k in shares:
-        members = np.flatnonzero(cluster == k)
-        some = np.sort(rng.permutation(members)[:CAPTIONS_OF_KIND])
-        language[k] = language_of(list(captions(some)))
+    drawn = [np.sort(rng.permutation(members)[:CAPTIONS_OF_KIND]) for members in every]
+    texts = iter(captions(np.concatenate(drawn)))  # in one call, which reads every shard once
+    language = {k: language_of(list(islice(texts, len(some)))) for k, some in zip(of_kind, drawn, strict=True)}
     pairs_of: Counter[str] = Counter()
     for k, name in language.items():
-        pairs_of[name] += int((cluster == k).sum())
+        pairs_of[name] += len(of_kind[k])
     (usual, _), *_ = pairs_of.most_common()
     ours = np.isin(cluster, [k for k, name in language.items() if name == usual])
-    least = max(UNREAD, calibration.share_among(scored.take(ours)) + MARGIN)
+    least = max(UNREAD, calibration.share_among(z[ours]) + MARGIN)
     return np.isin(cluster, [k for k, name in language.items() if name not in ("", usual) and shares[k] > least])
 
 

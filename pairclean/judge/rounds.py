@@ -60,11 +60,6 @@ class Learned:
         """Of the pairs `rows` (n,).  column: kinds that the data bring along, as in `learn`."""
         return PairKinds.of(self.partition, self.near(pairs), rows, column, self.first[0] if self.first else None)
 
-    def text_clusters(self, pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-        """(n,) int64 fine clusters of the captions of `rows`."""
-        model = self.first[0] if self.first else ZeroShot()
-        return self.partition.fine.cluster(pairs.text, rows, model.embed_text)
-
     def cross_fit(self, models: list[Alignment], pairs: Pairs, rows: np.ndarray) -> CrossFit:
         """Models of one round, each for its fold of the pairs `rows`.  pairs: with their exact identities."""
         return CrossFit(models, rows, self.folds(pairs.image_id[rows]))

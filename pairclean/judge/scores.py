@@ -17,13 +17,13 @@ from typing import Protocol
 import numpy as np
 
 from ..arrays import INNER_PRODUCT, Comparison, InnerProduct, Pairs, Rows, Space, chunks, unique_values
-from ..execution import side_by_side
+from ..execution import alone_on, side_by_side
 
 #: Images and captions in a reference sample; the cost of scoring is pairs times this.
 REFERENCE = 2048
 #: Pairs and references that are compared at once: their similarities stay in the cache.
 TILE = 1024, 1024
-#: Pairs whose similarities one thread computes.
+#: Pairs whose similarities, or scores, one thread computes.
 SPAN = 65_536
 #: The first is that of the publication and of CLIP.
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
@@ -107,7 +107,7 @@ def hubness_at(
                 total = np.exp(scaled, out=scaled).sum(1).astype(np.float64)
                 at[part] = np.logaddexp(at[part], top / temperature + np.log(total))
 
-    _on_all_cores(of_rows, len(rows), getattr(compare, "__self__", None))
+    on_all_cores(of_rows, len(rows), getattr(compare, "__self__", None))
     return out - np.log(len(other))
 
 
@@ -116,9 +116,11 @@ def _hubness_on(device: str, x: Rows, other: np.ndarray, temperatures: Sequence[
 
     there = torch.from_numpy(other).to(device)
     for part in chunks(x.shape[0], 4096):
-        similarity = torch.from_numpy(x[part]).to(device) @ there.T
-        for at, temperature in zip(out, temperatures, strict=True):
-            at[part] = torch.logsumexp(similarity / temperature, 1).cpu().numpy()
+        here = torch.from_numpy(x[part])
+        with alone_on(device):
+            similarity = here.to(device) @ there.T
+            for at, temperature in zip(out, temperatures, strict=True):
+                at[part] = torch.logsumexp(similarity / temperature, 1).cpu().numpy()
     return out - np.log(len(other))
 
 
@@ -198,11 +200,19 @@ class Scorer:
         No score is above the logarithm of the reference's size, or of `size` if that is larger: it is the number of
         others among which the partner is recognised.
         """
-        logit = similarity.astype(np.float64) / self.temperature
-        r = self.reference
-        row = include(image_hubness, logit, ~among(caption_id, r.caption_id), len(r.text), max(len(r.text), size))
-        column = include(text_hubness, logit, ~among(image_id, r.image_id), len(r.image), max(len(r.image), size))
-        return logit - (row + column) / 2
+        out, r = np.empty(len(similarity)), self.reference
+        spans = list(chunks(len(out), SPAN))
+
+        def of_span(k: int, _: str) -> None:
+            s = spans[k]
+            logit = similarity[s].astype(np.float64) / self.temperature
+            no_text, no_image = ~among(caption_id[s], r.caption_id), ~among(image_id[s], r.image_id)
+            row = include(image_hubness[s], logit, no_text, len(r.text), max(len(r.text), size))
+            column = include(text_hubness[s], logit, no_image, len(r.image), max(len(r.image), size))
+            out[s] = logit - (row + column) / 2
+
+        on_all_cores(of_span, len(spans))
+        return out
 
 
 def pair_similarity(
@@ -221,12 +231,15 @@ def pair_similarity(
         for part in chunks(len(found), 1024):  # their vectors stay in the cache
             found[part] = comparison.of_pairs(image[rows[part]], text[columns[part]])
 
-    _on_all_cores(of_span, len(spans), comparison)
+    on_all_cores(of_span, len(spans), comparison)
     return out
 
 
-def _on_all_cores(work: Callable[[int, str], None], count: int, by: object) -> None:
-    """work(k) for k below count; side by side unless a user compares, who need not be ready for several threads."""
+def on_all_cores(work: Callable[[int, str], None], count: int, by: object = INNER_PRODUCT) -> None:
+    """work(k) for k below count; side by side unless a user compares, who need not be ready for several threads.
+
+    by: the comparison of the space in which the work is done.
+    """
     if count > 1 and isinstance(by, InnerProduct):
         side_by_side(work, count, ["cpu"])
     else:

@@ -78,15 +78,14 @@ class Siblings:
             return None
         weight = np.where(np.isnan(standing), 0.0, expit(STEEP * (np.nan_to_num(standing) - HALF)))
         share = weight / copies[code]  # copies of a pair are one caption
-        total: np.ndarray | float = 0.0
-        mean: np.ndarray | float = 0.0
-        n = len(standing)
+        n, dim = len(standing), captions[:1].shape[1]
+        total, mean = np.zeros((len(several), dim)), np.zeros(dim, np.float32)
         for part in chunks(n, CHUNK):
             y = captions[part]
             member = np.flatnonzero(group[part] >= 0)
-            of = csr_matrix((share[part][member], (group[part][member], member)), (len(several), len(y)))
-            total, mean = total + of @ y, mean + y.sum(0) / n
-        mean = np.asarray(mean, np.float32)
+            groups, at = np.unique(group[part][member], return_inverse=True)  # few of all
+            total[groups] += csr_matrix((share[part][member], (at, member)), (len(groups), len(y))) @ y
+            mean += y.sum(0) / n
         members = group >= 0
         summed = np.bincount(group[members], share[members], len(several))
         centred = np.asarray(total - summed[:, None] * mean, np.float32)

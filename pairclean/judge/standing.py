@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import INNER_PRODUCT, Comparison, chunks
+from ..arrays import INNER_PRODUCT, Comparison, chunks, grouped
 from .embedded import Vectors
 from .kinds import distinct
+from .scores import on_all_cores
 
 #: Members per kind that a pair is compared with, at most, and at least.
 PEERS, FEWEST_PEERS = 64, 8
@@ -56,16 +57,16 @@ class Peers:
         from scipy.special import ndtri
 
         out = np.full(len(score), np.nan)
-        order = np.argsort(kind, kind="stable")
-        found, first = np.unique(kind[order], return_index=True)
-        for k, members in zip(found, np.split(order, first[1:]), strict=True):
+        for k, members in zip(*grouped(kind), strict=True):
             at = np.searchsorted(self.kinds, k)
             if at == len(self.kinds) or self.kinds[at] != k:
                 continue
             of = slice(self.start[at], self.start[at + 1])
             for part in chunks(len(members), CHUNK):
                 pair = members[part]
-                fit = compare(other[pair], self.vectors[of]).astype(np.float64) / t - self.hub[of]
+                fit = compare(other[pair], self.vectors[of]).astype(np.float64)
+                fit /= t
+                fit -= self.hub[of]
                 others = self.ids[of] != ids[pair, None]
                 below = (others & (fit < score[pair, None])).sum(1) + 0.5 * (others & (fit == score[pair, None])).sum(1)
                 count = others.sum(1)
@@ -116,6 +117,24 @@ class Standing:
             kinds, start = np.unique(of[drawn], return_index=True)
             peers.append(Peers(side[drawn], hub_of[drawn], id_of[drawn], kinds, np.append(start, len(drawn))))
         return Standing(peers[0], peers[1], kind, hub, ids, temperature, comparison)
+
+    def measured(
+        self, images: Vectors, captions: Vectors, similarity: np.ndarray, left: np.ndarray, right: np.ndarray
+    ) -> np.ndarray:
+        """(m,) float64 v of images left with captions right, without holding the vectors of all.
+
+        images, captions: of the n pairs.  similarity: (m,).  left, right: (m,) positions.
+        """
+        out = np.empty(len(left))
+        parts = list(chunks(len(left), CHUNK))
+
+        def measure(k: int, _: str) -> None:
+            part = parts[k]
+            i, j = left[part], right[part]
+            out[part] = self(images[i], captions[j], similarity[part], i, j)
+
+        on_all_cores(measure, len(parts), self.comparison)
+        return out
 
     def __call__(
         self, x: np.ndarray, y: np.ndarray, similarity: np.ndarray, left: np.ndarray, right: np.ndarray

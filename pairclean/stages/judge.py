@@ -19,7 +19,7 @@ from ..run.results import open_embeddings, open_faults, open_judgement, open_lea
 def _captions(run: Run) -> Iterator[str | None]:
     emb = open_embeddings(run)
     for shard in run.shards:
-        for chunk in emb.pair_table(shard)["caption"].chunks:
+        for chunk in emb.pair_table(shard, ["caption"])["caption"].chunks:
             yield from chunk.to_pylist()
 
 

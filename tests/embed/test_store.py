@@ -125,6 +125,18 @@ def test_sharded_array_is_the_concatenation(filled: tuple[Path, np.ndarray, np.n
         array[np.ones(15, bool)]
 
 
+@pytest.mark.parametrize(
+    "rows", [[], [3], [0, 1, 4, 5, 7, 8, 14], [2, 2, 6, 6, 14, 14], [-15, -9, -1], [5, 4, 5, 14, 0]]
+)
+def test_rows_in_any_order_are_those_of_the_concatenation(
+    rows: list[int], filled: tuple[Path, np.ndarray, np.ndarray]
+) -> None:
+    root, image, _ = filled
+    found = ShardedArray([store.image_path(root, name) for name in SIZES])[np.array(rows, np.int64)]
+    assert np.array_equal(found, image[np.array(rows, np.int64)])
+    assert found.flags.writeable
+
+
 def test_a_sharded_array_is_read_only(filled: tuple[Path, np.ndarray, np.ndarray]) -> None:
     root, _, _ = filled
     with pytest.raises(ValueError, match="read-only"):
@@ -159,6 +171,7 @@ def test_embeddings(filled: tuple[Path, np.ndarray, np.ndarray]) -> None:
     assert np.flatnonzero(~run.readable).tolist() == [1, 6, 9]
     assert run.shard_offsets.tolist() == [0, 5, 5, 8, 15]
     assert run.pair_table("c").equals(pairs("c", 7))
+    assert run.pair_table("b", ["caption"]).equals(pairs("b", 3).select(["caption"]))
     assert run.captions(np.array([14, 0, 6, 5, 14])) == ["caption c6", "caption a0", "", "caption b0", "caption c6"]
     assert run.captions(np.array([], np.int64)) == []
 

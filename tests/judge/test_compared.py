@@ -56,7 +56,7 @@ def test_a_scorer_of_inner_products_gives_the_scores_of_the_vectors() -> None:
     """All of it: pairs, decoys of every kind, and their standing among others."""
     pairs, rows = world(), np.arange(3, N)
     kinds = kinds_of(pairs)
-    kinds = PairKinds(*(x[..., 3:] for x in list(vars(kinds).values())[:5]), kinds.clusters)
+    kinds = PairKinds(*(x[..., 3:] for x in list(vars(kinds).values())[:6]), kinds.clusters)
     by_vector = CrossFit.single(ZeroShot(), rows).scores(pairs, kinds, temperatures=[T], seed=1)
     scorers = given(Table(pairs.image @ pairs.text.T))
     unit = scorers.spaces[0].unit

@@ -9,7 +9,7 @@ import pytest
 
 from pairclean.align import Alignment, ZeroShot
 from pairclean.arrays import Pairs
-from pairclean.judge import crossfit
+from pairclean.judge import crossfit, embedded
 from pairclean.judge.crossfit import CrossFit, Scores, cosine_scores, separates_better
 from pairclean.judge.kinds import PairKinds, Partition
 from pairclean.judge.scores import TEMPERATURES, Scorer
@@ -196,10 +196,12 @@ def test_cosines_are_scores_too(data: dict[str, np.ndarray]) -> None:
 
 def test_chunks_change_nothing(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scored([ZeroShot()] * 3, data)
-    monkeypatch.setattr(crossfit, "CHUNK", 50)
-    parts = scored([ZeroShot()] * 3, data)
-    np.testing.assert_allclose(parts.score, whole.score, atol=1e-4)
-    np.testing.assert_allclose(parts.decoys, whole.decoys, atol=1e-4)
+    monkeypatch.setattr(embedded, "PART", 50)
+    for held in (embedded.HELD, 0):
+        monkeypatch.setattr(embedded, "HELD", held)
+        parts = scored([ZeroShot()] * 3, data)
+        np.testing.assert_allclose(parts.score, whole.score, atol=1e-4)
+        np.testing.assert_allclose(parts.decoys, whole.decoys, atol=1e-4)
 
 
 def test_of_many_pairs_some_give_the_decoys(data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:

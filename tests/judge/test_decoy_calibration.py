@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pairclean.judge.binormal import ratio_to_random
 from pairclean.judge.crossfit import ScoredKinds, Scores
 from pairclean.judge.decoy_calibration import DecoyCalibration
 from pairclean.judge.decoy_fit import calibrate
@@ -291,3 +292,16 @@ def test_copies_of_a_pair_count_once() -> None:
     found = calibrate(Scores(again, again.astype(np.float32), decoys, [], about))
     assert found.model.mismatched == pytest.approx(0.1, abs=0.03)
     assert found.rate.estimate == pytest.approx(0.55, abs=0.05)
+
+
+def test_the_rate_among_some_pairs_is_where_its_iteration_ends() -> None:
+    observed, decoys, matched = scores(0.4, 3)
+    fitted = fitted_on(observed, decoys)
+    for some, rate in ((matched | (np.arange(N) % 4 == 0), None), (~matched, 1.0), (matched, 0.0)):
+        z = fitted.scale(Scored.plain(observed[some]))
+        ratio = ratio_to_random(fitted.model, z)
+        share = 0.5
+        for _ in range(200):
+            share = float(np.mean(share / (share + (1 - share) * ratio)))
+        assert fitted.share_among(z) == share
+        assert share == pytest.approx(float((~matched[some]).mean()) if rate is None else rate, abs=0.05)

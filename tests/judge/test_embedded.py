@@ -10,7 +10,7 @@ from pairclean.judge.embedded import Vectors
 @pytest.mark.parametrize("held", [0, 1000])
 def test_vectors_are_those_of_the_rows_whether_held_or_not(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "HELD", held)
-    monkeypatch.setattr(embedded, "CHUNK", 16)
+    monkeypatch.setattr(embedded, "PART", 16)
     x = np.random.default_rng(0).standard_normal((80, 5)).astype(np.float32)
     rows = np.arange(79, 9, -1)
     asked: list[int] = []

@@ -41,8 +41,9 @@ def naive(s: float, to_captions: list[float], to_images: list[float], size: int)
     return s / T - (row + column) / 2 + np.log(size)
 
 
-def test_scores_are_the_formula() -> None:
+def test_scores_are_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine pairs, four of them the reference; the score of every image with every caption."""
+    monkeypatch.setattr(module, "SPAN", 10)
     image, text = unit(9).astype(np.float64), unit(9, seed=1).astype(np.float64)
     sample = np.array([1, 3, 4, 8])
     ids, caption_ids = np.arange(9) + 50, np.arange(9) + 70

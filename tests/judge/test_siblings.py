@@ -9,6 +9,7 @@ from scipy.special import expit
 from pairclean.align import ZeroShot
 from pairclean.arrays import Pairs, unit
 from pairclean.judge import PairScorers, judge, learn
+from pairclean.judge import siblings as siblings_module
 from pairclean.judge.crossfit import CrossFit
 from pairclean.judge.embedded import Vectors
 from pairclean.judge.judgement import Judgement
@@ -50,7 +51,11 @@ def found(pairs: Pairs) -> Judgement:
     return judge(pairs, rows, learn(pairs, rows, method="zero-shot", comparable=True), comparable=True)
 
 
-def test_agreement_is_with_the_other_captions_of_the_image_by_their_weight() -> None:
+@pytest.mark.parametrize("chunk", [10, 1000])
+def test_agreement_is_with_the_other_captions_of_the_image_by_their_weight(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(siblings_module, "CHUNK", chunk)
     rng = np.random.default_rng(0)
     text = unit(rng.standard_normal((72, 8)).astype(np.float32))
     image_id = np.repeat(np.arange(24), 3)

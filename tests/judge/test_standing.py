@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from pairclean.judge import bivariate
+from pairclean.arrays import unit
+from pairclean.judge import bivariate, embedded, standing
 from pairclean.judge.bivariate import Bivariate, histogram, isotonic, smoothed
-from pairclean.judge.standing import FEWEST_PEERS, PEERS, Peers, draw_peers
+from pairclean.judge.embedded import Vectors
+from pairclean.judge.standing import FEWEST_PEERS, PEERS, Peers, Standing, draw_peers
 
 
 def test_peers_are_of_every_kind_and_no_text_twice() -> None:
@@ -38,6 +40,23 @@ def test_standing_is_the_probit_of_the_share_of_others_below() -> None:
         expected = ndtri((below + 0.5) / (len(group) + 1)) if len(group) >= FEWEST_PEERS else np.nan
         assert found[i] == pytest.approx(expected, nan_ok=True)
     assert np.isnan(peers.probit(other[:1], score[:1], np.array([4]), own[:1], 0.5)).all()
+
+
+@pytest.mark.parametrize("held", [0, 1000])
+def test_standing_in_chunks_is_that_of_all_at_once(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(embedded, "HELD", held)
+    image, text = (unit(rng.standard_normal((90, 6))).astype(np.float32) for _ in range(2))
+    ids, kind = np.arange(90), (rng.integers(0, 3, 90), rng.integers(0, 4, 90))
+    hub = rng.standard_normal(90), rng.standard_normal(90)
+    vectors = Vectors(unit, image, ids), Vectors(unit, text, ids)
+    near = Standing.of(vectors, (ids, ids), kind, hub, 0.1, rng)
+    left, right = rng.integers(0, 90, 300), rng.integers(0, 90, 300)
+    similarity = (image[left] * text[right]).sum(1)
+    whole = near(image[left], text[right], similarity, left, right)
+    monkeypatch.setattr(standing, "CHUNK", 32)
+    np.testing.assert_allclose(near.measured(*vectors, similarity, left, right), whole, atol=1e-6)
+    assert near.measured(*vectors, similarity[:0], left[:0], right[:0]).shape == (0,)
 
 
 def drawn(
