@@ -50,7 +50,7 @@ class DevicePlan:
 
 
 def transport_on(device: str, graph: Graph, none: float) -> DevicePlan:
-    """`plan.transport` on a device of torch."""
+    """The plan of a graph, that of `plan.transport` but for the last digits.  device: of torch."""
     image, caption, weight = (torch.cat(x) for x in zip(*(_edges(part, device) for part in graph.parts), strict=True))
     rows = _Side(image, caption, weight, graph.images)
     columns = _Side(rows.other, rows.group, rows.weight, graph.captions)

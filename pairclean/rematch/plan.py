@@ -186,16 +186,8 @@ def _add(total: np.ndarray, image: np.ndarray, mass: np.ndarray) -> None:
         total[image[first]] += np.add.reduceat(mass, first)
 
 
-def transport(graph: Graph, none: float, device: str = "cpu") -> Plan:
-    """The plan of a graph.
-
-    none: weight of having no partner, in (0, 1].  device: "cpu" or a CUDA device of torch, where it is the same but for
-    the last digits.
-    """
-    if device != "cpu":
-        from .device_plan import transport_on
-
-        return transport_on(device, graph, none)
+def transport(graph: Graph, none: float) -> ComputedPlan:
+    """The plan of a graph.  none: weight of having no partner, in (0, 1]."""
     dtype = np.result_type(*(part.links.weight for part in graph.parts)) if graph.parts else np.dtype(np.float64)
     with ThreadPoolExecutor(available_cores()) as threads:
         by_image = _Side(graph.parts, graph.images, dtype, threads)
@@ -207,7 +199,7 @@ def transport(graph: Graph, none: float, device: str = "cpu") -> Plan:
 def potentials(graph: Graph, rows: Any, columns: Any, none: float, xp: Any) -> tuple[Any, Any]:
     """log u of the images and log v of the captions.
 
-    rows, columns: the edges by image and by caption, `_Side` or what it is on a device.  xp: NumPy or torch.
+    rows, columns: the edges by image and by caption, `_Side` or `device_plan._Side`.  xp: NumPy or torch.
     """
     log_none = rows.zeros + np.log(none), columns.zeros + np.log(none)
     u, v = rows.zeros, columns.zeros

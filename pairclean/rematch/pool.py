@@ -17,7 +17,7 @@ from ..arrays import Pairs
 from ..judge.scores import Scorer, among, pair_codes, pair_similarity
 from ..scratch import MEMORY, Scratch
 from .candidates import ComparedGallery, Edges, Finder, Gallery, best
-from .plan import Graph, Links, Part, round_plan, transport
+from .plan import Graph, Links, Part, Plan, round_plan, transport
 
 #: The assumed share of displaced images without a partner in the data, until it is estimated.
 ORPHANS = 0.3
@@ -270,13 +270,21 @@ def _places(m: int, options: RematchOptions) -> np.ndarray:
 
 def _settle(sides: _Sides, graph: Graph, options: RematchOptions, device: str) -> Proposals:
     m, stays = len(sides.clean), _places(len(sides.clean), options)
-    plan = transport(graph, options.orphans, device)
+    plan = _plan(graph, options.orphans, device)
     partner = round_plan(plan)
     partner[partner == stays] = -1
     # Copies of one caption share its mass: what counts is the text.
     text = np.resize(sides.caption_id, graph.captions)  # twice where captions are reused
     away, mass, given = plan.totals(stays, text, sides.caption_id[partner])
     return Proposals(partner, np.where(partner >= 0, mass, 0.0), away, given[:m])
+
+
+def _plan(graph: Graph, none: float, device: str) -> Plan:
+    if device == "cpu":
+        return transport(graph, none)
+    from .device_plan import transport_on
+
+    return transport_on(device, graph, none)
 
 
 def logit(p: np.ndarray, least: float = 1e-6) -> np.ndarray:

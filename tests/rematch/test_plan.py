@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from pairclean.rematch import plan as module
-from pairclean.rematch.device_plan import DevicePlan
+from pairclean.rematch.device_plan import DevicePlan, transport_on
 from pairclean.rematch.plan import ComputedPlan, Graph, Links, Part, Plan, round_plan
 
 
@@ -55,7 +55,11 @@ def _edges(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def transport(edges: Edges, none: float, device: str = "cpu") -> np.ndarray:
-    return edges.of(module.transport(edges.graph(), none, device))
+    return edges.of(_plan(edges.graph(), none, device))
+
+
+def _plan(graph: Graph, none: float, device: str) -> Plan:
+    return module.transport(graph, none) if device == "cpu" else transport_on(device, graph, none)
 
 
 def rounded(edges: Edges, none: float) -> np.ndarray:
@@ -123,7 +127,7 @@ def test_what_a_plan_is_asked_for(capacity: int, device: str) -> None:
     stays, text, wanted = rng.permutation(40), rng.integers(0, 12, 40), rng.integers(0, 12, 40)
     stays[:20] = -1
     chosen, places = np.where(rng.random(40) < 0.3, 0, -1), rng.integers(0, 2, 40)
-    for plan in (module.transport(g.graph(), 0.05), module.transport(g.graph(), 0.05, device)):
+    for plan in (_plan(g.graph(), 0.05, where) for where in ("cpu", device)):
         image, caption, mass = _edges(plan)
         moved = mass * (caption != stays[image])
         assert (moved != mass).any()
@@ -272,6 +276,6 @@ def test_a_graph_in_parts_has_the_plan_of_the_whole(capacity: int, device: str) 
     )
     some = Part(Links.of(image, caption, g.weight[inside] - 0.5, 30, 25), images, captions, 0.5)
     rest = Part.whole(Links.of(g.image[~inside], g.caption[~inside], g.weight[~inside], 40, 40))
-    plan = module.transport(Graph((rest, some), 40, 40, capacity), 0.05, device)
+    plan = _plan(Graph((rest, some), 40, 40, capacity), 0.05, device)
     np.testing.assert_allclose(g.of(plan), transport(g, 0.05), atol=1e-9)
     assert np.array_equal(round_plan(plan), rounded(g, 0.05))
