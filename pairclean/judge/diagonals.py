@@ -100,8 +100,11 @@ class Diagonals:
 
         found.peaks = list(chain.from_iterable(side_by_side(of_strip, len(strips), ["cpu"])))
         if found.projected is not None:
+            from scipy.fft import set_workers
+
             captions = _Block(found.projected.text, _length(2 * n))
-            found.peaks += _peaks(found.projected.image, [captions], 0, 0)
+            with set_workers(available_cores()):
+                found.peaks += _peaks(found.projected.image, [captions], 0, 0)
         found.peaks = list(dict.fromkeys(found.peaks))
         return found
 

@@ -41,8 +41,17 @@ class Edges:
     value: np.ndarray
 
     @staticmethod
-    def union(image: np.ndarray, caption: np.ndarray, value: np.ndarray) -> Edges:
-        code, first = np.unique(_code(image, caption), return_index=True)
+    def union(image: np.ndarray, caption: np.ndarray, value: np.ndarray, *, device: str = "cpu") -> Edges:
+        """device: of torch, which sorts them."""
+        code = _code(image, caption)
+        if device == "cpu":
+            code, first = np.unique(code, return_index=True)
+        else:
+            import torch
+
+            found, place = torch.sort(torch.from_numpy(code).to(device), stable=True)
+            new = torch.cat([found.new_ones(1, dtype=torch.bool), found[1:] != found[:-1]])[: len(found)]
+            code, first = found[new].cpu().numpy(), place[new].cpu().numpy()
         return Edges((code >> 32).astype(np.int32), code.astype(np.int32), value[first])
 
     def take(self, which: np.ndarray) -> Edges:
@@ -107,7 +116,7 @@ class Gallery:
         if self.large:
             yield from self._edges_of_cells()
         elif self.device != "cpu":
-            yield Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)))
+            yield Edges.union(*_joined(self.captions_for(self.image), self.images_for(self.text)), device=self.device)
         else:
             best_captions, best_images = _both_ways(self.image[:], self.text[:], self.image_hubness, self.text_hubness)
             caption, image, similarity = _found(*best_images, self.image_hubness)

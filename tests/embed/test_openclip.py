@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from torchvision.transforms import InterpolationMode, Resize
 
 from pairclean.embed import openclip as module
+from pairclean.embed import resizing
 from pairclean.embed.decode import decode
 from pairclean.embed.load import load_encoder
 from pairclean.embed.openclip import OpenClip
@@ -337,6 +338,18 @@ def test_quick_gelu_comes_with_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
             OpenClip("ViT-B-32", tag, device="cpu")
         assert asked["force_quick_gelu"] is expected
         assert asked["weights_only"] is True
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (512, 384), (4000, 3000)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_pixels_of_a_picture(size: tuple[int, int], shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Pillow cannot share its memory, and after the picture is gone."""
+    if not shared:
+        monkeypatch.setattr(Image.Image, "__arrow_c_array__", None, raising=False)
+    expected = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    found = resizing._pixels(Image.fromarray(expected))
+    assert found.shape == (4, size[1], size[0])
+    assert np.array_equal(found[:3].permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize("size", [(512, 384), (300, 700), (64, 64), (17, 200), (224, 224)])

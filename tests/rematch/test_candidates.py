@@ -88,6 +88,18 @@ def test_the_best_of_each_group() -> None:
         )
 
 
+@pytest.mark.parametrize("n", [0, 500])
+def test_the_union_of_edges_has_each_once(n: int, device: str) -> None:
+    rng = np.random.default_rng(0)
+    image, caption = rng.integers(0, 30, (2, n)).astype(np.int32)
+    found = Edges.union(image, caption, np.arange(n, dtype=np.float32), device=device)
+    first: dict[tuple[int, int], int] = {}
+    for k, edge in enumerate(zip(image.tolist(), caption.tolist(), strict=True)):
+        first.setdefault(edge, k)
+    assert list(zip(found.image.tolist(), found.caption.tolist(), strict=True)) == sorted(first)
+    assert found.value.tolist() == [first[edge] for edge in sorted(first)]
+
+
 @pytest.mark.parametrize("group", [4, 128])
 def test_the_search_for_a_gpu_finds_what_faiss_does(group: int, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """Also where the best are looked for in groups of columns, and where the columns are no multiple of these."""
