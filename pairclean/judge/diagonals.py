@@ -24,8 +24,9 @@ PEAK = 5.0
 BESIDE = 2
 REACH = NEAR + BESIDE
 #: Rows of images in a window of diagonals; its captions reach as far on either side. Sets up to thrice as long are one
-#: window. Larger ones are also searched as a whole, by vectors projected to PROJECTED dimensions.
-WINDOW, PROJECTED = 16_384, 64
+#: window. Larger ones are also searched as a whole, by vectors projected to PROJECTED dimensions. A thread takes up to
+#: STRIP windows that follow one another, which share the captions between them.
+WINDOW, PROJECTED, STRIP = 16_384, 64, 8
 #: Rows of the shortest diagonal that is looked at.
 SHORTEST = 32
 #: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
@@ -92,8 +93,8 @@ class Diagonals:
         found = Sweep(np.zeros(n, np.float32), np.zeros((n, 2 * REACH + 1), np.float16), [], None)
         if len(windows) > 1:
             found.projected = _Projected(*(np.empty((n, PROJECTED), np.float32) for _ in range(2)))
-        # One run of windows for each core; what is found in a window does not depend on the others.
-        strips = list(chunks(len(windows), -(-len(windows) // available_cores())))
+        # What is found in a window does not depend on the others.
+        strips = list(chunks(len(windows), min(STRIP, -(-len(windows) // available_cores()))))
 
         def of_strip(k: int, _: str) -> list[Pairing]:
             return self._of_windows(found, windows, strips[k])
