@@ -187,7 +187,7 @@ def unique_values(values: np.ndarray) -> np.ndarray:
     return values[new]
 
 
-def grouped(values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def places_of_values(values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """The distinct ones of (n,) integers, ascending, and where each of them stands, ascending."""
     order = np.argsort(values, kind="stable")
     distinct, start = np.unique(values[order], return_index=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pairclean.align import Alignment
-from pairclean.arrays import Pairs, grouped, single, single_unit, unique_values, unit
+from pairclean.arrays import Pairs, places_of_values, single, single_unit, unique_values, unit
 
 
 def some(n: int = 6) -> Pairs:
@@ -92,6 +92,6 @@ def test_rows_of_unit_length_leave_what_they_are_made_of_as_it_was(dtype: type) 
 @pytest.mark.parametrize("values", [[], [4], [3, -1, 3, 0, -1, 3]])
 def test_groups_are_where_each_value_stands(values: list[int]) -> None:
     x = np.array(values, np.int64)
-    distinct, places = grouped(x)
+    distinct, places = places_of_values(x)
     assert distinct.tolist() == sorted(set(values))
     assert [of.tolist() for of in places] == [[i for i, v in enumerate(values) if v == k] for k in distinct.tolist()]

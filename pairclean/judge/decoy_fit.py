@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..arrays import grouped
+from ..arrays import places_of_values
 from . import binormal, bivariate
 from .apart import fit_apart, kinds_apart
 from .binormal import Binormal
@@ -93,7 +93,7 @@ def calibrate(scores: Scores, *, like: DecoyCalibration | None = None) -> DecoyC
     if joint is not None:
         kind = scores.scored.text_kind
         among = np.flatnonzero(single)
-        every, members_of = grouped(kind[among])
+        every, members_of = places_of_values(kind[among])
         counts = [
             bivariate.histogram(z[members], scores.scored.standing[members], weight[members])
             for members in (among[places] for places in members_of)

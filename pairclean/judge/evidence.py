@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import chunks, grouped
+from ..arrays import chunks, places_of_values
 from ..execution import side_by_side
 from .decoys import DecoyScale
 
@@ -131,7 +131,7 @@ def probit(logit: np.ndarray) -> np.ndarray:
 
 
 def _by_kind(score: np.ndarray, kind: np.ndarray) -> dict[int, DecoyScale]:
-    kinds, places = grouped(kind)
+    kinds, places = places_of_values(kind)
     scales = {}
     if len(kinds) > 1:
         for k, members in zip(kinds.tolist(), places, strict=True):

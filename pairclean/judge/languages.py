@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from ..arrays import grouped
+from ..arrays import places_of_values
 from ..execution import side_by_side
 from .decoy_calibration import DecoyCalibration
 
@@ -96,7 +96,9 @@ def unread_languages(
     asked about.  captions: of some of the n pairs, by their positions.
     """
     of_kind = {
-        k: members for k, members in zip(*grouped(cluster), strict=True) if k >= 0 and len(members) >= FEWEST_UNREAD
+        k: members
+        for k, members in zip(*places_of_values(cluster), strict=True)
+        if k >= 0 and len(members) >= FEWEST_UNREAD
     }
     every = list(of_kind.values())
     found = side_by_side(lambda k, _: calibration.share_among(z[every[k]]), len(every), ["cpu"])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import INNER_PRODUCT, Comparison, chunks, grouped
+from ..arrays import INNER_PRODUCT, Comparison, chunks, places_of_values
 from .embedded import Vectors
 from .kinds import distinct
 from .scores import on_all_cores
@@ -57,7 +57,7 @@ class Peers:
         from scipy.special import ndtri
 
         out = np.full(len(score), np.nan)
-        for k, members in zip(*grouped(kind), strict=True):
+        for k, members in zip(*places_of_values(kind), strict=True):
             at = np.searchsorted(self.kinds, k)
             if at == len(self.kinds) or self.kinds[at] != k:
                 continue
