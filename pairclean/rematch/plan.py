@@ -326,7 +326,10 @@ class _PartOfSide:
             np.add(np.repeat(of_ours[rows], np.diff(ends)), links.weight[edges], out=mass)
             mass += of_other[caption]
             np.exp(mass, out=mass)
-            return csr_array((mass, caption, ends - edges.start), (rows.stop - rows.start, links.captions))
+            matrix = csr_array((rows.stop - rows.start, links.captions), dtype=mass.dtype)
+            # Its constructor would copy what is part of a larger array, and captions as int64 because of the ends.
+            matrix.data, matrix.indices, matrix.indptr = mass, caption, (ends - edges.start).astype(np.int32)
+            return matrix
 
         self.blocks = list(self.threads.map(of_block, links.blocks(ROWS)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -335,6 +336,14 @@ def test_a_plan_of_edges_in_files_is_that_of_edges_in_memory(tmp_path: Path, mon
         some = replace(links, scratch=where)
         in_files = where.folder is not None
         assert all(isinstance(x.base, np.memmap) == in_files for x in (some.turned.caption, some.turned.weight))
+        with ThreadPoolExecutor() as threads:
+            side = module._Side([Part.whole(some)], 200, np.dtype(np.float32), threads)
+            side.plan(np.zeros(200), np.zeros(200))
+        blocks = side.parts[0].blocks
+        assert len(blocks) == 29
+        assert all(np.shares_memory(block.indices, some.caption) for block in blocks)  # not copies in memory
+        assert all(np.shares_memory(block.data, side.parts[0].mass) for block in blocks)
+        assert isinstance(side.parts[0].mass.base, np.memmap) == in_files
         plans.append(module.transport(Graph((Part.whole(some),), 200, 200), 0.05))
     for ours, theirs in zip(*(_edges(plan) for plan in plans), strict=True):
         assert np.array_equal(ours, theirs)
