@@ -14,7 +14,7 @@ from ..judge.scores import Scorer, pair_similarity
 from ..scratch import MEMORY, Scratch
 from .cells import Cells
 from .heaps import Best
-from .plan import ends_of, grouped
+from .plan import SORTED, ends_of_blocks, sort_blocks
 from .products import largest
 
 CANDIDATES = 32
@@ -124,19 +124,35 @@ class Gallery:
 
     def _edges_of_cells(self) -> Iterator[Edges]:
         captions, images = self.cells.both_ways(CANDIDATES)
+        ends, back = self._found_by(images, len(captions))
+        del images
         image_row, caption_row = self.order
-        n, k = len(captions), images.shape[1]
-        back = grouped(images.ravel() + 1, n + 1)  # of each image the captions that found it, times k; first of none
-        ends = ends_of(images.ravel() + 1, n + 1)[1:]
-        for block in chunks(n, CHUNK):
+        for block in chunks(len(captions), CHUNK):
             image, caption = _there(captions[block])
             here = slice(ends[block.start], ends[block.stop])
             turned = np.repeat(np.arange(block.start, block.stop), np.diff(ends[block.start : block.stop + 1]))
-            code = np.concatenate([_code(image + block.start, caption), _code(turned, back[here] // k)])
+            code = np.concatenate([_code(image + block.start, caption), _code(turned, back[here])])
             code = unique_values(code)
             image, caption = image_row[code >> 32], caption_row[code.astype(np.int32)]
             similarity = pair_similarity(self.image, self.text, image, caption)
             yield Edges(image.astype(np.int32), caption.astype(np.int32), similarity)
+
+    def _found_by(self, images: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of n images the captions that found them, by those that (m, k) captions found, -1 where these are fewer.
+
+        Returns (n + 1,) int64 and, at least as long as the last of these, int32: image i was found by the captions from
+        ends[i] to ends[i + 1].
+        """
+
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for part in chunks(len(images), SORTED):
+                caption, image = _there(images[part])
+                yield image, caption + part.start
+
+        ends = ends_of_blocks((image for image, _ in blocks()), n)
+        by = self.scratch.empty((images.size,), np.int32)
+        sort_blocks(blocks(), ends, (by,))
+        return ends, by
 
     def captions_for(self, image: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best captions of the gallery for (n, k) images: rows of `image`, rows of the gallery, similarities."""

@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 
 from ..arrays import chunks
 from ..execution import available_cores
+from ..scratch import MEMORY, Scratch
 
 #: The most iterations between two updates in the log domain, and the most updates. A factor that changes by less than
 #: the tolerance, relatively, has converged.
@@ -35,6 +36,9 @@ RELAXATION = 1.7
 BANDS = (0.1, 0.01, 0.0)
 #: Images, or captions, in one block of the plan.
 ROWS = 16_384
+#: Those whose edges are sorted at once: few enough for what sorting takes, many enough for what a block costs whatever
+#: its size.
+SORTED = 131_072
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,15 @@ class Links:
     """Edges of images, ordered by image.
 
     ends: (images + 1,) int64; image i has the edges from ends[i] to ends[i + 1].  caption: (e,) int32.  weight: (e,)
-    log; single precision is enough below 100.  captions: how many there are.
+    log; single precision is enough below 100.  captions: how many there are.  scratch: where what is made of all edges
+    is put.
     """
 
     ends: np.ndarray
     caption: np.ndarray
     weight: np.ndarray
     captions: int
+    scratch: Scratch = MEMORY
 
     @property
     def images(self) -> int:
@@ -63,8 +69,22 @@ class Links:
     @cached_property
     def turned(self) -> Links:
         """The same edges ordered by caption: images and captions change places."""
-        image = np.repeat(np.arange(self.images, dtype=np.int32), np.diff(self.ends))
-        return Links.of(self.caption, image, self.weight, self.captions, self.images)
+        image, weight = (self.scratch.empty((len(self.caption),), dtype) for dtype in (np.int32, self.weight.dtype))
+        ends = ends_of_blocks((self.caption[edges] for _, edges in self.blocks(SORTED)), self.captions)
+        sort_blocks(self._by_image(), ends, (image, weight))
+        return Links(ends, image, weight, self.images, self.scratch)
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, slice]]:
+        """Blocks of `size` images, with their edges."""
+        for rows in chunks(self.images, size):
+            yield rows, slice(int(self.ends[rows.start]), int(self.ends[rows.stop]))
+
+    def _by_image(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Captions, images and weights of all edges, in blocks."""
+        for rows, edges in self.blocks(SORTED):
+            count = np.diff(self.ends[rows.start : rows.stop + 1])
+            image = np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), count)
+            yield self.caption[edges], image, self.weight[edges]
 
 
 @dataclass(frozen=True)
@@ -89,11 +109,6 @@ class Part:
     @property
     def turned(self) -> Part:
         return Part(self.links.turned, self.captions, self.images, self.bonus)
-
-    def blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Blocks of the part's images, with their edges."""
-        for rows in chunks(self.links.images, ROWS):
-            yield rows, slice(int(self.links.ends[rows.start]), int(self.links.ends[rows.stop]))
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ class ComputedPlan:
         """Images, captions and masses of all edges, (e,) each, in blocks; the edges of an image follow one another."""
         for part in self.graph.parts:
             links, u, v = part.links, self.u[part.images], self.v[part.captions]
-            for rows, edges in part.blocks():
+            for rows, edges in links.blocks(ROWS):
                 count, caption = np.diff(links.ends[rows.start : rows.stop + 1]), links.caption[edges]
                 mass = np.repeat(u[rows] + part.bonus, count)
                 mass += links.weight[edges]
@@ -273,7 +288,7 @@ class _PartOfSide:
     def __init__(self, part: Part, dtype: np.dtype, threads: Executor):
         self.part, self.links, self.threads = part, part.links, threads
         self.rows, self.columns = part.images, part.captions
-        self.mass = np.empty(len(part.links.caption), dtype)
+        self.mass = part.links.scratch.empty((len(part.links.caption),), dtype)
         self.blocks: list[csr_array] = []
 
     def logsumexp(self, of_other: np.ndarray) -> np.ndarray:
@@ -291,7 +306,7 @@ class _PartOfSide:
                 x -= np.repeat(top, count[present])
                 out[rows.start + present] = top + np.log(np.add.reduceat(np.exp(x, out=x), start))
 
-        list(self.threads.map(of_block, self.part.blocks()))
+        list(self.threads.map(of_block, links.blocks(ROWS)))
         return out + self.part.bonus
 
     def weigh(self, of_ours: np.ndarray, of_other: np.ndarray) -> None:
@@ -303,9 +318,12 @@ class _PartOfSide:
             np.add(np.repeat(of_ours[rows], np.diff(ends)), links.weight[edges], out=mass)
             mass += of_other[caption]
             np.exp(mass, out=mass)
-            return csr_array((mass, caption, ends - edges.start), (rows.stop - rows.start, links.captions))
+            matrix = csr_array((rows.stop - rows.start, links.captions), dtype=mass.dtype)
+            # Its constructor would copy what is part of a larger array, and captions as int64 because of the ends.
+            matrix.data, matrix.indices, matrix.indptr = mass, caption, (ends - edges.start).astype(np.int32)
+            return matrix
 
-        self.blocks = list(self.threads.map(of_block, self.part.blocks()))
+        self.blocks = list(self.threads.map(of_block, links.blocks(ROWS)))
 
     def __matmul__(self, x: np.ndarray) -> np.ndarray:
         products = list(self.threads.map(lambda block: block @ x, self.blocks))
@@ -315,6 +333,29 @@ class _PartOfSide:
 def ends_of(group: np.ndarray, size: int) -> np.ndarray:
     """(size + 1,) int64: of (n,) integers below `size`, once sorted, those equal to g are ends[g] to ends[g + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=size))])
+
+
+def ends_of_blocks(groups: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """`ends_of` integers that come in blocks."""
+    ends = np.zeros(size + 1, np.int64)
+    for group in groups:
+        ends[1:] += np.bincount(group, minlength=size)
+    return np.cumsum(ends, out=ends)
+
+
+def sort_blocks(blocks: Iterable[tuple[np.ndarray, ...]], ends: np.ndarray, out: tuple[np.ndarray, ...]) -> None:
+    """A stable sort by group in linear time, which holds one block at a time.
+
+    blocks: (n,) groups, and (n,) values of each kind.  ends: (size + 1,) of all groups, as `ends_of_blocks` says.
+    out: where the values of each kind are put, by group and in the order in which they come.
+    """
+    free = ends[:-1].copy()
+    for group, *values in blocks:
+        order, count = grouped(group, len(free)), np.bincount(group, minlength=len(free))
+        place = np.arange(len(group)) + np.repeat(free - (np.cumsum(count) - count), count)
+        for kind, of_kind in zip(values, out, strict=True):
+            of_kind[place] = kind[order]
+        free += count
 
 
 def grouped(group: np.ndarray, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from ..arrays import Pairs
 from ..judge.scores import Scorer, among, pair_codes, pair_similarity
 from ..scratch import MEMORY, Scratch
-from .candidates import ComparedGallery, Edges, Finder, Gallery, best
+from .candidates import CANDIDATES, ComparedGallery, Edges, Finder, Gallery, best
 from .plan import Graph, Links, Part, Plan, round_plan, transport
 
 #: The assumed share of displaced images without a partner in the data, until it is estimated.
@@ -162,14 +162,16 @@ class CandidatePool:
         carried.sort()
         images, captions = self.gallery.order
         place_of_image, place_of_caption = _inverse(images), _inverse(captions)
-        count, kept = np.zeros(m + 1, np.int64), []
+        most = 2 * CANDIDATES * m  # what is not written takes room on a disk, but none in memory
+        caption, score = (self.scratch.empty((most,), dtype) for dtype in (np.int32, np.float32))
+        count, found = np.zeros(m + 1, np.int64), 0
         for edges in self.gallery.edges():
             edges = self.sides.scored(self.scorer, edges, carried, self.partners)
             edges = edges.take(edges.value > self._least())
             count[1:] += np.bincount(place_of_image[edges.image], minlength=m)
-            kept.append((place_of_caption[edges.caption], edges.value))
-        caption, score = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        return Part(Links(np.cumsum(count), caption, score, m), images, captions)
+            here = slice(found, found + len(edges.value))
+            caption[here], score[here], found = place_of_caption[edges.caption], edges.value, here.stop
+        return Part(Links(np.cumsum(count), caption[:found], score[:found], m, self.scratch), images, captions)
 
     def _least(self) -> float:
         """The score below which an edge has less than LEAST_MASS: no potential is above 1 / orphans."""
@@ -250,7 +252,8 @@ class CandidatePool:
             stay = (stay + sides.score(self.scorer, own, own, sides.similarity, self.partners) + options.prior) / 2
         prior = float(np.log((1 - options.orphans) / sides.partners(options.reuse)))
         captions, added = 2 * m if options.reuse else m, m - len(self.pool)
-        stays = Links.of(own, _places(m, options), stay.astype(np.float32), m, captions)
+        places = _places(m, options).astype(np.int32)
+        stays = Links(np.arange(m + 1), places, stay.astype(np.float32), captions)
         edges = Part(self.edges.links, self.edges.images + added, self.edges.captions + added, prior)
         parts = [Part.whole(stays), edges] + ([Part.whole(few, prior)] if few is not None else [])
         return Graph(tuple(parts), m, captions, options.capacity)

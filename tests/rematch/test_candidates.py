@@ -191,6 +191,19 @@ def test_a_search_of_all_cells_finds_what_an_exact_search_does(
         np.testing.assert_allclose(value, np.einsum("ij,ij->i", side[query], text_side[row]), atol=1e-6)
 
 
+@pytest.mark.parametrize("block", [7, 1000])
+def test_who_found_an_image(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that nobody found, and captions that found fewer."""
+    monkeypatch.setattr(module, "SORTED", block)
+    images = np.random.default_rng(0).integers(-1, 30, (90, 5)).astype(np.int32)
+    images[images == 11] = -1
+    nothing = np.zeros((0, 3), np.float32)
+    ends, by = Gallery(nothing, nothing, np.zeros(0), np.zeros(0), 0.05)._found_by(images, 31)
+    for image in range(31):
+        assert by[ends[image] : ends[image + 1]].tolist() == np.nonzero(images == image)[0].tolist()
+    assert ends[-1] == (images >= 0).sum()
+
+
 def test_more_candidates_than_captions_in_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then there are fewer."""
     monkeypatch.setattr(module, "EXACT", 1)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from pairclean import scratch
 from pairclean.rematch import plan as module
 from pairclean.rematch.device_plan import DevicePlan, transport_on
-from pairclean.rematch.plan import ComputedPlan, Graph, Links, Part, Plan, round_plan
+from pairclean.rematch.plan import (
+    ComputedPlan,
+    Graph,
+    Links,
+    Part,
+    Plan,
+    ends_of,
+    ends_of_blocks,
+    grouped,
+    round_plan,
+    sort_blocks,
+)
+from pairclean.scratch import MEMORY, Scratch
 
 
 @dataclass(frozen=True)
@@ -279,3 +294,60 @@ def test_a_graph_in_parts_has_the_plan_of_the_whole(capacity: int, device: str) 
     plan = _plan(Graph((rest, some), 40, 40, capacity), 0.05, device)
     np.testing.assert_allclose(g.of(plan), transport(g, 0.05), atol=1e-9)
     assert np.array_equal(round_plan(plan), rounded(g, 0.05))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_sorting_in_blocks_is_a_stable_sort(size: int) -> None:
+    """Also where some blocks are empty, and some groups."""
+    rng = np.random.default_rng(0)
+    group, value = rng.integers(0, 20, 300).astype(np.int32), rng.standard_normal(300)
+    group[group == 13] = 4
+    parts = [slice(k, k + size) for k in range(0, 300, size)] + [slice(300, 300)]
+    ends = ends_of_blocks((group[part] for part in parts), 22)
+    assert np.array_equal(ends, np.searchsorted(np.sort(group), np.arange(23)))
+    assert np.array_equal(ends, ends_of(group, 22))
+    order, values = np.empty(300, np.int32), np.empty(300)
+    sort_blocks(((group[part], np.arange(300)[part], value[part]) for part in parts), ends, (order, values))
+    assert np.array_equal(order, np.argsort(group, kind="stable"))
+    assert np.array_equal(order, grouped(group, 22))
+    assert np.array_equal(values, value[order])
+
+
+@pytest.mark.parametrize("rows", [3, 40, 1000])
+def test_turned_edges_are_ordered_by_caption_then_image(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SORTED", rows)
+    g = graph(40, 300)
+    links = Links.of(g.image, g.caption, g.weight, 40, 45)
+    order = np.lexsort((g.image, g.caption))
+    turned = links.turned
+    assert (turned.images, turned.captions) == (45, 40)
+    assert np.array_equal(np.repeat(np.arange(45), np.diff(turned.ends)), g.caption[order])
+    assert np.array_equal(turned.caption, g.image[order])
+    assert np.array_equal(turned.weight, g.weight[order])
+    assert turned.caption.dtype == np.int32
+    again = turned.turned
+    assert np.array_equal(again.ends, links.ends)
+    assert np.array_equal(again.weight, g.weight[np.lexsort((g.caption, g.image))])
+
+
+def test_a_plan_of_edges_in_files_is_that_of_edges_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "SMALL", 1)
+    monkeypatch.setattr(module, "ROWS", 7)
+    g = graph(200, 4000)
+    links = Links.of(g.image, g.caption, g.weight.astype(np.float32), 200, 200)
+    plans = []
+    for where in (MEMORY, Scratch(tmp_path)):
+        some = replace(links, scratch=where)
+        in_files = where.folder is not None
+        assert all(isinstance(x.base, np.memmap) == in_files for x in (some.turned.caption, some.turned.weight))
+        with ThreadPoolExecutor() as threads:
+            side = module._Side([Part.whole(some)], 200, np.dtype(np.float32), threads)
+            side.plan(np.zeros(200), np.zeros(200))
+        blocks = side.parts[0].blocks
+        assert len(blocks) == 29
+        assert all(np.shares_memory(block.indices, some.caption) for block in blocks)  # not copies in memory
+        assert all(np.shares_memory(block.data, side.parts[0].mass) for block in blocks)
+        assert isinstance(side.parts[0].mass.base, np.memmap) == in_files
+        plans.append(module.transport(Graph((Part.whole(some),), 200, 200), 0.05))
+    for ours, theirs in zip(*(_edges(plan) for plan in plans), strict=True):
+        assert np.array_equal(ours, theirs)
