@@ -10,10 +10,13 @@ since the size before. `GiB` is the most that the process held itself: what is m
 the page cache. `found` is the share of the moved captions that came home, `precision` the share of what was emitted
 that is right, 0.9 being asked for.
 
-Memory of 10^7 pairs of 512-d half precision, half of them suspects, was not run. From 10^6 to 3·10^6 pairs it grows
-by 2.7 KiB a pair, which makes 26 GiB. Vectors stay in files and come in chunks; those of the suspects and of their
-cells take 4 KiB each on the disk of the run. In memory are some 47 edges for each suspect, 16 bytes each, 8 more
-while a plan is made, and more while they are sorted. Near copies take 0.2 KiB a pair before that, 2 GiB. On a GPU the
+10^7 pairs of 512-d half precision, half of them suspects, were not run. Vectors stay in files and come in chunks; on
+the disk of the run those of the suspects and of their cells take 4 KiB for each suspect, and its edges, some 47, 1.3:
+8 bytes each by image, of which room is taken for 64, 8 by caption, and 8 for their masses. `rematch` holds 0.4 to 0.65
+KiB for each suspect in memory, 3 GiB, and 0.1 for each pair; `align` holds 0.6 KiB for each pair while it looks for
+moved captions, and at most 0.3 more for spectra of large data, 8 GiB: the most of all stages, by count. Near copies
+take 0.2 KiB a pair before that. What is freed, of arrays below 32 MiB, is not all given back to the system: some
+hundreds of MiB. With little memory for the page cache, each step of a plan reads all edges from the disk. On a GPU the
 search takes 3 KiB for a suspect and a side, 30 GiB; what a plan takes there has not been counted.
 """
 

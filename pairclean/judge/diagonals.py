@@ -32,8 +32,8 @@ SHORTEST = 32
 #: Pairs that centre the vectors, and random re-pairings that probabilities are measured by.
 SAMPLE = 20_000
 #: Rows scored at once: of a pairing, and where all small offsets of the same rows follow, from the cache. Columns of
-#: which spectra are taken at once.
-CHUNK, CACHED, COLUMNS = 8192, 512, 16
+#: which spectra are taken at once; fewer where these would have more numbers than SPECTRA.
+CHUNK, CACHED, COLUMNS, SPECTRA = 8192, 512, 16, 2**26
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _sums(x: np.ndarray, blocks: Sequence[_Block]) -> tuple[np.ndarray, np.ndarr
     present, length = [block for block in blocks if len(block)], blocks[0].length
     correlated, convolved = np.zeros((2, len(present), length // 2 + 1), np.complex64)
     product = np.empty(length // 2 + 1, np.complex64)
-    for part in chunks(x.shape[1], COLUMNS):
+    for part in chunks(x.shape[1], min(COLUMNS, max(1, SPECTRA // length))):
         for of_x, *of_blocks in zip(_spectrum(x[:, part], length), *(b.spectrum(part) for b in present), strict=True):
             mirrored = of_x.conj()
             for of_y, one, other in zip(of_blocks, correlated, convolved, strict=True):
