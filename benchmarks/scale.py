@@ -14,10 +14,11 @@ that is right, 0.9 being asked for.
 the disk of the run those of the suspects and of their cells take 4 KiB for each suspect, and its edges, some 47, 1.3:
 8 bytes each by image, of which room is taken for 64, 8 by caption, and 8 for their masses. `rematch` holds 0.4 to 0.65
 KiB for each suspect in memory, 3 GiB, and 0.1 for each pair; `align` holds 0.6 KiB for each pair while it looks for
-moved captions, and at most 0.3 more for spectra of large data, 8 GiB: the most of all stages, by count. Near copies
-take 0.2 KiB a pair before that. What is freed, of arrays below 32 MiB, is not all given back to the system: some
-hundreds of MiB. With little memory for the page cache, each step of a plan reads all edges from the disk. On a GPU the
-search takes 3 KiB for a suspect and a side, 30 GiB; what a plan takes there has not been counted.
+moved captions, and at most 0.3 more for spectra of large data, 8 GiB. `judge` grows by 0.9 KiB a pair from 250,000 to
+10^6 pairs, which makes 10 GiB. Near copies take 0.2 KiB a pair before that. What is freed, of arrays below 32 MiB,
+is not all given back to the system: some hundreds of MiB. With little memory for the page cache, each step of a plan
+reads all edges from the disk. On a GPU the search takes 3 KiB for a suspect and a side, 30 GiB; what a plan takes
+there has not been counted.
 """
 
 from __future__ import annotations
