@@ -290,6 +290,8 @@ def _standing_out(total: np.ndarray, n: int, known: Callable[[np.ndarray], np.nd
 
     total: (n + m - 1,) by lag, as `_sums` returns them.  known: lags -> bool, those that are left out.
     """
+    if n < SHORTEST:  # such as a last window of few rows
+        return []
     m = len(total) - n + 1
     lags = np.arange(-(n - 1), m)
     beside = sum(np.roll(total, step) for step in (-2, -1, 1, 2)) / 4

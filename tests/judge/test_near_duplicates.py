@@ -78,8 +78,12 @@ def test_large_data_are_compared_by_their_sketches(monkeypatch: pytest.MonkeyPat
     exact = near_identities(unit(x), np.arange(len(x)), np.arange(len(x)))
     monkeypatch.setattr(module, "EXACT", 100)
     monkeypatch.setattr(module, "CHUNK", 128)
+    monkeypatch.setattr(module, "SKETCHED", 100)
     found = near_identities(unit(x), np.arange(len(x)), np.arange(len(x)))
     assert (found[N:] == of).mean() > 0.95
+    for cores in (1, 5):  # what is found does not depend on how many tables are compared side by side
+        monkeypatch.setattr(module, "available_cores", lambda cores=cores: cores)
+        assert np.array_equal(near_identities(unit(x), np.arange(len(x)), np.arange(len(x))), found)
     assert (exact[N:] == of).all()
     assert np.array_equal(found[:N], np.arange(N))
 
