@@ -100,6 +100,6 @@ def _print_done(run: str, stage: str, done: list[str], console: Console, executi
 
         return Text(safe(f"{sentence}: {run}"))
 
-    from pairclean.sources.base import absolute
+    from pairclean.sources.storage import absolute
 
     console.print({"run": absolute(run), "done": done}, summary)

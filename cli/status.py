@@ -26,7 +26,7 @@ def status(run: RunAddress, console: Console) -> None:
 
     from pairclean.run.remote import open_run
     from pairclean.run.status import status
-    from pairclean.sources.base import absolute
+    from pairclean.sources.storage import absolute
 
     opened = open_run(run)
     found = status(opened)

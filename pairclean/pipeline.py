@@ -254,7 +254,7 @@ def preview(
     from .embed import check_readable, resolve_devices
     from .export import check_layout
     from .sources import has_vectors, open_source
-    from .sources.base import file_size
+    from .sources.storage import file_size
 
     execution, config = execution or Execution(), Config.make(**options)
     made = create_run(run, source, config)

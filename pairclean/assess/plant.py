@@ -21,8 +21,8 @@ from ..files import written_whole
 from ..pairs import Columns, Row, Shard, UserError, content_id
 from ..run import Execution
 from ..sources import Source, open_source
-from ..sources.base import CORRUPT
 from ..sources.embedded import EmbeddedSource
+from ..sources.storage import CORRUPT
 from ..sources.tables import texts
 from ..sources.values import from_base64
 from ..synthetic.mismatches import group_labels, mix

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from ..pairs import PAIR_SCHEMA, Shard, content_id
 from ..pairs import caption_id as caption_identity
-from ..sources.base import CorruptFile, Vectors, VectorSource
+from ..sources.base import Vectors, VectorSource
+from ..sources.storage import CorruptFile
 from .embed import PAUSE, _claim_any, _ignore, why_no_caption
 from .store import part_is_done, write_part
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..pairs import UserError
-from ..sources.base import absolute, file_system, is_remote, reaching
+from ..sources.storage import absolute, file_system, is_remote, reaching
 
 
 class Destination:

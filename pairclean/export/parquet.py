@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from ..pairs import Shard
 from ..sources import Source
-from ..sources.base import CorruptFile
 from ..sources.roles import huggingface_features, is_one_of
+from ..sources.storage import CorruptFile
 from ..sources.tables import Gap, read_schema, readable_batches
 from .kept import ADDED, added, adds, as_lists, captions_now, changed, column, whole
 

@@ -22,7 +22,7 @@ from ..config import Config
 from ..files import fingerprint, is_temporary, write_json
 from ..options import OPTIONS, SHARD_WISE, STAGES, flag
 from ..pairs import PYTHON, Shard, UserError
-from ..sources.base import is_remote
+from ..sources.storage import is_remote
 from .lock import PAUSE, Lock
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Run:
         objects: what is used in place of what `source`, the model and the layout name; `source` is then its name.
         Raises UserError if `path` holds something else, or a run of other options: results are never mixed.
         """
-        from ..sources.base import absolute
+        from ..sources.storage import absolute
 
         path, origin = Path(path), str(source) if objects.source else absolute(source)
         writer = None if objects.writer is None else object_name(objects.writer)

@@ -32,7 +32,7 @@ from ..execution import Execution
 from ..files import is_temporary, write_json
 from ..options import STAGES
 from ..pairs import UserError
-from ..sources.base import absolute, file_system, is_remote, reaching
+from ..sources.storage import absolute, file_system, is_remote, reaching
 from .directory import Run
 
 #: What each stage writes, from the run directory: folders, and of `report` files.

@@ -6,8 +6,8 @@ The same is what a run keeps in its `embeddings/`.
 from __future__ import annotations
 
 from ..pairs import Columns, UserError
-from .base import listing, stem
 from .embedded import EmbeddedSource, Part, open_embedded_source
+from .storage import listing, stem
 from .vectors import Where
 
 #: The folders, each with what its files end in; their names begin like the folder's.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..pairs import Columns, UserError
-from .base import CorruptFile, stem
 from .embedded import EmbeddedSource, Part, open_embedded_source
+from .storage import CorruptFile, stem
 from .vectors import Where, array_names
 
 _IMAGE, _TEXT = "_img", "_txt"

@@ -17,8 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from ..pairs import UserError
-from .base import IMAGES, CorruptFile, counted_as, ending, is_remote, open_file, stamp
+from .base import IMAGES, counted_as
 from .encoding import decode, guess
+from .storage import CorruptFile, ending, is_remote, open_file, stamp
 
 _SEPARATORS = ("\t", ",", ";", "|")
 #: Marks of where an image stands in a text (LLaVA, Data-Juicer), which are no part of the caption.

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from ..pairs import PAIR_SCHEMA, Columns, Roles, Row, Shard, UserError
-from .base import CorruptFile, Faults, Vectors, file_fingerprint, shard_names
+from .base import Faults, Vectors, shard_names
 from .parquet import caption_encoding, check_ids, check_same_roles, table_rows
 from .roles import caption_kind, detect_roles, id_kind
+from .storage import CorruptFile, file_fingerprint
 from .tables import column_types, columns_of, lost_columns, opened, read_schema, texts
 from .vectors import Where, opened_vectors, whole_array
 

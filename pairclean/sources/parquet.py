@@ -13,23 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..pairs import Columns, Roles, Row, Shard, UserError
-from .base import (
-    CorruptFile,
-    Faults,
-    UniqueIds,
-    absolute,
-    counted,
-    file_fingerprint,
-    is_folder,
-    is_remote,
-    lost_row,
-    parent,
-    shard_names,
-    stem,
-)
+from .base import Faults, UniqueIds, counted, lost_row, shard_names
 from .documents import Document
 from .encoding import UNKNOWN, decode, guess, needs_guess
 from .roles import ENCODINGS, caption_kind, detect_roles, id_kind, image_kind, marked_images, only_urls
+from .storage import CorruptFile, absolute, file_fingerprint, is_folder, is_remote, parent, stem
 from .tables import (
     IMAGE_BATCH,
     TEXT_BATCH,

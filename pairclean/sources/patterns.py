@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from ..pairs import UserError
-from .base import exists, is_companion, is_folder, listing
+from .storage import exists, is_companion, is_folder, listing
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")

@@ -8,29 +8,14 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ..pairs import PYTHON, Columns, UserError
-from .base import (
-    IMAGES,
-    SUFFIXES,
-    TEXTS,
-    Source,
-    absolute,
-    beside,
-    counted_as,
-    ending,
-    exists,
-    head,
-    is_companion,
-    is_folder,
-    listing,
-    parent,
-    stem,
-)
+from .base import IMAGES, TEXTS, Source, counted_as
 from .clip_retrieval import FOLDERS, open_clip_retrieval_source
 from .datacomp import open_datacomp_source
 from .documents import ENDINGS
 from .embedded import EmbeddedSource
 from .parquet import ParquetSource, open_parquet_source
 from .patterns import is_pattern, matching, parts
+from .storage import SUFFIXES, absolute, beside, ending, exists, head, is_companion, is_folder, listing, parent, stem
 from .tar import BLOCK, is_tar
 from .webdataset import WebdatasetSource, open_webdataset_source
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..pairs import Shard, UserError
-from .base import CorruptFile, ending, head, open_file
 from .documents import ENDINGS, Document, open_document
 from .roles import is_list, is_text
+from .storage import CorruptFile, ending, head, open_file
 
 #: Rows that are in memory at once: with images, and without.
 IMAGE_BATCH = 64

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from .base import IMAGES, MAX_BYTES, TEXTS, CorruptFile, file_size, is_folder, listing, open_file, open_packed
+from .base import IMAGES, MAX_BYTES, TEXTS
+from .storage import CorruptFile, file_size, is_folder, listing, open_file, open_packed
 
 BLOCK = 512
 #: Names longer than a header holds are in a member of their own; none needs more than this.

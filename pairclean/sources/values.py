@@ -11,7 +11,8 @@ import unicodedata
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
-from .base import MAX_BYTES, file_system, is_remote, reaching
+from .base import MAX_BYTES
+from .storage import file_system, is_remote, reaching
 
 #: How files of these encodings begin, and what they are called: (offset, bytes, name).
 MAGIC = (

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..pairs import UserError
-from .base import CorruptFile, is_remote, open_file
+from .storage import CorruptFile, is_remote, open_file
 
 _SUFFIX = ".npy"
 

@@ -14,25 +14,12 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ..pairs import Columns, Roles, Row, Shard, UserError
-from .base import (
-    IMAGES,
-    TEXTS,
-    CorruptFile,
-    Faults,
-    UniqueIds,
-    counted,
-    counted_as,
-    file_fingerprint,
-    is_folder,
-    is_remote,
-    lost_row,
-    shard_names,
-    stem,
-)
+from .base import IMAGES, TEXTS, Faults, UniqueIds, counted, counted_as, lost_row, shard_names
 from .documents import as_unicode, column_of
 from .encoding import UNKNOWN, decode, guess, needs_guess
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
+from .storage import CorruptFile, file_fingerprint, is_folder, is_remote, stem
 from .tables import (
     TEXT_BATCH,
     Gap,

@@ -29,7 +29,7 @@ from ..run import Execution, Run
 from ..run.parts import say_what_is_left
 from ..run.source import part_fingerprints
 from ..sources import Source, has_vectors
-from ..sources.base import CORRUPT
+from ..sources.storage import CORRUPT
 from .on_ray import workers_of
 
 

@@ -21,7 +21,7 @@ from ..pairs import UserError
 from ..run import Run
 from ..run.directory import Objects
 from ..run.parts import named
-from ..sources.base import is_remote
+from ..sources.storage import is_remote
 
 #: Parts that a worker has in hand: one that it makes, and one so that it need not wait for the driver.
 IN_FLIGHT = 2

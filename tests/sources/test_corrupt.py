@@ -22,7 +22,7 @@ from pairclean.export import Tables
 from pairclean.pairs import UserError
 from pairclean.run import Execution, Run
 from pairclean.sources import open_source
-from pairclean.sources.base import open_file
+from pairclean.sources.storage import open_file
 
 
 def png(value: int) -> bytes:

@@ -18,7 +18,7 @@ from PIL import Image
 from pairclean.embed import check_readable
 from pairclean.pairs import Columns, UserError
 from pairclean.sources import open_source
-from pairclean.sources.base import CorruptFile
+from pairclean.sources.storage import CorruptFile
 
 
 def picture(format: str = "PNG") -> bytes:

@@ -17,7 +17,7 @@ from pairclean import pipeline
 from pairclean.config import Config
 from pairclean.pairs import Columns, UserError
 from pairclean.run import Run
-from pairclean.sources import base, open_source
+from pairclean.sources import open_source, storage
 from pairclean.sources.patterns import parts
 
 
@@ -162,8 +162,8 @@ def test_a_network_that_fails_is_no_broken_file(monkeypatch):
         def read(self, *_):
             raise TimeoutError("the network is down")
 
-    monkeypatch.setattr(base, "open_file", lambda path: pa.PythonFile(Failing(bytes(5000)), mode="r"))
-    monkeypatch.setattr("pairclean.sources.tables.open_file", base.open_file)
+    monkeypatch.setattr(storage, "open_file", lambda path: pa.PythonFile(Failing(bytes(5000)), mode="r"))
+    monkeypatch.setattr("pairclean.sources.tables.open_file", storage.open_file)
     try:
         with pytest.raises(UserError, match=r"the network is down.*try again"):
             list(source.rows(source.shards[0]))
@@ -212,9 +212,9 @@ def test_images_by_path_in_a_network_that_fails(monkeypatch):
 
 
 def test_the_folder_of_a_file_in_a_chain():
-    assert base.parent("zip://deep/a.csv::s3://bucket/x.zip") == "zip://deep::s3://bucket/x.zip"
-    assert base.parent("simplecache::s3://bucket/deep/a.csv") == "simplecache::s3://bucket/deep"
-    assert base.parent("http://host:8000/deep/a.csv") == "http://host:8000/deep"
+    assert storage.parent("zip://deep/a.csv::s3://bucket/x.zip") == "zip://deep::s3://bucket/x.zip"
+    assert storage.parent("simplecache::s3://bucket/deep/a.csv") == "simplecache::s3://bucket/deep"
+    assert storage.parent("http://host:8000/deep/a.csv") == "http://host:8000/deep"
 
 
 def test_folders_patterns_and_compressed_files(remote):
