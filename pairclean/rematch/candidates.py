@@ -22,9 +22,9 @@ CANDIDATES = 32
 EXACT = 100_000
 CHUNK = 65_536
 #: Of the search on a GPU: how many times the requested number of results is compared again in single precision; numbers
-#: in the largest array that one block of queries needs, and of how many bytes of free memory one of them may be: a
-#: matrix product of few rows would take as long as reading the gallery; columns of which only the maximum is looked at
-#: first; dimensions that tensor cores take at once.
+#: in the largest array that one block of queries needs, or more where the card has ROOM bytes of free memory for each
+#: of them, as a product of few queries takes as long as reading the gallery; columns of which only the maximum is
+#: looked at first; dimensions that tensor cores take at once.
 AGAIN, BLOCK, ROOM, GROUP, WHOLE = 4, 2**28, 16, 128, 8
 #: Images and captions in one block of the exact search of both directions: 1 MiB of float32. How many strips of the
 #: captions are searched side by side.
