@@ -25,7 +25,8 @@ from .identities import Identities
 from .strata import Strata
 
 #: An encoder that ranks fewer matched pairs than this above a random mismatch tells nothing about phrases: without any
-#: such captions, weak encoders gained as much as strong ones with 40% of them (coco2k, .86 ranked so).
+#: such captions, weak encoders gained as much as strong ones with 40% of them (coco2k, .86 ranked so). Nor does it tell
+#: captions of similar pictures from right ones (docs/methods.md, section 6).
 LEAST_RANKED = 0.95
 
 
@@ -147,11 +148,22 @@ class DecoyCalibration:
         return np.asarray(self.model.within * within > random)
 
     @property
-    def reads_phrases(self) -> bool:
-        """Whether the encoder is good enough for single phrases: P(a matched pair fits better than a random one)."""
+    def ranked(self) -> float:
+        """P(a matched pair has more evidence than a random mismatch)."""
         from scipy.special import ndtr
 
-        return bool(ndtr(self.model.mu / np.sqrt(1 + self.model.sigma**2)) >= LEAST_RANKED)
+        return float(ndtr(self.model.mu / np.sqrt(1 + self.model.sigma**2)))
+
+    @property
+    def reads_phrases(self) -> bool:
+        """Whether the encoder is good enough for single phrases."""
+        return self.ranked >= LEAST_RANKED
+
+    @property
+    def misses_near(self) -> bool:
+        """Whether captions of similar pictures may look like right ones without being counted: the encoder is weak,
+        and neither other captions of the pictures nor mismatches within kinds say how right ones look."""
+        return not self.reads_phrases and self.joint is None and self.doubt is None
 
     def share_among(self, z: np.ndarray) -> float:
         """The mismatch rate of some pairs, if those that are matched are like the matched pairs of the whole.

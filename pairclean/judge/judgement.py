@@ -51,6 +51,10 @@ ALL_WRONG = (
     "But images and captions of these data do find each other in the encoder's space, only not in their pairs: nearly "
     + _WRONG
 )
+NEAR_MISSES = (
+    "This encoder ranks only {:.0%} of the right captions above a random one. It cannot tell captions of similar "
+    "pictures from right ones, and the mismatch rate counts few of them: `pairclean review` tells how many there are."
+)
 APPLIED_REFIT = (
     "The run that was applied refitted its probabilities with labels, and these are refitted in the same way; the "
     "mismatch rate is what the scores alone say of this data."
@@ -304,7 +308,7 @@ def _judged(
     everywhere[rows] = clean
     return Judgement(
         unjudged=None,
-        notes=[*choice.notes, *rate_notes(rate)],
+        notes=[*choice.notes, *rate_notes(rate), *_near_misses(calibration)],
         clean_probability=everywhere,
         similarity=similarity,
         aligned_similarity=_everywhere(n, rows, choice.aligned_similarity),
@@ -341,6 +345,12 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
         kind[calibration.identities.generic(scores.scored)] = NOISE_KINDS.index("generic")
         kind[calibration.identities.placeholder(scores.scored)] = NOISE_KINDS.index("placeholder")
     return kind
+
+
+def _near_misses(calibration: Calibration) -> list[str]:
+    if isinstance(calibration, DecoyCalibration) and calibration.misses_near:
+        return [NEAR_MISSES.format(calibration.ranked)]
+    return []
 
 
 def rate_notes(rate: Rate) -> list[str]:

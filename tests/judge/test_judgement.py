@@ -41,11 +41,11 @@ def run_over(
     return embedded_run(home, Config.make(**options), parts, encoder={"comparable": True})
 
 
-def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def world(seed: int = 0, noise: float = 1.2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Aligned vectors with a hub among the captions, the first two in five of which were moved."""
     rng = np.random.default_rng(seed)
     meaning = rng.standard_normal((N, D)) * np.geomspace(3, 0.3, D)
-    image, text = (meaning + 1.2 * rng.standard_normal((N, D)) for _ in range(2))
+    image, text = (meaning + noise * rng.standard_normal((N, D)) for _ in range(2))
     carried = np.arange(N)
     moved = rng.permutation(2 * N // 5)
     carried[moved] = np.roll(moved, 1)
@@ -99,6 +99,24 @@ def test_captions_that_are_half_right_are_told_from_wrong_ones(score: str, tmp_p
         assert (kind[half] == NOISE_KINDS.index("partial")).mean() > 0.7
         assert (kind[whole] == NOISE_KINDS.index("complete")).mean() > 0.85
         assert 0.1 < np.median(mixed) < 0.999
+
+
+@pytest.mark.parametrize(
+    ("noise", "calibration", "weak"),
+    [(1.2, "decoy", False), (2.5, "decoy", True), (3, "decoy", False), (2.5, "beta", False)],
+)
+def test_a_weak_encoder_is_said_to_miss_captions_of_similar_pictures(
+    noise: float, calibration: str, weak: bool, tmp_path: Path
+) -> None:
+    """Unless that is known of all its captions already.  Only the evidence says how weak it is, and no mixture."""
+    image, text, carried = world(4, noise)
+    judged, p = found(run_over(tmp_path / "run", image, text, carried, method="zero-shot", calibration=calibration))
+    said = [note for note in judged.notes if "captions of similar pictures" in note]
+    assert len(said) == weak
+    if weak:
+        noisy = carried != np.arange(N)
+        above = (p[~noisy][:, None] > p[noisy]).mean()
+        assert int(said[0].split("only ")[1][:2]) / 100 == pytest.approx(above, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["decoy", "beta", "gauss"])
