@@ -273,11 +273,17 @@ def carries(image_id: np.ndarray, caption_id: np.ndarray, image: np.ndarray, cap
 
 
 def among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(n,) bool: which of n values are among the known ones; `np.isin`, but without sorting the n values."""
+    """(n,) bool: which of n values are among the known ones; `np.isin`, but without sorting these together.
+
+    Values in ascending order are looked up several times as fast as in any other: what is known is read in order.
+    """
     if not len(known):
         return np.zeros(len(values), bool)
     known = np.sort(known)
-    found: np.ndarray = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+    order = np.argsort(values)
+    values = values[order]
+    found = np.empty(len(values), bool)
+    found[order] = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
     return found
 
 
