@@ -111,6 +111,7 @@ def _preview(found: Mapping[str, Any]) -> RenderableType:
         *(("note", f"{path} {note}") for path, note in found["notes"].items()),
         ("model", f"{found['model']}{weights} on {', '.join(found['devices'])}"),
         ("embeddings", size(found["embedding_bytes"])),
+        ("rematching", f"about {size(found['rematch_bytes'])} while it works, if half of the pairs may be mismatched"),
         ("cleaned data", f"at most {size(found['cleaned_bytes_at_most'])}"),
         ("free disk", size(found["free_bytes"])),
         ("time", embed),

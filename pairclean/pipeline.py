@@ -238,9 +238,10 @@ def preview(
     source, run, execution, options: as for `clean`.
     measure: whether to embed a few hundred pairs, into a temporary folder, to estimate the time of a run.
     Returns source, layout, columns, roles, shards, rows, pairs, first_caption, broken and notes (by file), model,
-    pretrained, devices, embedding_bytes (None where only loading the model would tell), cleaned_bytes_at_most and
-    free_bytes; with `measure` also seconds (by stage, estimated), pairs_per_second (of embed, as measured)
-    and not_measured (why that is None).
+    pretrained, devices, embedding_bytes and rematch_bytes (what `rematch` takes while it works, if half of the pairs
+    may be mismatched; both None where only loading the model would tell), cleaned_bytes_at_most and free_bytes; with
+    `measure` also seconds (by stage, estimated), pairs_per_second (of embed, as measured) and not_measured (why that is
+    None).
     Raises UserError as `clean` would for the source, the device, the options and the run directory.
 
     >>> import tempfile
@@ -255,6 +256,7 @@ def preview(
     from .export import check_layout
     from .sources import has_vectors, open_source
     from .sources.storage import file_size
+    from .stages.estimate import room_to_rematch
 
     execution, config = execution or Execution(), Config.make(**options)
     made = create_run(run, source, config)
@@ -277,6 +279,8 @@ def preview(
                 break
     dims = opened.dims if has_vectors(opened) else _dims(config.model)
     comparable = config.model != "hog-tfidf" if dims is None else dims[0] == dims[1]
+    devices = resolve_devices(execution.device)
+    on_cpu = devices[0] == "cpu"
     time_of_run = _time_of_run(opened, config, execution, pairs, comparable) if measure else {}
     return {
         "source": opened.path,
@@ -291,8 +295,9 @@ def preview(
         "notes": dict(opened.notes),
         "model": opened.vectors or config.model,
         "pretrained": None if opened.vectors else config.pretrained,
-        "devices": resolve_devices(execution.device),
+        "devices": devices,
         "embedding_bytes": None if dims is None else 2 * pairs * sum(dims),
+        "rematch_bytes": None if dims is None else room_to_rematch(pairs, dims, on_cpu=on_cpu),
         "cleaned_bytes_at_most": round(bytes_of_source * rows / rows_of_source),
         "free_bytes": shutil.disk_usage(_nearest(made.path)).free,
         **time_of_run,

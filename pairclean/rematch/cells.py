@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CELLS, TRAINED, STEPS = 8, 25, 5
 #: Vectors that a query is compared with, about: it searches as many cells. The same number finds more of the best in
 #: more vectors, whose cells are smaller in space: .912 of them in 131,072 (3,620 compared), .931 in 491,520 (4,207).
-COMPARED = 6144
+COMPARED = 8192
 #: How far above a cell's mean its best vector is expected, over the root mean square of its distances from the mean:
 #: the best of 0, .1, .2, .3 and .5 on generated scenes, photos (flickr8k, coco2k) and products (fashion_unseen).
 WIDE = 0.2

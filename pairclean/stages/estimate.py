@@ -1,4 +1,7 @@
-"""How long a run would take: embedding is tried on a few pairs, the later stages are estimated by a formula."""
+"""How long a run would take: embedding is tried on a few pairs, the later stages are estimated by a formula.
+
+And how much of the run's disk rematching takes.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from ..embed.store import metadata_path
 from ..execution import Execution
 from ..methods import FEW
 from ..pairs import Shard, UserError
+from ..rematch.candidates import CANDIDATES, EXACT
 from ..run.directory import limited
 from ..sources import Source, has_vectors
 
@@ -24,16 +28,18 @@ ROWS, ROWS_ON_GPU, ROWS_OF_VECTORS = 256, 1024, 20_000
 
 #: Seconds that align, judge and rematch took for so many pairs (benchmarks/RESULTS.md: two cores, vectors of length
 #: 512, nothing learned).
-MEASURED = {10_000: (2.3, 4.0, 3.0), 100_000: (9.3, 20.5, 30.6), 1_000_000: (68.8, 76.0, 270.1)}
+MEASURED = {10_000: (3.0, 3.4, 3.2), 100_000: (7.5, 13.9, 28.0), 1_000_000: (36.6, 42.3, 153.8)}
 #: Seconds of learning with l2rm for LONGEST pairs and more, from which on the number of steps stays the same (the same
 #: file, 100,000 pairs), and seconds however few pairs there are: with hog-tfidf align took 4.3 s for 240 pairs, 9.8 s
 #: for 1,500 and 14.2 s for 4,000 (drawn scenes, two cores).
-LEARNING, LEARNING_AT_LEAST, LONGEST = 82.0 - 9.3, 4.0, 27_000
+LEARNING, LEARNING_AT_LEAST, LONGEST = 76.3 - 7.5, 4.0, 27_000
 #: Seconds more that judge took for 100,000 pairs with l2rm (the same file).
-SCORING = 38.0 - 20.5
+SCORING = 28.1 - 13.9
 #: Processor seconds of export and report for 1,500 and 6,000 small pictures (the same file); linear between and beyond.
 WRITING = {"export": (0.29, 0.49), "report": (2.46, 6.22)}
 FEWER, MORE = 1_500, 6_000
+#: Edges that a suspect has on average, and bytes of an edge, or of its two masses.
+EDGES, BYTES_OF_EDGE = 47, 8
 
 
 def pairs_per_second(source: Source, config: Config, execution: Execution) -> float:
@@ -92,7 +98,7 @@ def later_stages(pairs: int, method: str, *, comparable: bool) -> dict[str, floa
     method: of `Config`.  comparable: whether the encoder's image and text vectors are.
 
     >>> {stage: round(seconds) for stage, seconds in later_stages(100_000, "l2rm", comparable=True).items()}
-    {'align': 82, 'judge': 38, 'rematch': 31, 'export': 5, 'report': 85}
+    {'align': 76, 'judge': 28, 'rematch': 28, 'export': 5, 'report': 85}
     """
     seconds = dict(zip(("align", "judge", "rematch"), (_power(pairs, stage) for stage in range(3)), strict=True))
     learned = method not in ("zero-shot", "canonical") and not (method == "auto" and comparable and pairs < FEW)
@@ -103,6 +109,21 @@ def later_stages(pairs: int, method: str, *, comparable: bool) -> dict[str, floa
     for stage, (fewer, more) in WRITING.items():
         seconds[stage] = fewer + (more - fewer) * (pairs - FEWER) / (MORE - FEWER)
     return seconds
+
+
+def room_to_rematch(pairs: int, dims: tuple[int, int], *, on_cpu: bool) -> int:
+    """Bytes that `rematch` takes on the disk of the run while it works, if half of the pairs may be mismatched.
+
+    Their vectors in half precision, and on a CPU from EXACT on once more by cell (where the processor has no
+    instructions for bfloat16, in single precision). Their edges by image, with room for as many as a suspect can have,
+    and by caption, and the masses of these.
+
+    >>> room_to_rematch(10_000_000, (512, 512), on_cpu=True) // 2**30
+    24
+    """
+    suspects = pairs // 2
+    vectors = 2 * sum(dims) * (2 if on_cpu and suspects > EXACT else 1)
+    return suspects * (vectors + BYTES_OF_EDGE * (2 * CANDIDATES + 2 * EDGES))
 
 
 def _power(pairs: int, stage: int) -> float:

@@ -201,11 +201,13 @@ def test_a_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:
     assert {name: found[name] for name in expected} == expected
     assert found["roles"] == {"image": "jpg", "caption": "caption", "id": "key", "image_root": None}
     assert found["embedding_bytes"] == 200 * 2 * (1152 + 2048)
+    assert found["rematch_bytes"] == 100 * (2 * (1152 + 2048) + 8 * (64 + 2 * 47))  # of half of the pairs
     assert list(found["seconds"]) == ["embed", "align", "judge", "rematch", "export", "report"]
     assert found["seconds"]["embed"] == pytest.approx(200 / found["pairs_per_second"])
     shown = invoke(*arguments).stdout
     assert "2 shards, 200 rows, 200 pairs" in shown
     assert "pairs/s as measured here" in shown
+    assert "about 766 kB while it works" in shown
     assert found["first_caption"][:30] in shown
 
 
