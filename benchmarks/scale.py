@@ -10,15 +10,14 @@ since the size before. `GiB` is the most that the process held itself: what is m
 the page cache. `found` is the share of the moved captions that came home, `precision` the share of what was emitted
 that is right, 0.9 being asked for.
 
-10^7 pairs of 512-d half precision, half of them suspects, were not run. Vectors stay in files and come in chunks; on
-the disk of the run those of the suspects and of their cells take 4 KiB for each suspect, and its edges, some 47, 1.3:
-8 bytes each by image, of which room is taken for 64, 8 by caption, and 8 for their masses. `rematch` holds 0.4 to 0.65
-KiB for each suspect in memory, 3 GiB, and 0.1 for each pair; `align` holds 0.6 KiB for each pair while it looks for
-moved captions, and at most 0.3 more for spectra of large data, 8 GiB. `judge` grows by 0.9 KiB a pair from 250,000 to
-10^6 pairs, which makes 10 GiB. Near copies take 0.2 KiB a pair before that. What is freed, of arrays below 32 MiB,
-is not all given back to the system: some hundreds of MiB. With little memory for the page cache, each step of a plan
-reads all edges from the disk. On a GPU the search takes 3 KiB for a suspect and a side, 30 GiB; what a plan takes
-there has not been counted.
+Vectors stay in files and come in chunks; on the disk of the run those of the suspects and of their cells take 4 KiB
+for each suspect of 512 dimensions, and its edges, some 47, 1.3: 8 bytes each by image, of which room is taken for 64,
+8 by caption, and 8 for their masses. 10^7 pairs, half of them suspects, take 25 GiB there, and 20 for the vectors of
+the run. In memory, `align` holds 0.6 KiB for each pair while it looks for moved captions, and at most 0.3 more for
+spectra of large data; `rematch` 0.4 to 0.65 KiB for each suspect, and 0.1 for each pair. What is freed, of arrays
+below 32 MiB, is not all given back to the system: some hundreds of MiB. With little memory for the page cache, each
+step of a plan reads all edges from the disk. On a GPU the search takes 3 KiB for a suspect and a side, 30 GiB of 10^7
+pairs; what a plan takes there has not been counted.
 """
 
 from __future__ import annotations
