@@ -308,7 +308,7 @@ def _judged(
     everywhere[rows] = clean
     return Judgement(
         unjudged=None,
-        notes=[*choice.notes, *rate_notes(rate), *_near_misses(calibration)],
+        notes=[*choice.notes, *rate_notes(rate), *near_misses(calibration)],
         clean_probability=everywhere,
         similarity=similarity,
         aligned_similarity=_everywhere(n, rows, choice.aligned_similarity),
@@ -347,7 +347,8 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
     return kind
 
 
-def _near_misses(calibration: Calibration) -> list[str]:
+def near_misses(calibration: Calibration | None) -> list[str]:
+    """What a reader should know of the captions of similar pictures, if the encoder does not tell them."""
     if isinstance(calibration, DecoyCalibration) and calibration.misses_near:
         return [NEAR_MISSES.format(calibration.ranked)]
     return []

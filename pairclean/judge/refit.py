@@ -9,7 +9,7 @@ import numpy as np
 from ..pairs import UserError
 from .decoys import Rate
 from .folds import FOLDS, fold_of
-from .judgement import Judgement, rate_notes
+from .judgement import Judgement, near_misses, rate_notes
 from .recalibration import Recalibration, fit
 
 FEWEST_LABELS = 20
@@ -61,7 +61,8 @@ def with_labels(judgement: Judgement, labelled: Labelled, image_id: np.ndarray) 
     seen = np.isin(image_id, image_id[row])
     for k in np.unique(of_label):
         found[seen & (fold == k)] = fitted(of_label != k)(clean[seen & (fold == k)])
-    notes = [note for note in judgement.notes if note not in rate_notes(judgement.rate)]
+    of_scores = [*rate_notes(judgement.rate), *near_misses(judgement.calibration)]  # people see what these miss
+    notes = [note for note in judgement.notes if note not in of_scores]
     return replace(
         judgement,
         notes=[*notes, _note(everything, judgement.rate)],

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit, logit
 
 from pairclean.judge import Judgement, Labelled, Rate, Recalibration, with_labels
+from pairclean.judge import refit as module
 from pairclean.judge.judgement import rate_notes
 from pairclean.judge.recalibration import LEAST_SLOPE, PRIOR_LABELS, fit
 from pairclean.metrics.detection import expected_calibration_error
@@ -46,12 +47,13 @@ def labelled_of(matched: np.ndarray, row: np.ndarray, weight: np.ndarray | None 
     return Labelled(row, matched[row], weight, Rate(float(1 - matched.mean()), 0.3, 0.5))
 
 
-def test_two_hundred_labels_mend_probabilities_that_are_too_sure() -> None:
+def test_two_hundred_labels_mend_probabilities_that_are_too_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "near_misses", lambda calibration: ["similar pictures"])
     clean, matched = overconfident()
     before = expected_calibration_error(clean, matched)
     wide = Rate(0.1, 0.05, 0.15, why_wide="some resemble matches")
     found = with_labels(
-        judgement_of(clean, rate=wide, notes=["one", *rate_notes(wide)]),
+        judgement_of(clean, rate=wide, notes=["one", *rate_notes(wide), "similar pictures"]),
         labelled_of(matched, np.random.default_rng(1).choice(N, 200, replace=False)),
         np.arange(N),
     )
