@@ -9,8 +9,8 @@ calibration error against `match`, and precision and recall of the flags, with p
 
 Last, whether `one_a_photo` can be told from captions that are all right: what of a pair's evidence needs no model (the
 share of all re-pairings that score below it, of the captions that fit its photo less well, and of the photos that fit
-its caption less well) beside that of as many pairs of `coco2k`, as probits, with the two-sample test of Kolmogorov and
-Smirnov.
+its caption less well) beside that of as many pairs of `coco2k`, and of all of them, as probits, with the two-sample
+test of Kolmogorov and Smirnov.
 """
 
 from __future__ import annotations
@@ -84,13 +84,15 @@ def alike() -> None:
     quantiles = " | ".join(f"{q:.0%}" for q in QUANTILES)
     print(f"\n| pairs | evidence | mean | deviation | {quantiles} | distance, p |\n{'|---' * (5 + len(QUANTILES))}|")
     right = load("coco2k")
-    for draw in range(-1, DRAWS):
-        rows = np.random.default_rng(max(draw, 0)).permutation(len(right.image))[: len(people["among photos"])]
-        for name, values in (people if draw < 0 else evidence(right.image[rows], right.text[rows])).items():
+    count, every = len(people["among photos"]), len(right.image)
+    drawn = {f"coco2k, draw {k}": np.random.default_rng(k).permutation(every)[:count] for k in range(DRAWS)}
+    drawn["coco2k, all"] = np.arange(every)
+    found = {name: evidence(right.image[rows], right.text[rows]) for name, rows in drawn.items()}
+    for name, kinds in {"one_a_photo": people, **found}.items():
+        for kind, values in kinds.items():
             shown = " | ".join(f"{x:.2f}" for x in (values.mean(), values.std(), *np.quantile(values, QUANTILES)))
-            test = ks_2samp(people[name], values)
-            found = "" if draw < 0 else f"{test.statistic:.3f}, {test.pvalue:.2f}"
-            print(f"| {'one_a_photo' if draw < 0 else f'coco2k, draw {draw}'} | {name} | {shown} | {found} |")
+            test = ks_2samp(people[kind], values)
+            print(f"| {name} | {kind} | {shown} | {test.statistic:.3f}, {test.pvalue:.2f} |")
 
 
 def order(score: np.ndarray, people: People) -> str:

@@ -160,7 +160,7 @@ class DecoyCalibration:
         return self.ranked >= LEAST_RANKED
 
     @property
-    def misses_near(self) -> bool:
+    def blind_to_near_misses(self) -> bool:
         """Whether captions of similar pictures may look like right ones without being counted: the encoder is weak,
         and neither other captions of the pictures nor mismatches within kinds say how right ones look."""
         return not self.reads_phrases and self.joint is None and self.doubt is None

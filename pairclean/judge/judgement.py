@@ -349,7 +349,7 @@ def _noise_kinds(scores: Scores, calibration: Calibration, cut: float | None) ->
 
 def near_misses(calibration: Calibration | None) -> list[str]:
     """What a reader should know of the captions of similar pictures, if the encoder does not tell them."""
-    if isinstance(calibration, DecoyCalibration) and calibration.misses_near:
+    if isinstance(calibration, DecoyCalibration) and calibration.blind_to_near_misses:
         return [NEAR_MISSES.format(calibration.ranked)]
     return []
 
