@@ -38,13 +38,12 @@ from scipy.optimize import linear_sum_assignment
 
 from pairclean.arrays import Pairs, chunks, unit
 from pairclean.execution import Execution
-from pairclean.judge import REFERENCE, Reference, reference_rows
+from pairclean.judge import Reference, reference_rows
 from pairclean.metrics.detection import auroc
 from pairclean.pipeline import advance
 from pairclean.rematch import Pool, RematchOptions, candidates, fit_temperature, propose
 from pairclean.rematch.pool import FEWEST_ORPHANS
 from pairclean.rematch.products import HalfScorer
-from pairclean.rematch.rematches import MOST, SHARE
 from pairclean.run.results import open_judgement, open_rematches
 from pairclean.synthetic.mismatches import plant
 
@@ -99,8 +98,7 @@ def against_scipy(suspects: int, seed: int = 0) -> None:
     pairs = Pairs(image, text[carried], image_id, caption_id[carried])
     pool = Pool(pairs, np.full(n, 0.01))
     fitted = fit_temperature(image[:4000], text[:4000])
-    size = int(np.clip(n / RATE * SHARE, REFERENCE, MOST))  # as in a run of which these are the suspects
-    rows = reference_rows(np.arange(n), np.random.default_rng(seed), size)
+    rows = reference_rows(np.arange(n), np.random.default_rng(seed))
     reference = Reference(image[rows], text[rows], image_id[rows], caption_id[rows])
 
     def ours() -> np.ndarray:

@@ -29,6 +29,8 @@ SPAN = 65_536
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
 #: Of these, with how many a caption is compared to see how widely its similarities spread.
 SPREAD_REFERENCE = 512
+#: The most of a hubness that is taken to be the pair's own partner: what is left of it has to be told from rounding.
+MOST_OWN = 0.95
 #: Decoys per pair, and the most pairs that are re-paired (in all folds together).
 DECOYS, DECOY_PAIRS = 20, 100_000
 
@@ -68,9 +70,9 @@ class Reference:
         return Reference(**vars(pairs))
 
 
-def reference_rows(rows: np.ndarray, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
-    """A sample of at most `size` of `rows`, ascending; REFERENCE unless given."""
-    return np.sort(rng.choice(rows, min(size or REFERENCE, len(rows)), replace=False))
+def reference_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A sample of at most REFERENCE of `rows`, ascending."""
+    return np.sort(rng.choice(rows, min(REFERENCE, len(rows)), replace=False))
 
 
 def hubness(x: np.ndarray, other: np.ndarray, temperature: float, device: str = "cpu") -> np.ndarray:
@@ -135,14 +137,18 @@ def spread(
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def include(found: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference: int, size: float) -> np.ndarray:
-    """Hubness as if the pair's own partner were one of `size`.
+def include(found: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference: int) -> np.ndarray:
+    """Hubness as if the pair's own partner were in the reference.
 
     found: (n,) hubness in a reference of `reference` rows.  missing: (n,) bool, whether the partner is not among them.
     """
-    own = logit - np.log(size)
+    return np.where(missing, np.logaddexp(found, logit - np.log(reference)), found)
+
+
+def exclude(found: np.ndarray, logit: np.ndarray, missing: np.ndarray, reference: int) -> np.ndarray:
+    """Hubness as if the pair's own partner were not in the reference.  Arguments as for `include`."""
     share = np.exp(np.minimum(logit - np.log(reference) - found, 0))  # the partner's, of the hubness found
-    return np.where(missing, np.logaddexp(found, own), found + np.log1p(share * (reference / size - 1)))
+    return np.where(missing, found, found + np.log1p(-np.minimum(share, MOST_OWN)))
 
 
 @dataclass(frozen=True)
@@ -193,12 +199,12 @@ class Scorer:
         image_id: np.ndarray,
         caption_id: np.ndarray,
         *,
-        size: float = 0,
+        against: Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray] = include,
     ) -> np.ndarray:
         """(n,) similarities of images with captions, with their hubness and identities -> (n,) float64 scores.
 
-        No score is above the logarithm of the reference's size, or of `size` if that is larger: it is the number of
-        others among which the partner is recognised.
+        against: `include` scores a pair against all, itself among them, and no score is above the logarithm of the
+        reference's size.  `exclude` scores it against the others: the better it fits, the higher it scores.
         """
         out, r = np.empty(len(similarity)), self.reference
         spans = list(chunks(len(out), SPAN))
@@ -207,8 +213,8 @@ class Scorer:
             s = spans[k]
             logit = similarity[s].astype(np.float64) / self.temperature
             no_text, no_image = ~among(caption_id[s], r.caption_id), ~among(image_id[s], r.image_id)
-            row = include(image_hubness[s], logit, no_text, len(r.text), max(len(r.text), size))
-            column = include(text_hubness[s], logit, no_image, len(r.image), max(len(r.image), size))
+            row = against(image_hubness[s], logit, no_text, len(r.text))
+            column = against(text_hubness[s], logit, no_image, len(r.image))
             out[s] = logit - (row + column) / 2
 
         on_all_cores(of_span, len(spans))

@@ -29,9 +29,10 @@ from ..scratch import MEMORY, Scratch
 #: the tolerance, relatively, has converged.
 INNER, OUTER = 50, 10
 TOLERANCE = 1e-5
-#: Over-relaxation of the iterations between two updates (Thibault et al. 2017). Random graphs and generated pools in
-#: which images compete were .001 to .008 from the plan after the ten updates without it, and are 1e-6 with it.
-RELAXATION = 1.7
+#: Over-relaxation of the iterations between two updates: where it begins, its most, and after how many iterations it is
+#: adapted to the rate of convergence. Where images compete for captions, a fixed one of 1.7 took 150 to 600 iterations
+#: and this takes 100 to 200; elsewhere 30 to 40, and 16 to 21.
+RELAXATION, MOST_RELAXED, ADAPTED = 1.5, 1.95, 10
 #: Rounding takes the edges in bands of mass, the largest first.
 BANDS = (0.1, 0.01, 0.0)
 #: Images, or captions, in one block of the plan.
@@ -218,6 +219,7 @@ def potentials(graph: Graph, rows: Any, columns: Any, none: float, xp: Any) -> t
     """
     log_none = rows.zeros + np.log(none), columns.zeros + np.log(none)
     u, v = rows.zeros, columns.zeros
+    relaxation = RELAXATION
     for _ in range(OUTER):
         before = v
         u = -xp.logaddexp(rows.logsumexp(v), log_none[0])
@@ -227,21 +229,37 @@ def potentials(graph: Graph, rows: Any, columns: Any, none: float, xp: Any) -> t
         plan, turned = rows.plan(u, v), columns.plan(v, u, graph.capacity)
         left_of_image, left_of_caption = xp.exp(log_none[0] + u), xp.exp(log_none[1] + v)
         a, b = xp.exp(rows.zeros), xp.exp(columns.zeros)
+        changes: list[float] = []
         for step in range(INNER):
-            beyond = RELAXATION - 1 if 0 < step < INNER - 1 else 0.0  # plain steps at the start and at the end
+            beyond = relaxation - 1 if 0 < step < INNER - 1 else 0.0  # plain steps at the start and at the end
             a = _relaxed(a, 1 / (plan @ b + left_of_image), beyond)
             plain = 1 / (turned @ a + left_of_caption)
-            change = xp.abs(plain / b - 1).max()
+            changes.append(float(xp.abs(plain / b - 1).max()))
             b = _relaxed(b, plain, beyond)
-            if change < TOLERANCE:
+            if changes[-1] < TOLERANCE:
                 break
+            if step and step % ADAPTED == 0:
+                relaxation = _adapted(relaxation, (changes[-1] / changes[-ADAPTED]) ** (1 / (ADAPTED - 1)))
         u, v = u + xp.log(a), v + xp.log(b)
     return u, v
 
 
 def _relaxed(factor: Any, plain: Any, beyond: float) -> Any:
-    """A factor's next value: the plain step, extrapolated by `beyond`."""
-    return plain * (plain / factor) ** beyond if beyond else plain
+    """A factor's next value: the plain step, extrapolated by `beyond`, but never by orders of magnitude."""
+    return plain * (plain / factor).clip(0.1, 10) ** beyond if beyond else plain
+
+
+def _adapted(relaxation: float, rate: float) -> float:
+    """The relaxation that converges fastest, given the rate by which changes shrink from step to step at another one.
+
+    The theory of successive over-relaxation (Young 1954), for Sinkhorn's iterations Lehmann et al. 2021: with r the
+    rate of plain steps, (rate + relaxation - 1)^2 = r rate relaxation^2, and 2 / (1 + sqrt(1 - r)) is best. Beyond that
+    one, rates say nothing of r; nor do changes that grow.
+    """
+    if not relaxation - 1 < rate < 1:
+        return relaxation
+    plain = (rate + relaxation - 1) ** 2 / (rate * relaxation**2)
+    return min(max(relaxation, 2 / (1 + max(0.0, 1 - plain) ** 0.5)), MOST_RELAXED)
 
 
 class _Side:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..arrays import Pairs
-from ..judge.scores import Scorer, among, pair_codes, pair_similarity
+from ..judge.scores import Scorer, among, exclude, pair_codes, pair_similarity
 from ..scratch import MEMORY, Scratch
 from .candidates import CANDIDATES, ComparedGallery, Edges, Finder, Gallery, best
 from .plan import Graph, Links, Part, Plan, round_plan, transport
@@ -110,23 +110,22 @@ class _Sides:
         both = zip(vars(self).values(), vars(others).values(), strict=True)
         return _Sides(*(np.concatenate(parts) for parts in both))
 
-    def score(
-        self, scorer: Scorer, image: np.ndarray, caption: np.ndarray, similarity: np.ndarray, size: float
-    ) -> np.ndarray:
+    def score(self, scorer: Scorer, image: np.ndarray, caption: np.ndarray, similarity: np.ndarray) -> np.ndarray:
         hubness = self.image_hubness[image], self.text_hubness[caption]
-        return scorer.combine(similarity, *hubness, self.image_id[image], self.caption_id[caption], size=size)
+        ids = self.image_id[image], self.caption_id[caption]
+        return scorer.combine(similarity, *hubness, *ids, against=exclude)
 
     def codes(self) -> np.ndarray:
         return pair_codes(self.image_id, self.caption_id)
 
-    def scored(self, scorer: Scorer, edges: Edges, carried: np.ndarray, size: float) -> Edges:
+    def scored(self, scorer: Scorer, edges: Edges, carried: np.ndarray) -> Edges:
         """Edges of similarities -> of scores, without captions that an image, or a copy of it, has already.
 
         carried: the `pair_codes` of what images have.
         """
         image, caption = edges.image, edges.caption
         new = ~among(pair_codes(self.image_id[image], self.caption_id[caption]), carried)
-        score = self.score(scorer, image, caption, edges.value, size).astype(np.float32)
+        score = self.score(scorer, image, caption, edges.value).astype(np.float32)
         return replace(edges, value=score).take(new)
 
 
@@ -166,7 +165,7 @@ class CandidatePool:
         caption, score = (self.scratch.empty((most,), dtype) for dtype in (np.int32, np.float32))
         count, found = np.zeros(m + 1, np.int64), 0
         for edges in self.gallery.edges():
-            edges = self.sides.scored(self.scorer, edges, carried, self.partners)
+            edges = self.sides.scored(self.scorer, edges, carried)
             edges = edges.take(edges.value > self._least())
             count[1:] += np.bincount(place_of_image[edges.image], minlength=m)
             here = slice(found, found + len(edges.value))
@@ -224,7 +223,7 @@ class CandidatePool:
             *map(np.concatenate, zip((x[out_best] for x in out), (x[back_best] for x in back), strict=True))
         )
         carried = np.append(self.options.carried[~among(self.options.carried, broken)], every.codes())
-        few = every.scored(self.scorer, few, carried, self.partners)
+        few = every.scored(self.scorer, few, carried)
         links = Links.of(few.image, few.caption, few.value, len(every.clean), len(every.clean))
         return _settle(every, self._graph(every, options, links), options, self.device)
 
@@ -249,7 +248,7 @@ class CandidatePool:
         m, own = len(sides.clean), np.arange(len(sides.clean))
         stay = logit(sides.clean, 1e-9)
         if options.prior is not None:
-            stay = (stay + sides.score(self.scorer, own, own, sides.similarity, self.partners) + options.prior) / 2
+            stay = (stay + sides.score(self.scorer, own, own, sides.similarity) + options.prior) / 2
         prior = float(np.log((1 - options.orphans) / sides.partners(options.reuse)))
         captions, added = 2 * m if options.reuse else m, m - len(self.pool)
         places = _places(m, options).astype(np.int32)

@@ -13,7 +13,6 @@ from ..judge import (
     ENCODER_SCORES,
     GIVEN,
     NOISE_KINDS,
-    REFERENCE,
     Faults,
     Judgement,
     Learned,
@@ -33,9 +32,6 @@ from .candidates import Finder
 from .pool import CandidatePool, Pool, RematchOptions
 from .products import HalfScorer
 
-#: The reference is this share of the pairs, from REFERENCE to MOST of them. All captions that are nearer to an image
-#: than any of the reference score alike; with a small reference there are many such captions in large data.
-SHARE, MOST = 1 / 4, 16_384
 #: Matched pairs by which the temperature of a `PairScorer` is fitted: it compares each with each.
 FITTED = 1000
 
@@ -238,8 +234,7 @@ def _planned(
     if held_out is None:
         held_out = draw_sure(clean, np.random.default_rng(seed))
     held_out = held_out[~np.isnan(clean[held_out])]  # what was learned from need not be judged
-    size = int(np.clip(len(every) * SHARE, REFERENCE, MOST))
-    sample = reference_rows(every, np.random.default_rng(seed), size)
+    sample = reference_rows(every, np.random.default_rng(seed))
     matched = near.take(held_out).through(model)
     searcher = device if device.startswith("cuda") else "cpu"
     scorer = _fitted(model, near.take(sample), matched, device)
@@ -249,9 +244,8 @@ def _planned(
         finder = Finder(near, model, scorer, searcher)
         space, ranked = scorers.space, scorers.pairs(near)
         some = np.random.default_rng(seed).permutation(held_out)[:FITTED]
-        few = reference_rows(every, np.random.default_rng(seed))
         matched = ranked.take(held_out)
-        scorer = _fitted(space, ranked.take(few), ranked.take(some), space.device)
+        scorer = _fitted(space, ranked.take(sample), ranked.take(some), space.device)
 
     def embedded(rows: np.ndarray) -> Pool:
         if scorers is not None:

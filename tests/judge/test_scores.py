@@ -14,11 +14,13 @@ from pairclean.arrays import Pairs
 from pairclean.judge import scores as module
 from pairclean.judge.scores import (
     DECOYS,
+    MOST_OWN,
     SPREAD_REFERENCE,
     Reference,
     Scorer,
     among,
     draw_decoys,
+    exclude,
     hubness,
     hubness_at,
     pair_similarity,
@@ -34,11 +36,11 @@ def unit(n: int, k: int = 8, seed: int = 0) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def naive(s: float, to_captions: list[float], to_images: list[float], size: int) -> float:
+def naive(s: float, to_captions: list[float], to_images: list[float], size: int, t: float = T) -> float:
     """s / t - (lse_k s_ik / t + lse_k s_kj / t) / 2 + log R, in plain sums."""
-    row = np.log(sum(np.exp(x / T) for x in to_captions))
-    column = np.log(sum(np.exp(x / T) for x in to_images))
-    return s / T - (row + column) / 2 + np.log(size)
+    row = np.log(sum(np.exp(x / t) for x in to_captions))
+    column = np.log(sum(np.exp(x / t) for x in to_images))
+    return s / t - (row + column) / 2 + np.log(size)
 
 
 def test_scores_are_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,14 +222,40 @@ def test_among_is_numpys_isin() -> None:
         assert np.array_equal(among(values, known), np.isin(values, known))
 
 
-def test_no_score_is_above_the_logarithm_of_the_size_that_a_partner_is_told_apart_in() -> None:
+def test_a_pair_against_the_others_alone_has_no_highest_score() -> None:
+    """Against a reference with itself in it, it is told apart among as many as that has."""
+    r = np.eye(8, dtype=np.float32)
+    stranger = np.array([99])
+    one = np.ones(1, np.float32)
+    for t in (0.1, 0.01):
+        scorer = Scorer(Reference(r, r, np.arange(8), np.arange(8)), t)
+        hubs = scorer.hubness(r[:1] * 0, r[:1] * 0)  # a pair like nothing in the reference
+        assert scorer.combine(one, *hubs, stranger, stranger)[0] == pytest.approx(np.log(8), abs=1e-3)
+        assert scorer.combine(one, *hubs, stranger, stranger, against=exclude)[0] == pytest.approx(1 / t)
+
+
+def test_against_the_others_a_partner_is_taken_out_of_the_reference() -> None:
+    """Nine pairs, four of them the reference: log mean exp over those that are not the partner's."""
+    image, text = unit(9), unit(9, seed=1)
+    sample, ids = np.array([1, 3, 4, 8]), np.arange(9)
+    scorer = Scorer(Reference(image[sample], text[sample], ids[sample], ids[sample] + 20), 0.5)
+    hubs = scorer.hubness(image, text)
+    left, right = np.divmod(np.arange(81), 9)
+    similarity = image.astype(np.float64) @ text.T
+    found = scorer.combine(similarity[left, right], hubs[0][left], hubs[1][right], left, right + 20, against=exclude)
+    for i, j, score in zip(left, right, found, strict=True):
+        # The partner's share is taken out of a mean over four: the sum is over the others, the mean is not.
+        captions = [similarity[i, k] for k in sample if k != j]
+        images = [similarity[k, j] for k in sample if k != i]
+        assert score == pytest.approx(naive(similarity[i, j], captions, images, len(sample), 0.5), abs=1e-4)
+
+
+def test_a_partner_that_makes_up_all_of_a_hubness_leaves_a_part_of_it() -> None:
     r = np.eye(8, dtype=np.float32)
     scorer = Scorer(Reference(r, r, np.arange(8), np.arange(8)), 0.01)
-    one, stranger = np.ones(1, np.float32), np.array([99])
-    hubs = scorer.hubness(r[:1] * 0, r[:1] * 0)  # a pair like nothing in the reference
-    assert scorer.combine(one, *hubs, stranger, stranger)[0] == pytest.approx(np.log(8))
-    assert scorer.combine(one, *hubs, stranger, stranger, size=1000)[0] == pytest.approx(np.log(1000))
-    assert scorer.combine(one, *hubs, stranger, stranger, size=2)[0] == pytest.approx(np.log(8))
+    hubs = scorer.hubness(r[:1], r[:1])
+    found = scorer.combine(np.ones(1), *hubs, np.zeros(1, int), np.zeros(1, int), against=exclude)
+    assert found[0] == pytest.approx(np.log(8) - np.log(1 - MOST_OWN), abs=1e-3)
 
 
 def test_hubness_on_another_device_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,9 +111,9 @@ def test_captions_without_images_help_to_estimate_the_share_without_partners() -
 
 def test_likely_clean_pairs_that_are_mismatched_do_not_count_as_matched_ones_that_were_moved() -> None:
     """A fifth of the pairs with a clean probability of .8 are mismatched, and the plan finds partners for them."""
-    count, few, found = 60, 12, []
+    count, few, found, right = 60, 12, [], []
     for seed in range(3):
-        world = World(noise=0.5, seed=seed)
+        world = World(noise=0.7, seed=seed)
         pairs, clean = world.sure.pairs, world.sure.clean.copy()
         clean[:count] = 0.8
         moved = np.arange(len(clean))
@@ -122,10 +122,11 @@ def test_likely_clean_pairs_that_are_mismatched_do_not_count_as_matched_ones_tha
         calibration = calibrate_rematching(CandidatePool(world.suspects, world.scorer), sure, DECOY_CLEAN)
         assert calibration is not None
         proposals = propose(world.suspects, world.scorer, calibration.options)
-        middle = (proposals.mass > 0.4) & (proposals.mass < 0.8)
-        assert (proposals.partner == world.home)[middle].mean() > 0.95
-        found.append(calibration(proposals.mass[middle]).mean())
-    assert np.mean(found) > 0.9
+        likely = (proposals.mass > 0.8) & (proposals.mass < 0.98)
+        right.append((proposals.partner == world.home)[likely].mean())
+        found.append(calibration(proposals.mass[likely]).mean())
+    assert np.mean(right) > 0.99
+    assert np.mean(found) > 0.99  # .983 where a mistake of the trials counts as one whatever the pair was before
 
 
 def test_a_calibration_rises_with_the_mass_and_bends_at_one_half() -> None:

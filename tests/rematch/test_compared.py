@@ -90,7 +90,7 @@ def test_a_scorer_that_knows_more_than_the_vectors_finds_more() -> None:
     world, rng = World(noise=0.5), np.random.default_rng(0)
     every = Pool.joined(world.suspects, world.sure)
     sharp = every.pairs
-    image, text = (unit(x[:] + 0.15 * rng.standard_normal((len(sharp), 24))) for x in (sharp.image, sharp.text))
+    image, text = (unit(x[:] + 0.18 * rng.standard_normal((len(sharp), 24))) for x in (sharp.image, sharp.text))
     vectors = Pairs(image, text, sharp.image_id, sharp.caption_id)
     suspects, sure = np.arange(300), np.arange(300, 600)
     by_vector = Scorer(Reference.of(vectors), fit_temperature(image[sure], text[sure]))

@@ -265,6 +265,24 @@ def test_the_plan_converges_where_weights_are_far_apart() -> None:
     assert np.bincount(g.image, transport(g, 0.05), g.images).max() <= 1 + 1e-3
 
 
+@pytest.mark.parametrize("plain", [0.9, 0.99, 0.999])
+def test_the_relaxation_is_adapted_to_the_one_that_converges_fastest(plain: float) -> None:
+    """Over-relaxed alternating steps on a 1 x 1 problem whose plain steps shrink the error by `plain`."""
+
+    def rate(relaxation: float) -> float:
+        a, b, sizes = 1.0, 1.0, []
+        for _ in range(400):
+            a += relaxation * (plain**0.5 * b - a)
+            b += relaxation * (plain**0.5 * a - b)
+            sizes.append(abs(b))
+        return float((sizes[-1] / sizes[-101]) ** 0.01)
+
+    best = 2 / (1 + (1 - plain) ** 0.5)
+    assert module._adapted(1.2, rate(1.2)) == pytest.approx(min(best, module.MOST_RELAXED), abs=1e-3)
+    assert module._adapted(1.9, 0.5) == 1.9  # faster than any: nothing is known of the plain rate
+    assert module._adapted(1.5, 1.2) == 1.5
+
+
 @pytest.mark.parametrize("spread", [2.0, 4.0, 10.0])
 def test_single_precision_is_enough(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """In blocks of any number of rows."""
