@@ -31,7 +31,7 @@ INNER, OUTER = 50, 10
 TOLERANCE = 1e-5
 #: Over-relaxation of the iterations between two updates: where it begins, its most, and after how many iterations it is
 #: adapted to the rate of convergence. Where images compete for captions, a fixed one of 1.7 took 150 to 600 iterations
-#: and this takes 100 to 200; elsewhere 30 to 40, and 16 to 21.
+#: and this takes 100 to 250; elsewhere 30 to 40, and 16 to 21.
 RELAXATION, MOST_RELAXED, ADAPTED = 1.5, 1.95, 10
 #: Rounding takes the edges in bands of mass, the largest first.
 BANDS = (0.1, 0.01, 0.0)
