@@ -33,7 +33,7 @@ from .recalibration import Recalibration
 from .refit import FEWEST_LABELS, Labelled, with_labels
 from .repair import faults_before, learn_mended, with_strays
 from .rounds import Learned, learn
-from .scores import REFERENCE, Reference, Scorer, pair_codes, reference_rows
+from .scores import Reference, Scorer, pair_codes, reference_rows
 from .thresholds import threshold_for, threshold_table, thresholds_shown
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "GIVEN",
     "LEVEL",
     "NOISE_KINDS",
-    "REFERENCE",
     "UNJUDGED",
     "Calibration",
     "CrossFit",

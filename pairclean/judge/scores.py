@@ -4,7 +4,8 @@
 
 over the R captions and images of a fixed reference sample, which removes hubness. With the whole data set as reference
 it is the mean of the two log-softmaxes (negCLIPLoss, Wang et al. 2024), an estimate of the pointwise mutual information
-of image and caption. The same formula scores observed pairs, decoys and candidates for a rematch.
+of image and caption. The same formula scores observed pairs and decoys. Candidates for a rematch are scored against the
+others alone (`exclude`): counted among R, a partner has a score of at most log R, however well it fits.
 """
 
 from __future__ import annotations
