@@ -1,8 +1,8 @@
 """How many of the pairs are mismatched, from the distribution of their evidence.
 
 The evidence z of random mismatches is standard normal by construction. That of matched pairs is taken to be normal,
-N(mu, sigma), the binormal model of signal detection (Dorfman and Alf 1969); above TOP, where nothing is in doubt, only
-its mass counts. Mismatches that resemble matches have the density of re-pairings within kinds, which is sampled:
+N(mu, sigma), the binormal model of signal detection (Dorfman and Alf 1969); in its upper part only its mass counts.
+Mismatches that resemble matches have the density of re-pairings within kinds, which is sampled:
 
     f(z) = r N(0, 1) + w f_within(z) + (1 - r - w) N(mu, sigma)
 
@@ -19,6 +19,12 @@ from scipy.special import ndtr
 
 LOW, TOP, CELLS = -4.0, 3.0, 140
 EDGES = np.concatenate([[-np.inf], np.linspace(LOW, TOP, CELLS + 1), [np.inf]])
+#: Cells of the fit, which takes those above z = 2.25 as one. A kind of a hundred captions has some 2,000 decoys, of
+#: which 24 are above that, and where captions resemble one another these are such as happen to fit: a few of them crowd
+#: the evidence together or spread it out. When cells up to 3 were fitted, the matched pairs of small sets of photos
+#: were taken for a narrow peak, and those below it for mismatched (docs/methods.md).
+FITTED = 126
+FITTED_EDGES = np.append(EDGES[: FITTED + 1], np.inf)
 CENTRES = np.concatenate([[LOW], (EDGES[1:-2] + EDGES[2:-1]) / 2, [TOP]])
 RANDOM = np.diff(ndtr(EDGES))
 #: Matched pairs of a weak encoder vary as random ones do; a matched density that is wider is penalised, as it would
@@ -126,9 +132,9 @@ def _em(counts: np.ndarray, within: np.ndarray | None, mismatched: np.ndarray, s
 
     mismatched: (g,) the fixed share of both kinds of mismatches, negative where it is to be fitted."""
     g = len(mismatched)
-    counts = np.broadcast_to(counts, (g, len(CENTRES)))
+    counts = np.broadcast_to(_fitted(counts), (g, FITTED + 1))
     n = np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    noise = np.stack([RANDOM] if within is None else [RANDOM, within])
+    noise = _fitted(np.stack([RANDOM] if within is None else [RANDOM, within]))
     fixed = mismatched >= 0
     total = np.where(fixed, mismatched, 0.2)
     share = np.repeat(total[:, None] / len(noise), len(noise), axis=1)
@@ -136,7 +142,7 @@ def _em(counts: np.ndarray, within: np.ndarray | None, mismatched: np.ndarray, s
     before = np.full(g, -np.inf)
     value = before
     for step in range(ITERATIONS):
-        mass = np.diff(ndtr((EDGES - mu[:, None]) / sigma[:, None]), axis=1) + 1e-300
+        mass = np.diff(ndtr((FITTED_EDGES - mu[:, None]) / sigma[:, None]), axis=1) + 1e-300
         parts = share[:, :, None] * noise
         mix = parts.sum(1) + (1 - share.sum(1))[:, None] * mass
         value = (counts * np.log(np.maximum(mix, 1e-300))).sum(1) - 0.5 * (np.maximum(np.log(sigma), 0) / SPREAD) ** 2
@@ -152,18 +158,26 @@ def _em(counts: np.ndarray, within: np.ndarray | None, mismatched: np.ndarray, s
     return _Fits(share[:, 0], within_share, mu, sigma, RANDOM if within is None else within, value)
 
 
+def _fitted(mass: np.ndarray) -> np.ndarray:
+    """(..., cells) -> (..., FITTED + 1), the cells above as one."""
+    return np.concatenate([mass[..., :FITTED], mass[..., FITTED:].sum(-1, keepdims=True)], axis=-1)
+
+
 def _normal(weight: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step of EM for normals of which nothing but the mass is known above TOP.  weight: (g, cells)."""
+    """One step of EM for normals of which nothing but the mass is known above the fitted cells.
+
+    weight: (g, FITTED + 1).
+    """
     n = weight.sum(1) + 1e-9
-    a = (TOP - mu) / sigma
-    # Moments of the part above TOP, under the present normal (inverse Mills ratio).
+    a = (EDGES[FITTED] - mu) / sigma
+    # Moments of the part above, under the present normal (inverse Mills ratio).
     tail = np.maximum(ndtr(-a), 1e-300)
     mills = np.exp(-0.5 * a * a) / np.sqrt(2 * np.pi) / tail
     mean_above = mu + sigma * mills
     second_above = sigma**2 * (1 + a * mills - mills**2) + mean_above**2
-    body, above = weight[:, :-1], weight[:, -1]
-    new_mu = (body @ CENTRES[:-1] + above * mean_above) / n
-    second = (body @ CENTRES[:-1] ** 2 + above * second_above) / n
+    body, above, centres = weight[:, :-1], weight[:, -1], CENTRES[:FITTED]
+    new_mu = (body @ centres + above * mean_above) / n
+    second = (body @ centres**2 + above * second_above) / n
     variance = np.maximum(second - new_mu**2, LEAST_SIGMA**2)
     log_sigma = 0.5 * np.log(variance)
     # The penalty above sigma = 1: the root of 1 - variance exp(-2u) + u / (n SPREAD^2) in u = log sigma.

@@ -27,6 +27,8 @@ WIDE, WIDE_WITHIN = 0.25, 0.3
 #: at most .001 per pair, and .003 on photos with five captions each; with 5% of them .006. And the gain per pair from
 #: which on the range includes them.
 GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.004, 0.0015
+#: With more mismatched pairs than this, most of them within kinds, nothing shows what a matched pair looks like.
+MOST_WITHIN = 0.9
 #: In a space that was learned from the same pairs, some matched pairs are known much better than others where the noise
 #: is uneven: without mismatches within kinds the gain was up to .011 per pair, with 40% of them .025.
 LEARNED_PER_PAIR = 0.015
@@ -188,6 +190,9 @@ class _Evidence:
             share, error = found.mismatched, found.errors[0]
             shares = [other.mismatched for other in fits]
             least, most = max(0.0, min(share - error, *shares)), min(1.0, max(share + error, *shares))
+            if share > MOST_WITHIN and found.within > found.random:
+                # That is also how all pairs look to an encoder which tells kinds apart, and nothing within them.
+                return model, None, min(low, least), 1.0, WEAK
             if most - least > WIDE_WITHIN:
                 # Matched pairs and mismatches within kinds look alike, so that neither model can be ruled out.
                 return model, None, min(low, least), max(high, most), WEAK

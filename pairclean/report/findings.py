@@ -96,10 +96,10 @@ def describe_repeated(
 
 
 def describe_unread(pairs: int, source: str = "SHARDS") -> dict[str, Any]:
-    """Captions in a language that the encoder cannot read."""
+    """Captions in a language that the encoder does not seem to read."""
     sentence = (
-        f"{pairs:,} captions are in a language that the encoder cannot read, so that their pairs are not judged; "
-        "a multilingual encoder could."
+        f"{pairs:,} captions are in a language that the encoder does not seem to read, so that their pairs are not "
+        "judged; a multilingual encoder would tell."
     )
     command = _command("clean", source, "RUN2", "--model", MULTILINGUAL)
     return {"kind": "unread_captions", "pairs": pairs, "mended": 0, "sentence": sentence, "command": command}

@@ -273,6 +273,31 @@ def test_a_weak_encoder_gives_a_range_and_decides_little() -> None:
     assert found.rate.high - found.rate.low > 0.25
 
 
+def test_an_encoder_that_tells_kinds_and_nothing_within_them_decides_nothing() -> None:
+    """All its pairs look like re-pairings within kinds, whether they are right or wrong."""
+    rng = np.random.default_rng(5)
+    score, within = rng.exponential(1.4, 3000), rng.exponential(1.4, 20_000)
+    kinds = kinds_of(3000, rng.standard_normal(DECOYS), within, standing=rng.normal(0, 0.8, 3000))
+    scores = Scores(score, score.astype(np.float32), kinds.decoys.score, [], kinds)
+    found = calibrate(scores)
+    assert found.rate.high == 1
+    assert found.rate.why_wide is not None
+    p, undecided = found.clean_probability(scores.scored), found.undecided(scores.scored)
+    assert ((p < 0.5) & ~undecided).mean() < 0.01
+
+
+def test_the_rate_does_not_depend_on_evidence_beyond_the_scale() -> None:
+    """Among few captions that resemble one another, some re-pairings fit as well as matches, and what lies beyond most
+    of them is crowded together."""
+    observed, decoys, _ = scores(0.3, 8, n=400)
+    few = np.sort(decoys[:4000])
+    crowded = few.copy()
+    crowded[-40:] = np.linspace(few[-40], np.quantile(observed, 0.97), 40)
+    rates = [fitted_on(observed, some).rate for some in (few, crowded)]
+    assert rates[0].estimate == pytest.approx(0.3, abs=0.05)
+    assert rates[1].estimate == pytest.approx(rates[0].estimate, abs=0.01)
+
+
 def test_scores_of_another_model_keep_the_rate() -> None:
     observed, decoys, _ = scores(0.4, 6)
     first = fitted_on(observed, decoys)

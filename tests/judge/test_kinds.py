@@ -18,7 +18,7 @@ from pairclean.judge.agreement import spaces_agree
 from pairclean.judge.decoy_calibration import DecoyCalibration
 from pairclean.judge.evidence import EvidenceScale, Scored, probit
 from pairclean.judge.kinds import Kinds, PairKinds, Partition, clusters_of, draw_within
-from pairclean.judge.languages import language_of, script_codes, script_of, unread_languages
+from pairclean.judge.languages import language_of, script_codes, script_of, unread_languages, unread_scripts
 
 
 def clustered(n: int = 1200, d: int = 16, kinds: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -158,8 +158,10 @@ def test_a_script_is_that_of_the_letters_that_are_looked_at() -> None:
 
 
 def test_scripts_are_numbered_by_how_common_they_are() -> None:
-    captions = ["红", "ж", "a", "", "ж", "1", "b", "ひ", "ж", "ا"]
-    assert script_codes(iter(captions)).tolist() == [1, 0, 2, 0, 0, 0, 2, 1, 0, 3]  # of equally many, the first one met
+    """Latin is 0 however common it is, and captions without letters are of the most common one."""
+    captions = ["红", "ж", "a", "", "ж", "1", "ひ", "ж", "ا"]
+    assert script_codes(iter(captions)).tolist() == [2, 1, 0, 1, 1, 1, 2, 1, 3]
+    assert script_codes(["红", "ж", "", "1"]).tolist() == [1, 2, 1, 1]  # of equally many, the first one met
     assert script_codes([]).tolist() == []
     assert script_codes(["", None]).tolist() == [0, 0]
 
@@ -171,26 +173,82 @@ class Told:
         return float(z.mean())
 
 
-def test_the_captions_of_all_kinds_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def told(
+    monkeypatch: pytest.MonkeyPatch, languages_of: dict[str, tuple[int, float]]
+) -> tuple[dict[str, bool], str, list[np.ndarray], np.ndarray]:
+    """languages_of: of each kind the number of its captions, and the share that looks mismatched; the name of a kind is
+    its language, and what follows after a space. Which kinds are unread, the language of most, and the pairs whose
+    captions were asked for.
+    """
     monkeypatch.setattr(languages, "language_of", lambda captions: captions[0].split(" ")[0])
-    rng = np.random.default_rng(0)
-    name = np.array(["en", "fi", "en", "de", ""])
-    cluster = rng.permutation(np.repeat([-1, 0, 1, 2, 3, 4, 7], [30, 400, 300, 250, 40, 60, 5]))  # 7: too few to judge
-    z = np.array([0.3, 0.95, 0.4, 0.5, 0.9])[np.minimum(cluster, 4)]
+    names = list(languages_of)
+    count, share = zip(*languages_of.values(), strict=True)
+    cluster = np.random.default_rng(0).permutation(np.repeat(np.arange(-1, len(names)), [30, *count]))
+    z = np.append(share, 0.3)[cluster]
     asked: list[np.ndarray] = []
 
     def captions(members: np.ndarray) -> list[str]:
         asked.append(members)
-        return [f"{name[k]} {i}" for i, k in zip(members, cluster[members], strict=True)]
+        return [f"{names[k]} {i}" for i, k in zip(members, cluster[members], strict=True)]
 
-    calibration = cast(DecoyCalibration, Told())
-    unread = unread_languages(z, calibration, cluster, captions)
-    assert np.array_equal(unread, cluster == 1)
+    unread, usual = unread_languages(z, cast(DecoyCalibration, Told()), cluster, captions)
+    assert not unread[cluster < 0].any()
+    for k in range(len(names)):
+        assert len(set(unread[cluster == k])) == 1
+    return {name: bool(unread[cluster == k][0]) for k, name in enumerate(names)}, usual, asked, cluster
+
+
+def test_the_captions_of_all_kinds_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"en": (400, 0.3), "fi": (300, 0.95), "en 2": (250, 0.4), "de": (40, 0.5), "": (60, 0.9), "fr": (5, 1.0)}
+    unread, usual, asked, cluster = told(monkeypatch, kinds)
+    assert [name for name, there in unread.items() if there] == ["fi"]  # of "fr" there are too few
+    assert usual == "en"
     assert len(asked) == 1
     assert np.bincount(cluster[asked[0]]).tolist() == [200, 200, 200, 40, 60]
     assert len(np.unique(asked[0])) == len(asked[0])
-    assert not unread_languages(np.full(len(z), 0.5), calibration, cluster, captions).any()
-    assert len(asked) == 1  # nothing looks unread, and no language is told
+    unread, usual, asked, _ = told(monkeypatch, {"en": (400, 0.3), "fi": (300, 0.6)})
+    assert (list(unread.values()), usual) == ([False, False], "")
+    assert not asked  # nothing looks unread, and no language is told
+
+
+@pytest.mark.parametrize(
+    ("kinds", "unread"),
+    [
+        ({"de": (900, 0.86)}, ["de"]),
+        ({"de": (500, 0.9), "de 2": (300, 0.6), "": (100, 0.9)}, ["de", "de 2", ""]),
+        ({"de": (600, 0.9), "en": (300, 0.1)}, ["de"]),  # the language of most is not the one that is read
+        ({"de": (600, 0.8), "en": (300, 0.7)}, []),  # read as well as English: wrong captions
+        ({"de": (600, 0.4), "de 2": (300, 0.95)}, []),  # a bad kind among good ones
+        ({"en": (900, 0.9)}, []),
+        ({"en": (600, 0.9), "de": (300, 0.2)}, []),
+    ],
+)
+def test_a_language_of_most_captions_can_be_unread_unless_it_is_english(
+    monkeypatch: pytest.MonkeyPatch, kinds: dict[str, tuple[int, float]], unread: list[str]
+) -> None:
+    found = told(monkeypatch, kinds)[0]
+    assert [name for name, there in found.items() if there] == unread
+
+
+@pytest.mark.parametrize(
+    ("shares", "unread"),
+    [
+        ({"LATIN": (600, 0.1), "CJK": (300, 0.95)}, ["CJK"]),
+        ({"LATIN": (300, 0.1), "CJK": (600, 0.95)}, ["CJK"]),
+        ({"LATIN": (600, 0.95), "CJK": (300, 0.1)}, []),
+        ({"LATIN": (300, 0.95), "CJK": (600, 0.1)}, ["LATIN"]),
+        ({"LATIN": (300, 0.8), "CJK": (600, 0.9)}, []),
+        ({"CJK": (600, 0.95)}, []),  # its language says more
+    ],
+)
+def test_a_script_of_most_captions_can_be_unread_unless_it_is_latin(
+    shares: dict[str, tuple[int, float]], unread: list[str]
+) -> None:
+    code = {"LATIN": 0, "CJK": 1}
+    script = np.concatenate([np.full(n, code[name]) for name, (n, _) in shares.items()])
+    z = np.concatenate([np.full(n, share) for n, share in shares.values()])
+    found = unread_scripts(z, cast(DecoyCalibration, Told()), script)
+    assert np.array_equal(found, np.isin(script, [code[name] for name in unread]))
 
 
 def test_captions_without_letters_are_of_the_usual_script() -> None:

@@ -71,7 +71,7 @@ def test_repeated_captions_and_pictures_and_captions_that_are_not_read() -> None
     assert picture["command"] == "pairclean show RUN 'k 2'"
     assert "caption" not in picture
     unread = describe_unread(80, "s3://shards")
-    assert unread["sentence"].startswith("80 captions are in a language that the encoder cannot read")
+    assert unread["sentence"].startswith("80 captions are in a language that the encoder does not seem to read")
     assert unread["command"].startswith("pairclean clean s3://shards RUN2 --model ")
 
 
