@@ -28,8 +28,10 @@ from scipy.special import expit, logit, ndtr
 
 from .binormal import LEAST_SIGMA, SPREAD, STARTS
 
-#: Edges of the cells of z, with a last cell for all that is above.
+#: Edges of the cells of z, with a last cell for all that is above. How many cells are below that, and how many of them
+#: below z = 2.5, up to which most decoys are (`binormal.FITTED`).
 Z_EDGES = np.concatenate([[-np.inf], np.linspace(-3.0, 3.0, 49), [np.inf]])
+EVERY, COVERED = len(Z_EDGES) - 2, int(np.searchsorted(Z_EDGES, 2.5))
 #: Of the parameters (`_Problem`), where a normal would have no mass in the cells or none between them.
 BOUNDS = [(-16, 16), (-16, 16), (-3, 9), (-2, 1.5), (-3, 6), (-2, 1.5), (-2, 2)]
 SKEWED_BOUNDS = [*BOUNDS[:4], (-3, 20), (-2, 3), BOUNDS[6], (0, 1)]
@@ -147,12 +149,14 @@ def fit(
     *,
     mismatched: float | None = None,
     axis: str = "standing",
+    rows: int = EVERY,
 ) -> Bivariate:
     """counts: (z cells, v cells) of the pairs.  random, within: masses; None fits no mismatches of the other sort.
 
-    mismatched: the share of both sorts together, where it is known.  axis: the name of v in AXES.
+    mismatched: the share of both sorts together, where it is known.  axis: the name of v in AXES.  rows: cells of z
+    that are fitted one by one; those above them count as one.
     """
-    problem = _Problem.of(counts, random, within, mismatched, axis)
+    problem = _Problem.of(counts, random, within, mismatched, axis, rows)
     starts = [np.array([0.0, -0.5, mu, np.log(sigma), 0.6 * mu, -0.3, 0.8]) for mu, sigma in STARTS]
     bounds = BOUNDS
     if AXES[axis].skewed:
@@ -168,7 +172,7 @@ def fit(
 
 def with_errors(counts: np.ndarray, found: Bivariate) -> Bivariate:
     """The same, with the errors that the curvature of the log likelihood gives (the delta method)."""
-    problem = _Problem.of(counts, found.random_mass, found.within_mass, None, found.axis)
+    problem = _Problem.of(counts, found.random_mass, found.within_mass, None, found.axis, EVERY)
     best = problem.write(found)
     each = np.eye(len(best)) * STEP
     curvature = [
@@ -195,14 +199,20 @@ class _Problem:
     within: np.ndarray | None
     mismatched: float | None
     axis: Axis
+    rows: int
 
     @staticmethod
     def of(
-        counts: np.ndarray, random: np.ndarray, within: np.ndarray | None, mismatched: float | None, axis: str
+        counts: np.ndarray,
+        random: np.ndarray,
+        within: np.ndarray | None,
+        mismatched: float | None,
+        axis: str,
+        rows: int,
     ) -> _Problem:
         of = AXES[axis]
-        masses = cells(random, of), None if within is None else cells(within, of)
-        return _Problem(cells(counts, of), *masses, mismatched, of)
+        masses = cells(random, of, rows), None if within is None else cells(within, of, rows)
+        return _Problem(cells(counts, of, rows), *masses, mismatched, of, rows)
 
     def read(self, parameters: np.ndarray) -> tuple[np.ndarray, Shape]:
         """(random, within, matched) shares, and the shape of the matched pairs."""
@@ -221,7 +231,7 @@ class _Problem:
 
     def __call__(self, parameters: np.ndarray) -> float:
         shares, shape = self.read(parameters)
-        mix = shares[0] * self.random + shares[2] * cells(normal_mass(shape, self.axis), self.axis)
+        mix = shares[0] * self.random + shares[2] * cells(normal_mass(shape, self.axis), self.axis, self.rows)
         if self.within is not None:
             mix = mix + shares[1] * self.within
         log_z, log_v, correlation = parameters[3], parameters[5], parameters[6]
@@ -275,8 +285,9 @@ def isotonic(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.maximum.accumulate(found, axis=0), axis=1)
 
 
-def cells(mass: np.ndarray, axis: Axis = STANDING) -> np.ndarray:
-    """What the likelihood sees: above the axis' top only the mass, and above the last edge of z too unless `whole`."""
+def cells(mass: np.ndarray, axis: Axis = STANDING, rows: int = EVERY) -> np.ndarray:
+    """What the likelihood sees: above the axis' top only the mass, and above the rows of z too unless `whole`."""
     one = int(np.searchsorted(axis.edges, axis.top))
     body = np.concatenate([mass[:, :one], mass[:, one:].sum(1, keepdims=True)], axis=1)
+    body = np.concatenate([body[:rows], body[rows:].sum(0, keepdims=True)])
     return body.ravel() if axis.whole else np.concatenate([body[:-1].ravel(), [body[-1].sum()]])

@@ -298,6 +298,21 @@ def test_the_rate_does_not_depend_on_evidence_beyond_the_scale() -> None:
     assert rates[1].estimate == pytest.approx(rates[0].estimate, abs=0.01)
 
 
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_crowded_evidence_is_no_mismatch_within_kinds(seed: int) -> None:
+    """As above; a matched density with a narrow peak, and mismatches within kinds below it, would fit the crowd."""
+    rng = np.random.default_rng(seed)
+    matched = rng.random(400) >= 0.3
+    score = np.where(matched, rng.normal(3, 1, 400), rng.standard_normal(400))
+    standing = np.where(matched, 1.7 + 0.5 * (score - 3) + rng.normal(0, 0.5, 400), rng.normal(0, 0.8, 400))
+    decoys = np.sort(rng.standard_normal(4000))
+    decoys[-25:] = np.linspace(decoys[-25], np.quantile(score, 0.97), 25)
+    kinds = kinds_of(400, decoys, rng.normal(1, 1, 4000), standing=standing)
+    found = calibrate(Scores(score, score.astype(np.float32), decoys, [], kinds))
+    assert found.joint is None
+    assert found.rate.estimate == pytest.approx((~matched).mean(), abs=0.03)
+
+
 def test_scores_of_another_model_keep_the_rate() -> None:
     observed, decoys, _ = scores(0.4, 6)
     first = fitted_on(observed, decoys)
