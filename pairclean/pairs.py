@@ -59,11 +59,12 @@ class ReasonCode(str, Enum):
 
 #: Reasons why a caption is unreadable, and how the reason for a failed download begins (img2dataset's `status`).
 NO_CAPTION, EMPTY_CAPTION, FAILED_DOWNLOAD = "no caption", "empty caption", "failed_to_download"
+UNKNOWN_ENCODING = "its caption is not UTF-8, and its encoding is not recognised"
 
 
 def unreadable_code(reason: str) -> ReasonCode:
     """The code for the reason why a pair is unreadable."""
-    if reason in (NO_CAPTION, EMPTY_CAPTION):
+    if reason in (NO_CAPTION, EMPTY_CAPTION, UNKNOWN_ENCODING):
         return ReasonCode.UNREADABLE_CAPTION
     return ReasonCode.FAILED_DOWNLOAD if reason.startswith(FAILED_DOWNLOAD) else ReasonCode.UNREADABLE_IMAGE
 

@@ -12,6 +12,7 @@ from pairclean.pairs import unreadable_code
     [
         ("no caption", "unreadable_caption"),
         ("empty caption", "unreadable_caption"),
+        ("its caption is not UTF-8, and its encoding is not recognised", "unreadable_caption"),
         ("failed_to_download: HTTP 404", "failed_download"),
         ("failed_to_resize", "unreadable_image"),
         ("truncated JPEG", "unreadable_image"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable
 
-#: Why a caption is unreadable whose encoding is not recognised.
-UNKNOWN = "its caption is not UTF-8, and its encoding is not recognised"
 #: The encodings that programs write where they do not write UTF-8, of two that fit alike the first one. Without such a
 #: list, rare code pages win by chance.
 _USUAL = [

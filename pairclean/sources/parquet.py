@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..pairs import Columns, Roles, Row, Shard, UserError
+from ..pairs import UNKNOWN_ENCODING, Columns, Roles, Row, Shard, UserError
 from .base import Faults, UniqueIds, counted, lost_row, shard_names
 from .documents import Document
-from .encoding import UNKNOWN, decode, guess, needs_guess
+from .encoding import decode, guess, needs_guess
 from .roles import ENCODINGS, caption_kind, detect_roles, id_kind, image_kind, marked_images, only_urls
 from .storage import CorruptFile, absolute, file_fingerprint, is_folder, is_remote, parent, stem
 from .tables import (
@@ -308,7 +308,8 @@ def _text_rows(
         found = tuple(caption or ()) or (None,) if many else (caption,)
         read = tuple(decode(text, encoding) if isinstance(text, bytes) else text for text in found)
         undecided = any(text is None and raw is not None for text, raw in zip(read, found, strict=True))
-        rows.append(Row(row + i, str(identifier), None, read, many, UNKNOWN if undecided and not many else None))
+        why = UNKNOWN_ENCODING if undecided and not many else None
+        rows.append(Row(row + i, str(identifier), None, read, many, why))
     return rows
 
 

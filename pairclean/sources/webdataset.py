@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ..pairs import Columns, Roles, Row, Shard, UserError
+from ..pairs import UNKNOWN_ENCODING, Columns, Roles, Row, Shard, UserError
 from .base import IMAGES, TEXTS, Faults, UniqueIds, counted, counted_as, lost_row, shard_names
 from .documents import as_unicode, column_of
-from .encoding import UNKNOWN, decode, guess, needs_guess
+from .encoding import decode, guess, needs_guess
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
 from .storage import CorruptFile, file_fingerprint, is_folder, is_remote, stem
@@ -329,7 +329,8 @@ class WebdatasetSource:
         found = value if self.many and isinstance(value, list) else [value]
         captions = tuple(decode(text, self.encoding) if isinstance(text, bytes) else text for text in found)
         if any(text is None and isinstance(raw, bytes) for text, raw in zip(captions, found, strict=True)):
-            return tuple(text if isinstance(text, str) else None for text in captions), None if self.many else UNKNOWN
+            known = tuple(text if isinstance(text, str) else None for text in captions)
+            return known, None if self.many else UNKNOWN_ENCODING
         if all(text is None or isinstance(text, str) for text in captions):
             return captions or (None,), None
         return (None,), f"its caption is {type(value).__name__}, not text"

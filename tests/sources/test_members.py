@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pairclean.embed import decode
-from pairclean.pairs import Columns, UserError
+from pairclean.pairs import UNKNOWN_ENCODING, Columns, UserError
 from pairclean.sources import Source, encoding, open_source
 from pairclean.sources.base import IMAGES
 
@@ -246,7 +246,7 @@ def test_a_caption_of_no_known_encoding_is_unreadable(tmp_path: Path) -> None:
     noise = bytes(range(128, 160)) * 3 + b"\xff\xfe\x81\x8d\x8f\x90\x9d"
     members = [("0.png", PICTURES[0]), ("0.txt", b"x"), ("1.png", PICTURES[1]), ("1.txt", noise)]
     found = pairs(open_source(write_tar(tmp_path / "a.tar", members)))
-    assert found == [("0", PICTURES[0], "x"), ("1", None, encoding.UNKNOWN)]
+    assert found == [("0", PICTURES[0], "x"), ("1", None, UNKNOWN_ENCODING)]
 
 
 @pytest.mark.parametrize(
