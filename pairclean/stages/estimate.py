@@ -28,13 +28,13 @@ ROWS, ROWS_ON_GPU, ROWS_OF_VECTORS = 256, 1024, 20_000
 
 #: Seconds that align, judge and rematch took for so many pairs (benchmarks/RESULTS.md: two cores, vectors of length
 #: 512, nothing learned).
-MEASURED = {10_000: (3.0, 4.8, 5.8), 100_000: (11.0, 17.8, 31.2), 1_000_000: (47.3, 57.1, 203.4)}
+MEASURED = {10_000: (3.1, 4.8, 5.3), 100_000: (10.8, 18.0, 31.4), 1_000_000: (47.4, 56.3, 205.6)}
 #: Seconds of learning with l2rm for LONGEST pairs and more, from which on the number of steps stays the same (the same
 #: file, 100,000 pairs), and seconds however few pairs there are: with hog-tfidf align took 4.3 s for 240 pairs, 9.8 s
 #: for 1,500 and 14.2 s for 4,000 (drawn scenes, two cores).
-LEARNING, LEARNING_AT_LEAST, LONGEST = 86.2 - 11.0, 4.0, 27_000
+LEARNING, LEARNING_AT_LEAST, LONGEST = 92.4 - 10.8, 4.0, 27_000
 #: Seconds more that judge took for 100,000 pairs with l2rm (the same file).
-SCORING = 38.5 - 17.8
+SCORING = 43.1 - 18.0
 #: Processor seconds of export and report for 1,500 and 6,000 small pictures (the same file); linear between and beyond.
 WRITING = {"export": (0.29, 0.49), "report": (2.46, 6.22)}
 FEWER, MORE = 1_500, 6_000
@@ -98,7 +98,7 @@ def later_stages(pairs: int, method: str, *, comparable: bool) -> dict[str, floa
     method: of `Config`.  comparable: whether the encoder's image and text vectors are.
 
     >>> {stage: round(seconds) for stage, seconds in later_stages(100_000, "l2rm", comparable=True).items()}
-    {'align': 86, 'judge': 38, 'rematch': 31, 'export': 5, 'report': 85}
+    {'align': 92, 'judge': 43, 'rematch': 31, 'export': 5, 'report': 85}
     """
     seconds = dict(zip(("align", "judge", "rematch"), (_power(pairs, stage) for stage in range(3)), strict=True))
     learned = method not in ("zero-shot", "canonical") and not (method == "auto" and comparable and pairs < FEW)
