@@ -192,6 +192,7 @@ def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
     """(n,) density of the evidence of matched pairs over that of mismatched ones, made to rise in z.
 
     Neighbouring cells whose ratios fall are pooled (isotonic regression), which keeps the mean of the probabilities.
+    Above the fitted cells, where only the mass of the matched pairs is known, the ratio is at least that of the masses.
     """
     from scipy.optimize import isotonic_regression
 
@@ -201,7 +202,9 @@ def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
         noise = noise + model.within * model.within_mass
     noise = np.maximum(noise / noise.sum(), 1e-300)
     both = matched + noise
-    share = isotonic_regression(matched / both, weights=both).x
+    share = matched / both
+    share[FITTED:] = np.maximum(share[FITTED:], matched[FITTED:].sum() / both[FITTED:].sum())
+    share = isotonic_regression(share, weights=both).x
     log = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
     return np.exp(np.clip(np.interp(z, CENTRES, log), -700, 700))
 

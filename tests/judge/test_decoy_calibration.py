@@ -298,6 +298,16 @@ def test_the_rate_does_not_depend_on_evidence_beyond_the_scale() -> None:
     assert rates[1].estimate == pytest.approx(rates[0].estimate, abs=0.01)
 
 
+def test_pairs_beyond_the_fitted_evidence_are_matched_wherever_they_are_crowded() -> None:
+    """All matched pairs lie between z = 2.3 and 2.8, so that nothing tells what else they look like."""
+    rng = np.random.default_rng(6)
+    matched = np.arange(400) >= 240
+    observed = np.where(matched, rng.uniform(2.3, 2.8, 400), rng.standard_normal(400))
+    found = fitted_on(observed, np.sort(rng.standard_normal(DECOYS)))
+    assert found.rate.estimate == pytest.approx(0.6, abs=0.02)
+    assert ((probability(found, observed) < 0.5) == ~matched).mean() > 0.98
+
+
 @pytest.mark.parametrize("seed", [0, 3, 4])
 def test_crowded_evidence_is_no_mismatch_within_kinds(seed: int) -> None:
     """As above; a matched density with a narrow peak, and mismatches within kinds below it, would fit the crowd."""
