@@ -24,6 +24,8 @@ EDGES = np.concatenate([[-np.inf], np.linspace(LOW, TOP, CELLS + 1), [np.inf]])
 #: the evidence together or spread it out. When cells up to 3 were fitted, the matched pairs of small sets of photos
 #: were taken for a narrow peak, and those below it for mismatched (docs/methods.md).
 FITTED = 126
+#: Pairs more than twice as many as expected, from which on they are crowded there.
+CROWD = 10
 FITTED_EDGES = np.append(EDGES[: FITTED + 1], np.inf)
 CENTRES = np.concatenate([[LOW], (EDGES[1:-2] + EDGES[2:-1]) / 2, [TOP]])
 RANDOM = np.diff(ndtr(EDGES))
@@ -44,6 +46,7 @@ class Binormal:
 
     within_mass: (cells,) of re-pairings within kinds.  log_likelihood: of the fit, less the penalty.
     random_mass: (cells,) of random re-pairings, standard normal among all of them.
+    crowded: whether far more pairs are above the fitted cells and below TOP than these shares and normals say.
     """
 
     random: float
@@ -53,6 +56,7 @@ class Binormal:
     within_mass: np.ndarray
     log_likelihood: float
     random_mass: np.ndarray = field(default_factory=lambda: RANDOM)
+    crowded: bool = False
 
     @property
     def mismatched(self) -> float:
@@ -82,7 +86,14 @@ def fit(counts: np.ndarray, within: np.ndarray | None = None, *, mismatched: flo
     mismatched: the share of both kinds together, where it is known.
     """
     fits = [_em(counts, within, np.array([-1.0 if mismatched is None else mismatched]), start) for start in STARTS]
-    return max((found.at(0) for found in fits), key=lambda found: found.log_likelihood)
+    found = max((found.at(0) for found in fits), key=lambda found: found.log_likelihood)
+    return replace(found, crowded=_is_crowded(counts, found))
+
+
+def _is_crowded(counts: np.ndarray, found: Binormal) -> bool:
+    noise = found.random * found.random_mass + found.within * found.within_mass
+    expected = counts.sum() * (noise + (1 - found.mismatched) * found.matched_mass())[FITTED:-1].sum()
+    return bool(counts[FITTED:-1].sum() > 2 * expected + CROWD)
 
 
 def interval(counts: np.ndarray, found: Binormal) -> tuple[float, float]:
@@ -192,7 +203,8 @@ def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
     """(n,) density of the evidence of matched pairs over that of mismatched ones, made to rise in z.
 
     Neighbouring cells whose ratios fall are pooled (isotonic regression), which keeps the mean of the probabilities.
-    Above the fitted cells, where only the mass of the matched pairs is known, the ratio is at least that of the masses.
+    Above the fitted cells only the mass of the matched pairs is known: where they are crowded there, and not spread as
+    the normal is, the ratio is at least that of the masses.
     """
     from scipy.optimize import isotonic_regression
 
@@ -203,7 +215,8 @@ def ratio(model: Binormal, z: np.ndarray) -> np.ndarray:
     noise = np.maximum(noise / noise.sum(), 1e-300)
     both = matched + noise
     share = matched / both
-    share[FITTED:] = np.maximum(share[FITTED:], matched[FITTED:].sum() / both[FITTED:].sum())
+    if model.crowded:
+        share[FITTED:] = np.maximum(share[FITTED:], matched[FITTED:].sum() / both[FITTED:].sum())
     share = isotonic_regression(share, weights=both).x
     log = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
     return np.exp(np.clip(np.interp(z, CENTRES, log), -700, 700))
