@@ -9,14 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from ..pairs import UNKNOWN_ENCODING, Columns, Roles, Row, Shard, UserError
-from .base import IMAGES, TEXTS, Faults, UniqueIds, counted, counted_as, lost_row, shard_names
+from .base import IMAGES, TEXTS, Faults, UniqueIds, counted, lost_row, shard_names
 from .documents import as_unicode, column_of
 from .encoding import decode, guess, needs_guess
+from .members import Captions, find_captions, find_images, last_part
 from .parquet import check_same_roles, failed
 from .roles import CAPTION_NAMES, caption_kind, id_kind
 from .storage import CorruptFile, file_fingerprint, is_folder, is_remote, stem
@@ -46,15 +47,6 @@ _TEXTS_HERE, _TEXTS_REMOTE = 20_000, 200
 _MAX_TEXT = 16 << 20
 #: Larger members are no label.
 _MAX_LABEL = 1 << 14
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Where captions are: in members of this extension, in a field of KEY.json, or in a column of the sidecar."""
-
-    place: Literal["member", "json", "sidecar"]
-    name: str
-    many: bool = False
 
 
 def samples(path: str) -> Iterator[Sample]:
@@ -147,11 +139,6 @@ def _key_column(tar: str, schemas: Mapping[str, pa.Schema], id_column: str | Non
     return names[0]
 
 
-def _last(extension: str) -> str:
-    """`jpg` of `input.jpg`."""
-    return extension.rpartition(".")[2]
-
-
 def _pairs(found: Index, named: Sequence[str] = ()) -> tuple[tuple[SampleIndex, ...], list[str]]:
     """The samples that are pairs, or should be; and the names of all members that belong to none.
 
@@ -159,7 +146,7 @@ def _pairs(found: Index, named: Sequence[str] = ()) -> tuple[tuple[SampleIndex, 
     of classes has nothing of these.
     """
     known = {*named, *IMAGES, *TEXTS}
-    whole = [bool(known & {*sample.members, *map(_last, sample.members)}) for sample in found.samples]
+    whole = [bool(known & {*sample.members, *map(last_part, sample.members)}) for sample in found.samples]
     extensions = {
         name for sample, is_one in zip(found.samples, whole, strict=True) if is_one for name in sample.members
     }
@@ -410,7 +397,7 @@ class WebdatasetSource:
                 kinds.update(sample.members.keys())
                 for pair in combinations(sorted(IMAGES & sample.members.keys()), 2):
                     together.setdefault(pair, []).append(f"{sample.key} of {shard.path}")
-        self.images = _find_images(self.path, kinds, together, columns.image, faults) if kinds else ("jpg",)
+        self.images = find_images(self.path, kinds, together, columns.image, faults) if kinds else ("jpg",)
         fields: dict[str, Any] = {}
         shard, places = next(
             ((shard, places) for shard in self.shards if (places := self._index(shard)[0])), (self.shards[0], ())
@@ -420,7 +407,7 @@ class WebdatasetSource:
             for place in places[:_LOOKED_AT]:
                 fields = {**self.fields(archive, place), **fields}
         self.columns = list(dict.fromkeys(chain(*[schema.names for schema in schemas.values()][:1] or [kinds, fields])))
-        self.captions = _find_captions(
+        self.captions = find_captions(
             self.path, kinds, fields, column_types(schemas) if schemas else {}, columns.caption
         )
         self.many = self.captions.many
@@ -461,97 +448,6 @@ def _check_apart(tar: str, places: Sequence[SampleIndex]) -> None:
                 f"{tar} has several samples called {key!r}, whose members lie apart, so that nothing tells which "
                 "belong together: give each sample a name of its own"
             )
-
-
-def _find_images(
-    path: str,
-    kinds: Mapping[str, int],
-    together: Mapping[tuple[str, str], Sequence[str]],
-    named: str | None,
-    faults: Faults,
-) -> tuple[str, ...]:
-    """The extensions that hold the image, the preferred one first: the named one, then by how many samples have it.
-
-    kinds: how many samples have each extension.  together: the samples that have both of two of IMAGES.
-    """
-    order = sorted((kind for kind in kinds if kind in IMAGES), key=lambda kind: (-kinds[kind], kind != "jpg", kind))
-    told = ", ".join(kinds)
-    if named is not None:
-        if named.lower() not in kinds:
-            raise UserError(
-                f"no sample of {path} has .{named} (its members end in: {told}): name the right ending with "
-                "--image-column"
-            )
-        return (named.lower(), *(kind for kind in order if kind != named.lower()))
-    if not order:  # KEY.input.jpg
-        order = [kind for kind in kinds if _last(kind) in IMAGES]
-        if len(order) > 1:
-            raise UserError(
-                f"the samples of {path} have several images, {', '.join('KEY.' + kind for kind in order)}, and a pair "
-                f"has one: choose with --image-column (its members end in: {told})"
-            )
-        if not order:
-            raise UserError(
-                f"no sample of {path} has an image (its members end in: {told}): name the right ending with "
-                "--image-column"
-            )
-    for both, samples in together.items():
-        first, second = sorted(both, key=order.index)
-        if 2 * len(samples) > kinds[first]:
-            raise UserError(
-                f"{samples[0]} has several images, {first}, {second}, and so have most samples: choose with "
-                "--image-column"
-            )
-        faults.note(path, f"has .{first} and .{second} in {counted_as(len(samples), 'sample')}: .{first} is read")
-    return tuple(order)
-
-
-def _find_captions(
-    path: str,
-    members: Mapping[str, int],
-    fields: Mapping[str, Any],
-    columns: Mapping[str, pa.DataType],
-    named: str | None,
-) -> Captions:
-    """Lists of captions go before texts, which img2dataset makes of them by `str`; the tar before its sidecar."""
-    in_json = {name: isinstance(value, list) for name, value in fields.items() if isinstance(value, str | list)}
-    in_sidecar = {name: caption_kind(kind) == "list" for name, kind in columns.items() if caption_kind(kind)}
-    if named is not None:
-        if named.lower() in members and named.lower() not in IMAGES:
-            return Captions("member", named.lower())
-        if named in in_sidecar:
-            return Captions("sidecar", named, in_sidecar[named])
-        if named in in_json:
-            return Captions("json", named, in_json[named])
-        raise UserError(
-            f"{path} has no captions called {named!r}: there are {', '.join({**members, **in_json, **in_sidecar})}"
-        )
-    choices: tuple[tuple[Literal["member", "json", "sidecar"], list[str], bool], ...] = (
-        ("sidecar", [name for name, many in in_sidecar.items() if many and name.lower() in CAPTION_NAMES], True),
-        ("json", [name for name, many in in_json.items() if many and name.lower() in CAPTION_NAMES], True),
-        ("member", _texts_beside(members), False),
-        ("json", [name for name in in_json if name.lower() in CAPTION_NAMES], False),
-        ("sidecar", [name for name in in_sidecar if name.lower() in CAPTION_NAMES], False),
-    )
-    for place, names, many in choices:
-        if len(names) > 1:
-            raise UserError(
-                f"{path} has several texts that could be the caption, {', '.join(map(repr, names))}: "
-                "choose with --caption-column"
-            )
-        if names:
-            return Captions(place, names[0], many)
-    raise UserError(
-        f"{path} has no captions that can be told (KEY.txt, or a field `caption` of KEY.json): name them with "
-        f"--caption-column (there are {', '.join({**members, **in_json, **in_sidecar}) or 'none'})"
-    )
-
-
-def _texts_beside(members: Mapping[str, int]) -> list[str]:
-    """The extensions that hold a caption: KEY.txt or KEY.caption, both where many have both; or KEY.outputs.txt."""
-    plain = sorted(("txt", "caption"), key=lambda name: -members.get(name, 0))
-    found = [name for name in plain if members.get(name, 0) > members.get(plain[0], 0) // 2]
-    return found or [name for name in members if _last(name) in plain]
 
 
 @dataclass(frozen=True)
