@@ -41,9 +41,9 @@ def _decoys(rng: np.random.Generator, mean: float) -> Sample:
 def test_one_distribution_of_matched_pairs_takes_vague_captions_for_wrong_ones_and_strata_do_not() -> None:
     errors = []
     for seed in range(3):
-        pairs, random, _, matched = drawn(np.full(N, 0.35), seed)
+        pairs, random, _, matched = drawn(np.full(N, 0.35), seed, vague=0.5)
         true = (~matched).mean()
-        assert binormal.fit(binormal.histogram(pairs.z)).mismatched > true + 0.005
+        assert binormal.fit(binormal.histogram(pairs.z)).mismatched > true + 0.015
         needed = strata.fit_needed(pairs, random, [], by_standing=False)
         assert needed is not None
         found, low, high = needed
