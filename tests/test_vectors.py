@@ -72,6 +72,58 @@ def test_rematches_name_pairs_and_captions_that_were_given() -> None:
     assert all(row["rematch_caption"] == f"caption {row['rematch_pair_id'][1:]}" for row in rows)
 
 
+GERMAN = "Ein {colour} Hund läuft über die Wiese neben dem Haus Nummer {i}", ("kleiner", "großer", "schwarzer")
+ENGLISH = "A {colour} dog is running over the meadow beside the house number {i}", ("small", "big", "black")
+CHINESE = "一只{colour}狗在第{i}号房子旁边的草地上奔跑", ("小", "大", "黑")
+
+
+def shuffled(n: int, moved: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of two aligned views; the first `moved` texts belong to any of these images."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((n, D))
+    text = image + 0.7 * rng.standard_normal((n, D))
+    text[:moved] = text[rng.permutation(moved)]
+    return image, text
+
+
+def told(language: tuple[str, tuple[str, ...]], count: int) -> list[str]:
+    sentence, colours = language
+    return [sentence.format(colour=colours[i % 3], i=i) for i in range(count)]
+
+
+def test_captions_of_a_language_that_the_encoder_may_not_read_are_not_called_mismatched() -> None:
+    """Of 300 pairs 255 look mismatched: in German they need not be, in English they are."""
+    image, text = shuffled(N, 255)
+    english = clean_vectors(image, text, captions=told(ENGLISH, N), method="zero-shot")
+    assert english.mismatch_rate["low"] <= 0.85 <= english.mismatch_rate["high"]
+    assert not any("language" in note for note in english.judgement.notes)
+    german = clean_vectors(image, text, captions=told(GERMAN, N), method="zero-shot")
+    assert german.mismatch_rate["estimate"] is None
+    assert "not in English (de)" in german.judgement.notes[0]
+    assert set(german.verdicts["verdict"].to_pylist()) == {"unjudged"}
+    assert set(german.verdicts["reason"].to_pylist()) == {"the encoder cannot read the language of its caption"}
+
+
+def test_a_language_other_than_english_is_named_where_some_kind_of_captions_looks_mismatched() -> None:
+    image, text = shuffled(1000, 190)
+    kind = 9 * np.eye(D)[np.repeat(np.arange(5), 200)]
+    image, text = image + kind, text + kind
+    found = clean_vectors(image, text, captions=told(GERMAN, 1000), method="zero-shot")
+    assert found.mismatch_rate["estimate"] is not None
+    assert [note for note in found.judgement.notes if "another language than English (de)" in note]
+
+
+@pytest.mark.parametrize(("chinese", "why"), [(70, "of only 90 captions"), (90, "not in English")])
+def test_too_few_captions_that_the_encoder_reads_are_not_judged(chinese: int, why: str) -> None:
+    image, text = shuffled(160, chinese)
+    captions = [*told(CHINESE, chinese), *told(ENGLISH, 160 - chinese)]
+    found = clean_vectors(image, text, captions=captions, method="zero-shot")
+    assert why in found.judgement.notes[0]
+    reasons = found.verdicts["reason"].to_pylist()
+    assert set(reasons[:chinese]) == {"the encoder cannot read the language of its caption"}
+    assert set(found.verdicts["verdict"].to_pylist()) == {"unjudged"}
+
+
 def test_a_placeholder_takes_no_part_in_rematching() -> None:
     """One picture stands where 300 are missing: no caption is a better one for it, and theirs belong to no other."""
     rng = np.random.default_rng(0)

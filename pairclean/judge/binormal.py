@@ -1,7 +1,7 @@
 """How many of the pairs are mismatched, from the distribution of their evidence.
 
 The evidence z of random mismatches is standard normal by construction. That of matched pairs is taken to be normal,
-N(mu, sigma), the binormal model of signal detection (Dorfman and Alf 1969); in its upper part only its mass counts.
+N(mu, sigma), the binormal model of signal detection (Dorfman and Alf 1969); above z = 2.25 only its mass counts.
 Mismatches that resemble matches have the density of re-pairings within kinds, which is sampled:
 
     f(z) = r N(0, 1) + w f_within(z) + (1 - r - w) N(mu, sigma)
@@ -24,9 +24,9 @@ EDGES = np.concatenate([[-np.inf], np.linspace(LOW, TOP, CELLS + 1), [np.inf]])
 #: the evidence together or spread it out. When cells up to 3 were fitted, the matched pairs of small sets of photos
 #: were taken for a narrow peak, and those below it for mismatched (docs/methods.md).
 FITTED = 126
-#: Pairs more than twice as many as expected, from which on they are crowded there.
-CROWD = 10
 FITTED_EDGES = np.append(EDGES[: FITTED + 1], np.inf)
+#: Evidence is crowded between the fitted cells and TOP if there are twice as many pairs as the fit says, and this many.
+CROWD = 10
 CENTRES = np.concatenate([[LOW], (EDGES[1:-2] + EDGES[2:-1]) / 2, [TOP]])
 RANDOM = np.diff(ndtr(EDGES))
 #: Matched pairs of a weak encoder vary as random ones do; a matched density that is wider is penalised, as it would
@@ -46,7 +46,7 @@ class Binormal:
 
     within_mass: (cells,) of re-pairings within kinds.  log_likelihood: of the fit, less the penalty.
     random_mass: (cells,) of random re-pairings, standard normal among all of them.
-    crowded: whether far more pairs are above the fitted cells and below TOP than these shares and normals say.
+    crowded: whether there are far more pairs between the fitted cells and TOP than the fit says.
     """
 
     random: float

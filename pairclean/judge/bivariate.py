@@ -28,8 +28,8 @@ from scipy.special import expit, logit, ndtr
 
 from .binormal import LEAST_SIGMA, SPREAD, STARTS
 
-#: Edges of the cells of z, with a last cell for all that is above. How many cells are below that, and how many of them
-#: below z = 2.5, up to which most decoys are (`binormal.FITTED`).
+#: Edges of the cells of z, with a last cell for all that is above. How many cells are below that one; and how many are
+#: below z = 2.5, where decoys are many. (`binormal` fits up to 2.25; what tells mismatches within kinds needs more.)
 Z_EDGES = np.concatenate([[-np.inf], np.linspace(-3.0, 3.0, 49), [np.inf]])
 EVERY, COVERED = len(Z_EDGES) - 2, int(np.searchsorted(Z_EDGES, 2.5))
 #: Of the parameters (`_Problem`), where a normal would have no mass in the cells or none between them.

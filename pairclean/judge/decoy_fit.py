@@ -28,11 +28,11 @@ WIDE, WIDE_WITHIN = 0.25, 0.3
 #: also by the evidence that most decoys cover: among few similar photos, crowded evidence gained up to 8.6 without any
 #: such mismatch, and at most 4.8 of that was below z = 2.5. And the gain per pair from which the range includes them.
 GAIN, GAIN_PER_PAIR, MAYBE_PER_PAIR = 5.0, 0.004, 0.0015
-#: With more mismatched pairs than this, most of them within kinds, nothing shows what a matched pair looks like.
-MOST_WITHIN = 0.9
 #: In a space that was learned from the same pairs, some matched pairs are known much better than others where the noise
 #: is uneven: without mismatches within kinds the gain was up to .011 per pair, with 40% of them .025.
 LEARNED_PER_PAIR = 0.015
+#: With more mismatched pairs than this, most of them within kinds, nothing shows what a matched pair looks like.
+MOST_WITHIN = 0.9
 #: Less than this share of pairs with a known standing says nothing about mismatches within kinds.
 MOST_KNOWN = 0.5
 #: Matched pairs below the normal tail: without planted mismatches, up to so many were taken for mismatched.
@@ -198,7 +198,7 @@ class _Evidence:
             shares = [other.mismatched for other in fits]
             least, most = max(0.0, min(share - error, *shares)), min(1.0, max(share + error, *shares))
             if share > MOST_WITHIN and found.within > found.random:
-                # That is also how all pairs look to an encoder which tells kinds apart, and nothing within them.
+                # All pairs look like that to an encoder that tells kinds apart, and nothing within them.
                 return model, None, min(low, least), 1.0, WEAK
             if most - least > WIDE_WITHIN:
                 # Matched pairs and mismatches within kinds look alike, so that neither model can be ruled out.

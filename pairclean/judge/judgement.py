@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -23,15 +22,7 @@ from .decoys import DecoyScale, Rate
 from .embedded import PART
 from .evidence import Scored
 from .held_out import HeldOutRetrieval, held_out_retrieval
-from .languages import (
-    ENGLISH,
-    all_unread,
-    foreign_note,
-    too_few_read,
-    unread_languages,
-    unread_note,
-    unread_scripts,
-)
+from .languages import all_unread, language_notes, too_few_read, unread_captions, unread_note
 from .lemon import NeighbourIndex
 from .partial import kind_cut, mixed_scores
 from .phrased import NO_SPAN, PhraseReader, Words
@@ -200,32 +191,41 @@ def judge(
                 again = with_phrases(choice.cross_fit, choice.scores, learned, kinds, pairs, words, seed)
                 choice = replace(choice, scores=again)
             fitted = calibrate_scores(choice.scores, calibration, like=fitted, seed=seed)
-    unread, language = np.zeros(len(rows), bool), ""
+    language = ""
     if isinstance(fitted, DecoyCalibration) and (scripts is not None or captions is not None):
         z = fitted.scale(choice.scores.scored)
-        if scripts is not None:
-            unread |= unread_scripts(z, fitted, scripts[rows])
-        if captions is not None:
-            asked = np.where(unread, -1, kinds.fine)
-            by_kind, language = unread_languages(z, fitted, asked, lambda members: captions(rows[members]))
-            unread |= by_kind
-    foreign = [] if language in ("", ENGLISH) else [foreign_note(language)]
-    if unread.any():
-        reason = np.zeros(len(pairs), np.int8)
-        reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
-        read = int((~unread).sum())
-        if read < FEWEST:
-            assert isinstance(fitted, DecoyCalibration)
-            share = fitted.share_among(z[unread])
-            why = all_unread(share, language) if read < unread.sum() else too_few_read(read, FEWEST)
-            return replace(_unjudged(why, similarity), unjudged_reason=reason)
-        options: Any = {"words": words, "scorers": scorers, "comparable": comparable, "seed": seed, "device": device}
-        rest = judge(pairs, rows[~unread], learned, score=score, calibration=calibration, **options)
-        reason = np.where(reason, reason, rest.unjudged_reason)
-        notes = [*rest.notes, unread_note(unread)]
-        return replace(rest, similarity=similarity, unjudged_reason=reason, notes=notes)
+        unread, language = unread_captions(
+            z,
+            fitted,
+            kinds.fine,
+            scripts=None if scripts is None else scripts[rows],
+            captions=None if captions is None else lambda members: captions(rows[members]),
+        )
+        if unread.any():
+            reason = np.zeros(len(pairs), np.int8)
+            reason[rows[unread]] = UNJUDGED.index(CANNOT_READ)
+            read = int((~unread).sum())
+            if read < FEWEST:
+                share = fitted.share_among(z[unread])
+                why = all_unread(share, language) if read < unread.sum() else too_few_read(read, FEWEST)
+                return replace(_unjudged(why, similarity), unjudged_reason=reason)
+            rest = judge(
+                pairs,
+                rows[~unread],
+                learned,
+                score=score,
+                calibration=calibration,
+                words=words,
+                scorers=scorers,
+                comparable=comparable,
+                seed=seed,
+                device=device,
+            )
+            reason = np.where(reason, reason, rest.unjudged_reason)
+            notes = [*rest.notes, unread_note(unread)]
+            return replace(rest, similarity=similarity, unjudged_reason=reason, notes=notes)
     found = _judged(choice, fitted, fitted.rate, pairs, learned, words, similarity, comparable, seed)
-    return replace(found, notes=[*found.notes, *foreign])
+    return replace(found, notes=[*found.notes, *language_notes(language)])
 
 
 def judge_as(

@@ -76,6 +76,28 @@ def language_of(captions: Sequence[str]) -> str:
     return str(py3langid.classify(text)[0])
 
 
+def unread_captions(
+    z: np.ndarray,
+    calibration: DecoyCalibration,
+    kind: np.ndarray,
+    *,
+    scripts: np.ndarray | None,
+    captions: Callable[[np.ndarray], Sequence[str]] | None,
+) -> tuple[np.ndarray, str]:
+    """(n,) bool: pairs whose captions the encoder does not seem to read; and the language of most, "" if not known.
+
+    z: (n,) float64 evidence of the pairs.  kind: (n,) int64 of their captions.  scripts: (n,) int64 of `script_codes`,
+    captions: of some of the n pairs, by their positions; None for what is not known.
+    """
+    unread, language = np.zeros(len(z), bool), ""
+    if scripts is not None:
+        unread |= unread_scripts(z, calibration, scripts)
+    if captions is not None:
+        by_kind, language = unread_languages(z, calibration, np.where(unread, -1, kind), captions)
+        unread |= by_kind
+    return unread, language
+
+
 def unread_scripts(z: np.ndarray, calibration: DecoyCalibration, script: np.ndarray) -> np.ndarray:
     """(n,) bool: pairs whose captions are of a writing system in which matches cannot be told from mismatches.
 
@@ -163,8 +185,11 @@ def too_few_read(count: int, fewest: int) -> str:
     return f"the encoder seems to read the language of only {count} captions: at least {fewest} are needed to judge"
 
 
-def foreign_note(language: str) -> str:
-    return (
+def language_notes(language: str) -> list[str]:
+    """What a reader should know of the language of most captions, if it is told and is not English."""
+    if language in ("", ENGLISH):
+        return []
+    return [
         f"Most captions are in another language than English ({language}). An encoder that hardly reads it takes right "
         "captions for mismatched ones; a multilingual encoder would tell."
-    )
+    ]

@@ -114,9 +114,9 @@ def later_stages(pairs: int, method: str, *, comparable: bool) -> dict[str, floa
 def room_to_rematch(pairs: int, dims: tuple[int, int], *, on_cpu: bool) -> int:
     """Bytes that `rematch` takes on the disk of the run while it works, if half of the pairs may be mismatched.
 
-    Their vectors in half precision, and on a CPU from EXACT on once more by cell (where the processor has no
-    instructions for bfloat16, in single precision). Their edges by image, with room for as many as a suspect can have,
-    and by caption, and the masses of these.
+    Their vectors in half precision, and on a CPU from EXACT on once more by cell (in single precision where the
+    processor has no instructions for bfloat16, which is not counted here). Their edges by image, with room for as
+    many as a suspect can have, and by caption, and the masses of these.
 
     >>> room_to_rematch(10_000_000, (512, 512), on_cpu=True) // 2**30
     24
